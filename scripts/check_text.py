@@ -20,7 +20,7 @@ RULES = [
     (r"#\s*noqa(?!:)", "a noqa names its rule"),
     (r"\bTODO\b(?!\()", "a TODO names its event: TODO(when ...)"),
     (r"KMP_DUPLICATE_LIB_OK", "two OpenMP runtimes are not to be hidden"),
-    (r"pytest\.importorskip", "[test] installs everything: nothing is skipped for a missing package"),
+    (r"pytest\.importorskip", "[test] installs everything: nothing is skipped"),
 ]
 
 
