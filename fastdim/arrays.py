@@ -1,0 +1,247 @@
+"""The one place that validates and converts input: numpy, torch, DLPack, memmap -> Rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.errors import BackendError, InputError
+
+# Rows are decoded to float64 in blocks of about this size: large enough for BLAS, small enough
+# that no pass over the data holds a second copy of it.
+BLOCK_BYTES = 16 << 20
+
+# Squares of larger float64 values overflow once a few thousand of them are summed.
+LARGEST_FLOAT64 = 1e150
+
+STORAGE = {"float16": "float16", "bfloat16": "uint16", "float32": "float32", "float64": "float64"}
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A validated matrix (n, d) of rows, in the precision it came in.
+
+    data: array (n, d), unit column stride, row stride of at least d elements, native byte order;
+          bfloat16 is held as its uint16 bit patterns.
+    dtype: "float16", "bfloat16", "float32" or "float64".
+    """
+
+    data: NDArray[Any]
+    dtype: str
+    _finite: list[bool] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in STORAGE:
+            raise InputError(f"Rows: dtype must be one of {', '.join(STORAGE)}, got {self.dtype!r}")
+        stored = STORAGE[self.dtype]
+        if self.data.dtype != np.dtype(stored):
+            raise InputError(
+                f"Rows: {self.dtype} rows are stored as {stored}, got {self.data.dtype}"
+            )
+        if self.data.ndim != 2 or not _has_row_layout(self.data):
+            raise InputError(
+                "Rows: data must be two-dimensional with adjacent columns; as_rows(x) converts"
+            )
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.data.shape[0])
+
+    @property
+    def d(self) -> int:
+        """Number of columns."""
+        return int(self.data.shape[1])
+
+    @property
+    def row_stride(self) -> int:
+        """Distance between the starts of two rows, in elements."""
+        # numpy leaves the stride of a single row undefined.
+        return self.data.strides[0] // self.data.itemsize if self.n > 1 else self.d
+
+    def block(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows start..stop, decoded, C-contiguous: float64 for float64 rows, else float32."""
+        part = self.data[start:stop]
+        if self.dtype == "bfloat16":
+            return (part.astype(np.uint32) << 16).view(np.float32)
+        return np.ascontiguousarray(
+            part, dtype=np.float64 if self.dtype == "float64" else np.float32
+        )
+
+    def float64(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Rows start..stop as a new C-contiguous float64 array, free to be changed in place."""
+        source = self.block(start, stop) if self.dtype == "bfloat16" else self.data[start:stop]
+        return source.astype(np.float64, order="C")
+
+    def take(self, indices: NDArray[np.int64]) -> Rows:
+        """A copy of the listed rows."""
+        taken = Rows(np.ascontiguousarray(self.data[indices]), self.dtype)
+        taken._finite.extend(self._finite)
+        return taken
+
+    def spans(self, width: int | None = None) -> Iterator[tuple[int, int]]:
+        """(start, stop) of consecutive blocks of about BLOCK_BYTES.
+
+        width: float64 values a row needs, the number of columns if None.
+        """
+        step = max(1, BLOCK_BYTES // (8 * max(1, self.d if width is None else width)))
+        for start in range(0, self.n, step):
+            yield start, min(start + step, self.n)
+
+    def norms(self) -> NDArray[np.float64]:
+        """Euclidean norm of each row, summed in float64 (float16 squares cannot overflow)."""
+        norms = np.empty(self.n)
+        for start, stop in self.spans():
+            block = self.float64(start, stop)
+            norms[start:stop] = np.sqrt(np.einsum("ij,ij->i", block, block))
+        return norms
+
+    def check_finite(self, name: str) -> None:
+        """Raise InputError on NaN, Inf, or float64 values whose squares overflow.
+
+        A passed check is remembered: the values are read once however many estimators run.
+        """
+        if self._finite:
+            return
+        count, first = 0, None
+        for start, stop in self.spans():
+            bad = _unusable(self.data[start:stop], self.dtype)
+            if bad is None:
+                continue
+            count += int(bad.sum())
+            if first is None:
+                row, column = np.argwhere(bad)[0]
+                first = (start + int(row), int(column))
+        if first is not None:
+            value = float(self.float64(first[0], first[0] + 1)[0, first[1]])
+            what = "NaN or infinite values" if not np.isfinite(value) else "unusable values"
+            raise InputError(
+                f"{name} holds {count} {what} (NaN, Inf, or beyond {LARGEST_FLOAT64:g}); the first "
+                f"is {value} at row {first[0]}, column {first[1]}: drop those rows or rescale"
+            )
+        self._finite.append(True)
+
+
+def as_rows(x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1) -> Rows:
+    """Validate x (n, d) and return it as Rows, without a copy where its layout allows.
+
+    Accepts numpy arrays (memmap, read-only, sliced, F-order), torch tensors on the CPU, anything
+    with `__dlpack__` in CPU memory or with `__array__`, and Rows. float16, bfloat16, float32 and
+    float64 keep their precision. A copy is made only if columns are not adjacent, rows overlap or
+    run backwards, or the byte order is foreign.
+
+    Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
+    on fewer than `min_rows` rows or `min_columns` columns; BackendError on memory of another device.
+    """
+    rows = x if isinstance(x, Rows) else _convert(x, name)
+    if rows.n < min_rows:
+        raise InputError(f"{name} needs at least {min_rows} rows, got {rows.n}")
+    if rows.d < min_columns:
+        raise InputError(f"{name} needs at least {min_columns} columns, got {rows.d}")
+    rows.check_finite(name)
+    return rows
+
+
+def as_groups(groups: Any, n: int) -> NDArray[np.int64] | None:
+    """Validate group labels (n,), e.g. document numbers, and renumber them 0..g-1; None stays."""
+    if groups is None:
+        return None
+    labels = np.asarray(groups)
+    if labels.shape != (n,):
+        raise InputError(f"groups must hold one label a row, shape ({n},); got {labels.shape}")
+    if labels.dtype.kind not in "biuSU":
+        raise InputError(f"groups must hold integers or strings, got {labels.dtype}")
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64).reshape(n)
+
+
+def _convert(x: Any, name: str) -> Rows:
+    array, dtype = _to_numpy(x, name)
+    if array.ndim != 2:
+        raise InputError(
+            f"{name} must be two-dimensional (rows, columns), got shape {tuple(array.shape)}"
+        )
+    if dtype not in STORAGE:
+        raise InputError(
+            f"{name} has dtype {dtype}; supported are {', '.join(STORAGE)}: "
+            "convert it, e.g. x.astype('float32')"
+        )
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not _has_row_layout(array):
+        array = np.array(array, order="C")
+    return Rows(array, dtype)
+
+
+def _to_numpy(x: Any, name: str) -> tuple[NDArray[Any], str]:
+    """The values of x without a copy where possible, and the name of their number type."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return _torch_to_numpy(x, torch, name)
+    if isinstance(x, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array: select the rows to keep first")
+    if isinstance(x, np.ndarray):
+        array = np.asarray(x)
+    elif hasattr(x, "__dlpack__"):
+        array = _dlpack_to_numpy(x, name)
+    elif hasattr(x, "__array__"):
+        array = np.asarray(x)
+    else:
+        raise InputError(
+            f"{name} must be a numpy array, a torch tensor or a DLPack array, got "
+            f"{type(x).__name__}: convert it, e.g. np.asarray(x, dtype='float32')"
+        )
+    if array.dtype.name == "bfloat16":  # the ml_dtypes package's number type
+        return array.view(np.uint16), "bfloat16"
+    return array, array.dtype.name
+
+
+def _torch_to_numpy(x: Any, torch: Any, name: str) -> tuple[NDArray[Any], str]:
+    if x.device.type != "cpu":
+        raise BackendError(
+            f"{name} lies on {x.device}, and fastdim computes on the CPU so far: pass {name}.cpu()"
+        )
+    if x.layout != torch.strided or x.is_quantized:
+        raise InputError(f"{name} is a sparse or quantized tensor: pass a dense one")
+    x = x.detach().resolve_neg()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(np.uint16), "bfloat16"
+    return x.numpy(), str(x.dtype).removeprefix("torch.")
+
+
+def _dlpack_to_numpy(x: Any, name: str) -> NDArray[Any]:
+    device = int(x.__dlpack_device__()[0])
+    if device != 1:  # kDLCPU
+        raise BackendError(
+            f"{name} lies on DLPack device type {device}, and fastdim computes on the CPU so far: "
+            "copy it to CPU memory first"
+        )
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{name} cannot be read through DLPack ({error}): convert it to float32"
+        ) from error
+
+
+def _has_row_layout(array: NDArray[Any]) -> bool:
+    n, d = array.shape
+    row, column = array.strides
+    unit_columns = d == 1 or column == array.itemsize
+    ordered_rows = n == 1 or (row >= d * array.itemsize and row % array.itemsize == 0)
+    return unit_columns and ordered_rows and array.flags.aligned
+
+
+def _unusable(data: NDArray[Any], dtype: str) -> NDArray[np.bool_] | None:
+    """Mask of NaN, Inf and overflowing values; None if there are none."""
+    if dtype == "bfloat16":
+        good = (data & 0x7F80) != 0x7F80  # an exponent of ones is NaN or Inf
+    elif dtype == "float64":
+        good = np.abs(data) <= LARGEST_FLOAT64
+    else:
+        good = np.isfinite(data)
+    return None if good.all() else ~good
