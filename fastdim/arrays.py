@@ -136,7 +136,7 @@ def as_rows(x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1)
     run backwards, or the byte order is foreign.
 
     Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
-    on fewer than `min_rows` rows or `min_columns` columns; BackendError on memory of another device.
+    on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
     """
     rows = x if isinstance(x, Rows) else _convert(x, name)
     if rows.n < min_rows:

@@ -45,7 +45,8 @@ def knn(
 def distinct(x: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First occurrences of the distinct rows, ascending, and for each row its place among them."""
     seen: dict[tuple[float, ...], int] = {}
-    first, inverse = [], []
+    first: list[int] = []
+    inverse: list[int] = []
     for number, row in enumerate(matrix(x)):
         key = tuple(row.tolist())  # -0.0 and 0.0 are equal keys
         if key not in seen:
@@ -61,7 +62,7 @@ def twonn(x: Any, discard_fraction: float = 0.1) -> float:
     distances, _ = knn(rows[distinct(rows)[0]], k=2)
     log_mu = np.sort(np.log(distances[:, 1] / distances[:, 0]))
     count = len(log_mu)
-    kept = count - int(discard_fraction * count)
+    kept = int(count * (1 - discard_fraction))
     total = log_mu[:kept].sum() + (count - kept) * log_mu[kept - 1]
     return float((kept - 1) / total)
 

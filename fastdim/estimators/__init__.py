@@ -1,0 +1,1 @@
+"""Estimators of intrinsic dimension, one family a file: functions of neighbour distances."""

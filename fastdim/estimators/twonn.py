@@ -1,0 +1,255 @@
+"""TwoNN: intrinsic dimension from the ratio of the first two neighbour distances."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_rows
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate, check_confidence, normal_quantile
+from fastdim.estimators import twonn_fits as fits
+from fastdim.estimators.gamma import gamma_quantile
+from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
+
+Array = NDArray[np.float64]
+
+# Resamples behind the robust interval: the relative error of its width is 1/sqrt(2 x 500) = 3 %.
+REPLICATES = 500
+METHODS = ("censored", "mle", "linear", "bayes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved request: name, discarded share, treatment of zero distances, and the fit."""
+
+    method: str
+    discard: float
+    zeros: str
+    fit: fits.Fit
+
+
+def twonn(
+    x_or_neighbors: Any,
+    *,
+    discard_fraction: float | None = None,
+    method: str | None = None,
+    compat: str | None = None,
+    confidence: float = 0.95,
+    queries: Any = None,
+    seed: int = 0,
+    interval: str = "robust",
+    threads: int | None = None,
+) -> Estimate:
+    """Intrinsic dimension by TwoNN (Facco et al., Sci. Rep. 7:12140, 2017).
+
+    x_or_neighbors: rows (n, d), reduced to distinct rows before the search; or `Neighbors` with
+        k >= 2, best from knn(..., duplicates="collapse").
+    discard_fraction: share of the largest ratios left out (0.1 if None); not for "mle".
+    method: "censored" (default): unbiased maximum likelihood, the discarded ratios known only to
+        exceed the largest kept one. "mle": (N - 1)/sum(log mu) over all. "linear": least squares
+        through the origin, F = i/N. "bayes": posterior mean, censored likelihood, Gamma(0.001,
+        0.001) prior.
+    compat: the exact definition of another code, zero distances included: "facco", "skdim",
+        "dadapy", "torchid", "intrinsic" (R), "llm-microscope". Only "intrinsic" reduces to
+        distinct rows. "dadapy" and "intrinsic" also take method= "mle", "linear" or "bayes".
+    interval: "robust": the query rows are resampled (500 times, seeded) with the references fixed,
+        and the spread of log d gives a normal interval on the log scale. "ideal": the exact Gamma
+        interval for independent Pareto ratios, too narrow on real rows.
+    queries, seed, threads: as in `knn`.
+
+    Raises InputError on contradictory arguments, fewer than 3 distinct rows, a single column,
+    ratios that are all 1, or an undefined fit.
+    """
+    confidence = check_confidence(confidence)
+    if interval not in ("robust", "ideal"):
+        raise InputError(f"interval must be 'robust' or 'ideal', got {interval!r}")
+    plan = resolve(method, compat, discard_fraction)
+    scale = 1.0
+    if isinstance(x_or_neighbors, Neighbors):
+        neighbors = x_or_neighbors
+        if queries is not None:
+            raise InputError("queries belong to knn(): the neighbours passed are computed already")
+        if neighbors.k < 2:
+            raise InputError("twonn needs two neighbours a point: compute them with k >= 2")
+        if plan.zeros == "microscope":
+            raise InputError("compat='llm-microscope' scales by the rows' norms: pass the rows")
+    else:
+        rows = as_rows(x_or_neighbors, min_columns=2)
+        workers = cpu.resolve_threads(threads)
+        groups = find_distinct(rows, workers) if plan.zeros in ("reject", "collapse") else None
+        neighbors = search_pairs(rows, queries, groups, workers, seed)
+        if plan.zeros == "microscope":
+            scale = _mean_centered_norm(rows)
+    return estimate(neighbors, plan, interval, confidence, seed, scale)
+
+
+def search_pairs(
+    rows: Rows, queries: Any, groups: Distinct | None, threads: int, seed: int
+) -> Neighbors:
+    """The two nearest neighbours, or one clear error when there are too few rows."""
+    count = rows.n if groups is None else len(groups.first)
+    if count < 3:
+        raise InputError(
+            f"TwoNN needs at least 3 distinct rows, got {count} distinct of {rows.n} rows"
+        )
+    return search(rows, 2, queries, groups, threads, seed)
+
+
+def estimate(
+    neighbors: Neighbors,
+    plan: Plan,
+    interval: str,
+    confidence: float,
+    seed: int,
+    scale: float = 1.0,
+) -> Estimate:
+    """Value and interval from neighbours, all arguments resolved."""
+    # A row asked for twice, or by two equal rows, is one observation.
+    once = np.unique(neighbors.queries, return_index=True)[1]
+    log_mu = fits.log_ratios(neighbors.distances[once], plan.zeros, seed, scale)
+    count = len(log_mu)
+    if fits.kept_count(count, plan.discard) < 2:
+        raise InputError(
+            f"TwoNN needs at least 2 ratios after discarding {plan.discard:g} of {count}: "
+            "pass more queries or a smaller discard_fraction"
+        )
+    if not (log_mu > 0.0).any():
+        raise InputError(
+            "every second neighbour is as far as the first (all ratios are 1), as on a grid: "
+            "the intrinsic dimension is undefined"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(plan.fit(log_mu))
+    if not math.isfinite(value):
+        raise InputError(
+            f"the {plan.method} fit is undefined on these ratios ({_count_flat(log_mu)} of {count} "
+            "points have a second neighbour as far as the first, or a neighbour at distance 0)"
+        )
+    if interval == "ideal":
+        lower, upper, stderr = _ideal(log_mu, plan, value, confidence)
+    else:
+        lower, upper, stderr = _robust(log_mu, plan.fit, value, confidence, seed)
+    return Estimate(
+        value=value,
+        lower=lower,
+        upper=upper,
+        stderr=stderr,
+        n_points=neighbors.n_points,
+        n_distinct=neighbors.n_distinct,
+        n_queries=count,
+        method=plan.method,
+        interval=interval,
+        confidence=confidence,
+    )
+
+
+def resolve(
+    method: str | None = None, compat: str | None = None, discard: float | None = None
+) -> Plan:
+    """What the arguments ask for, or one InputError on a conflict."""
+    if discard is not None and not 0.0 <= discard < 1.0:
+        raise InputError(f"discard_fraction must lie in [0, 1), got {discard!r}")
+    if compat is not None:
+        return _resolve_compat(method, compat, discard)
+    method = "censored" if method is None else method
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "mle":
+        if discard:
+            raise InputError(
+                "method='mle' uses every ratio: leave discard_fraction out, or use 'censored'"
+            )
+        return Plan(method, 0.0, "reject", lambda log_mu: fits.censored(log_mu, 0.0))
+    share = 0.1 if discard is None else float(discard)
+    if method == "linear":
+        if share == 0.0:
+            raise InputError("method='linear' needs discard_fraction > 0: F = 1 has no logarithm")
+        return Plan(method, share, "reject", lambda log_mu: fits.linear(log_mu, share))
+    if method == "bayes":
+        prior = (fits.PRIOR_SHAPE, fits.PRIOR_RATE)
+        return Plan(method, share, "reject", lambda log_mu: fits.bayes(log_mu, share, *prior))
+    return Plan(method, share, "reject", lambda log_mu: fits.censored(log_mu, share))
+
+
+def _resolve_compat(method: str | None, compat: str, discard: float | None) -> Plan:
+    if compat not in fits.COMPAT:
+        raise InputError(f"compat must be one of {', '.join(fits.COMPAT)}, got {compat!r}")
+    definition = fits.COMPAT[compat]
+    name = next(iter(definition.fits)) if method is None else method
+    if name not in definition.fits:
+        raise InputError(
+            f"compat={compat!r} has no method {name!r}: it fixes {' or '.join(definition.fits)}"
+        )
+    share = definition.discard_fraction if discard is None else float(discard)
+    if compat == "llm-microscope" and share != definition.discard_fraction:
+        raise InputError(
+            "compat='llm-microscope' uses the lowest fifth: leave discard_fraction out"
+        )
+    fit = definition.fits[name]
+    return Plan(f"{compat}:{name}", share, definition.zeros, lambda log_mu: fit(log_mu, share))
+
+
+def _robust(
+    log_mu: Array, fit: fits.Fit, value: float, confidence: float, seed: int
+) -> tuple[float, float, float]:
+    """Normal interval on the log scale from resampled query rows; nan where it is undefined."""
+    count = len(log_mu)
+    rng = np.random.default_rng(seed)
+    block = max(1, (1 << 22) // count)
+    values = []
+    for start in range(0, REPLICATES, block):
+        size = min(block, REPLICATES - start)
+        draws = rng.integers(0, count, size=(size, count))
+        draws += count * np.arange(size)[:, None]
+        weights = np.bincount(draws.ravel(), minlength=size * count)
+        # Repeating sorted values by their weights gives each resample sorted.
+        resampled = np.repeat(np.tile(log_mu, size), weights).reshape(size, count)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values.append(np.log(fit(resampled)))
+    logs = np.concatenate(values)
+    if not np.isfinite(logs).all() or value <= 0.0:
+        return math.nan, math.nan, math.nan
+    spread = float(logs.std(ddof=1))
+    factor = math.exp(normal_quantile(confidence) * spread)
+    return value / factor, value * factor, value * spread
+
+
+def _ideal(
+    log_mu: Array, plan: Plan, value: float, confidence: float
+) -> tuple[float, float, float]:
+    """Exact interval: 2 d T is chi-squared with 2 r degrees of freedom (type-II censoring)."""
+    if plan.method not in ("censored", "mle", "bayes"):
+        raise InputError(
+            f"interval='ideal' follows from the likelihood, and {plan.method!r} is not one: "
+            "use interval='robust'"
+        )
+    kept = fits.kept_count(len(log_mu), plan.discard)
+    total = float(fits.censored_total(log_mu, kept))
+    shape, rate = float(kept), total
+    stderr = value / math.sqrt(kept - 2) if kept > 2 else math.inf
+    if plan.method == "bayes":
+        shape, rate = shape + fits.PRIOR_SHAPE, rate + fits.PRIOR_RATE
+        stderr = math.sqrt(shape) / rate
+    tail = (1.0 - confidence) / 2
+    return gamma_quantile(tail, shape) / rate, gamma_quantile(1.0 - tail, shape) / rate, stderr
+
+
+def _mean_centered_norm(rows: Rows) -> float:
+    """Mean Euclidean norm of the centered rows."""
+    mean = sum((rows.float64(*span).sum(axis=0) for span in rows.spans()), np.zeros(rows.d))
+    mean /= rows.n
+    total = 0.0
+    for span in rows.spans():
+        centered = rows.float64(*span) - mean
+        total += float(np.sqrt(np.einsum("ij,ij->i", centered, centered)).sum())
+    return total / rows.n
+
+
+def _count_flat(log_mu: Array) -> int:
+    return int((~(np.isfinite(log_mu) & (log_mu > 0.0))).sum())

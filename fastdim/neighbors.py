@@ -1,0 +1,185 @@
+"""Exact nearest neighbours: computed once, passed to every estimator."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_rows
+from fastdim.backends import cpu
+from fastdim.errors import BackendError, InputError
+
+Int64 = NDArray[np.int64]
+DUPLICATES = ("keep", "collapse", "raise")
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The k nearest other rows of m query rows.
+
+    distances: (m, k) ascending; float32, or float64 for float64 input.
+    indices: (m, k) int64, row numbers of the input. Ties go to the smaller row number.
+    queries: (m,) int64, row number of each query; with duplicates="collapse" the first of the rows
+             equal to it.
+    n_points: rows given. n_distinct: distinct rows, None if they were not counted ("keep").
+    backend: what computed it, e.g. "cpu-avx512". plan: counts of the search. seconds: wall time.
+    """
+
+    distances: NDArray[Any]
+    indices: Int64
+    queries: Int64
+    n_points: int
+    n_distinct: int | None
+    duplicates: str
+    backend: str
+    plan: dict[str, int | str]
+    seconds: float
+
+    @property
+    def k(self) -> int:
+        """Neighbours a query."""
+        return int(self.distances.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """Groups of equal rows: first row of each group (g,), and the group of each row (n,)."""
+
+    first: Int64
+    inverse: Int64
+
+
+def knn(
+    x: Any,
+    k: int = 2,
+    *,
+    queries: Any = None,
+    duplicates: str = "keep",
+    backend: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+) -> Neighbors:
+    """The k nearest rows of each query among all rows of x (n, d), the row itself left out.
+
+    Euclidean, exact: winners are sums of squared differences in float64, within 1e-6 relative of
+    brute force whatever the offset or scale of x; the same bits for any number of threads.
+
+    queries: None for every row; an int m for min(m, n) rows drawn by `seed` without replacement;
+        an array of row numbers or a boolean mask. References are always all rows.
+    duplicates: "keep" searches the rows as they are, so equal rows have distance 0. "collapse"
+        searches the distinct rows only: None and int m then mean distinct rows, and an indexed row
+        stands for the rows equal to it. "raise" refuses equal rows.
+    backend: "auto" or "cpu". threads: None for FASTDIM_NUM_THREADS, else all CPUs.
+
+    Raises InputError on bad values, k >= number of rows searched, or bad queries; BackendError on
+    a backend that cannot run.
+    """
+    rows = as_rows(x, min_rows=2)
+    check_backend(backend)
+    if duplicates not in DUPLICATES:
+        raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
+    workers = cpu.resolve_threads(threads)
+    if duplicates == "keep":
+        return search(rows, k, queries, None, workers, seed)
+    groups = find_distinct(rows, workers)
+    if duplicates == "raise" and len(groups.first) < rows.n:
+        raise InputError(
+            f"{rows.n - len(groups.first)} of {rows.n} rows equal an earlier row: pass "
+            "duplicates='collapse' to search distinct rows, or 'keep' to allow distance 0"
+        )
+    return search(rows, k, queries, groups, workers, seed, duplicates)
+
+
+def find_distinct(rows: Rows, threads: int) -> Distinct:
+    """Groups of equal rows (-0 equals 0), in order of first occurrence."""
+    return Distinct(*cpu.distinct(rows, threads))
+
+
+def search(
+    rows: Rows,
+    k: int,
+    queries: Any,
+    groups: Distinct | None,
+    threads: int,
+    seed: int,
+    duplicates: str | None = None,
+) -> Neighbors:
+    """`knn` on validated rows; over the first row of each group where groups are given."""
+    start = time.perf_counter()
+    count = rows.n if groups is None else len(groups.first)
+    kind = "rows" if groups is None else "distinct rows"
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"k must be a whole number >= 1, got {k!r}")
+    if k >= count:
+        raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
+    chosen = _choose(queries, rows.n, count, seed)
+    if groups is not None and count < rows.n:
+        rows_searched = rows.take(groups.first)
+        if chosen is not None and not _is_count(queries):
+            chosen = groups.inverse[chosen]
+    else:
+        rows_searched = rows
+    distances, indices, plan = cpu.knn(rows_searched, chosen, int(k), threads)
+    numbers = np.arange(count) if chosen is None else chosen
+    if groups is not None:
+        numbers, indices = groups.first[numbers], groups.first[indices]
+    if rows.dtype != "float64":
+        with np.errstate(over="ignore"):
+            distances = distances.astype(np.float32)
+    if not np.isfinite(distances).all():
+        raise InputError(
+            "distances overflow float32: pass the rows as float64, or divide them by a constant"
+        )
+    return Neighbors(
+        distances=distances,
+        indices=indices,
+        queries=numbers,
+        n_points=rows.n,
+        n_distinct=None if groups is None else count,
+        duplicates=duplicates or ("keep" if groups is None else "collapse"),
+        backend=f"cpu-{plan['isa']}",
+        plan=plan,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def check_backend(backend: str) -> None:
+    """Raise BackendError unless the backend can run."""
+    if backend not in ("auto", "cpu"):
+        raise BackendError(
+            f"backend {backend!r} is not available: this version computes on the CPU only; "
+            "pass backend='cpu', or 'auto' to let fastdim choose"
+        )
+
+
+def _is_count(queries: Any) -> bool:
+    return isinstance(queries, (int, np.integer)) and not isinstance(queries, bool)
+
+
+def _choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
+    """Row numbers to query, None for all: sampled among `count` rows, or given among `n`."""
+    if queries is None:
+        return None
+    if _is_count(queries):
+        if queries < 1:
+            raise InputError(f"queries must be at least 1, got {queries}")
+        if queries >= count:
+            return None
+        return np.sort(np.random.default_rng(seed).choice(count, size=queries, replace=False))
+    given = np.asarray(queries)
+    if given.dtype == np.bool_ and given.shape == (n,):
+        given = np.flatnonzero(given)
+    if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:
+        raise InputError(
+            "queries must be None, a number of rows, a non-empty array of row numbers, or a "
+            f"boolean mask of {n} rows; got {given.dtype} of shape {given.shape}"
+        )
+    if int(given.min()) < 0 or int(given.max()) >= n:
+        raise InputError(
+            f"queries must lie in 0..{n - 1}, got {int(given.min())}..{int(given.max())}"
+        )
+    return given.astype(np.int64)
