@@ -1,0 +1,151 @@
+// Python's view of the kernels: addresses and sizes in, no mathematics. Input is validated in
+// fastdim/arrays.py; std::invalid_argument becomes ValueError.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cosine.h"
+#include "distinct.h"
+#include "isa.h"
+#include "knn.h"
+
+namespace py = pybind11;
+using namespace fastdim;
+
+namespace {
+
+Rows make_rows(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+               const std::string& dtype) {
+  return {reinterpret_cast<const void*>(data), n, d, row_stride, parse_dtype(dtype)};
+}
+
+template <class T>
+T* pointer(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Lets Ctrl-C stop a kernel: called by the calling thread, which does not hold the GIL.
+void check_signals() {
+  const py::gil_scoped_acquire hold;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+std::vector<std::string> names(const std::vector<Isa>& levels) {
+  std::vector<std::string> out;
+  for (const Isa isa : levels) out.push_back(name(isa));
+  return out;
+}
+
+py::dict features() {
+  const CpuFeatures& cpu = cpu_features();
+  py::dict out;
+  out["avx2"] = cpu.avx2;
+  out["fma"] = cpu.fma;
+  out["f16c"] = cpu.f16c;
+  out["avx512f"] = cpu.avx512f;
+  out["avx512bw"] = cpu.avx512bw;
+  out["avx512vl"] = cpu.avx512vl;
+  out["avx512dq"] = cpu.avx512dq;
+  out["avx512_bf16"] = cpu.avx512_bf16;
+  out["avx512_vnni"] = cpu.avx512_vnni;
+  return out;
+}
+
+py::dict bind_knn(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+                  const std::string& dtype, std::uintptr_t queries, std::int64_t m, std::int64_t k,
+                  int threads, std::int64_t chunk_rows, const std::string& isa,
+                  std::uintptr_t out_distances, std::uintptr_t out_indices) {
+  const Isa level = resolve_isa(isa);
+  KnnCounts counts;
+  {
+    const KnnParams params = {make_rows(data, n, d, row_stride, dtype),
+                              pointer<const std::int64_t>(queries),
+                              m,
+                              k,
+                              threads,
+                              chunk_rows,
+                              level,
+                              check_signals,
+                              pointer<double>(out_distances),
+                              pointer<std::int64_t>(out_indices)};
+    const py::gil_scoped_release release;
+    counts = knn(params);
+  }
+  py::dict out;
+  out["isa"] = name(level);
+  out["rows_distinct"] = counts.distinct;
+  out["queries_searched"] = counts.searched;
+  out["pairs_filtered"] = counts.pairs_filtered;
+  out["pairs_refined"] = counts.pairs_refined;
+  return out;
+}
+
+std::int64_t bind_distinct(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                           std::int64_t row_stride, const std::string& dtype, int threads,
+                           std::uintptr_t out_first, std::uintptr_t out_inverse) {
+  const Rows rows = make_rows(data, n, d, row_stride, dtype);
+  const py::gil_scoped_release release;
+  return distinct(rows, threads, check_signals, pointer<std::int64_t>(out_first),
+                  pointer<std::int64_t>(out_inverse));
+}
+
+py::dict bind_cosine_hist(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                          std::int64_t row_stride, const std::string& dtype,
+                          std::uintptr_t inv_norms, std::int64_t bins, int threads,
+                          const std::string& isa, std::uintptr_t out_histogram) {
+  const Isa level = resolve_isa(isa);
+  CosineRange range;
+  {
+    const CosineParams params = {make_rows(data, n, d, row_stride, dtype),
+                                 pointer<const double>(inv_norms), threads, level, check_signals};
+    const py::gil_scoped_release release;
+    range = cosine_histogram(params, bins, pointer<std::int64_t>(out_histogram));
+  }
+  py::dict out;
+  out["isa"] = name(level);
+  out["min"] = range.min;
+  out["max"] = range.max;
+  out["pairs_filtered"] = range.pairs_filtered;
+  out["pairs_refined"] = range.pairs_refined;
+  return out;
+}
+
+void bind_cosine_pairs(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+                       const std::string& dtype, std::uintptr_t inv_norms, std::uintptr_t i,
+                       std::uintptr_t j, std::int64_t count, int threads, const std::string& isa,
+                       std::uintptr_t out) {
+  const CosineParams params = {make_rows(data, n, d, row_stride, dtype),
+                               pointer<const double>(inv_norms), threads, resolve_isa(isa),
+                               check_signals};
+  const py::gil_scoped_release release;
+  cosine_pairs(params, pointer<const std::int64_t>(i), pointer<const std::int64_t>(j), count,
+               pointer<double>(out));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "CPU kernels of fastdim. Arguments are addresses; see fastdim/_core.pyi.";
+  module.def("built_levels", [] { return names(built_levels()); });
+  module.def("supported_levels", [] { return names(supported_levels()); });
+  module.def(
+      "active_level", [](const std::string& isa) { return name(resolve_isa(isa)); },
+      py::arg("isa") = "");
+  module.def("cpu_features", features);
+  module.def("knn", bind_knn, py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"),
+             py::arg("dtype"), py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("threads"),
+             py::arg("chunk_rows"), py::arg("isa"), py::arg("out_distances"),
+             py::arg("out_indices"));
+  module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
+             py::arg("out_inverse"));
+  module.def("cosine_hist", bind_cosine_hist, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("inv_norms"), py::arg("bins"),
+             py::arg("threads"), py::arg("isa"), py::arg("out_histogram"));
+  module.def("cosine_pairs", bind_cosine_pairs, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("inv_norms"), py::arg("i"),
+             py::arg("j"), py::arg("count"), py::arg("threads"), py::arg("isa"), py::arg("out"));
+}

@@ -1,0 +1,28 @@
+// Distances as they are returned: float64, from differences of the original rows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "rows.h"
+
+namespace fastdim {
+
+class Refiner {
+ public:
+  // `scale`: a power of two that brings the largest |x| of float64 rows near 1; 1 for other dtypes.
+  Refiner(const Kernels& kernels, const Rows& rows, double scale);
+
+  // |x_i - x_j| if that is <= limit, else any number > limit.
+  double distance(std::int64_t i, std::int64_t j, double limit);
+
+ private:
+  double rescaled_distance(std::int64_t i, std::int64_t j);
+
+  const Kernels& kernels_;
+  const Rows& rows_;
+  double scale_;
+  std::vector<double> x_, y_;
+};
+
+}  // namespace fastdim

@@ -1,0 +1,280 @@
+#include "search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "neighbor_list.h"
+#include "pack.h"
+#include "refine.h"
+#include "threads.h"
+
+namespace fastdim {
+namespace {
+
+constexpr std::int64_t kRowsPerTask = 1024;
+constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+constexpr std::int64_t kBlockBytes = std::int64_t{256} << 10;  // query panels kept in L2
+constexpr std::int64_t kFirstGroup = 256;  // reference columns between two refinements: at first
+constexpr std::int64_t kLastGroup = 4096;  // and at most
+constexpr double kSplit = 0x1p-10;         // t in knn.h
+
+std::int64_t tasks(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+
+// Everything about the references that does not depend on a query.
+struct References {
+  Transform transform;
+  double scale = 1.0;            // of float64 differences, see Refiner
+  double g = 0, w = 0;           // product_error and underflow of knn.h
+  double slack = 1.0;            // a computed distance times this is above the exact one
+  std::vector<double> norm2;     // |c|^2
+  std::vector<double> error;     // e
+  std::vector<float> col_bound;  // b
+};
+
+struct Hit {
+  float score;  // p - b: larger is nearer
+  std::int32_t column;
+  bool operator<(const Hit& other) const { return score < other.score; }
+};
+
+// Per-thread memory of the scan.
+struct Scratch {
+  RowScratch row;
+  AlignedFloats panels;
+  AlignedFloats tile;
+  AlignedFloats row_bound;
+  std::vector<std::vector<Hit>> hits;
+  Refiner refiner;
+  std::int64_t refined = 0;
+
+  Scratch(const SearchParams& p, const References& refs, int panels_per_block)
+      : row(p.rows.d),
+        panels(static_cast<std::size_t>(panels_per_block * p.kernels->tile_rows * p.rows.d)),
+        tile(kMaxTileRows * kMaxTileCols),
+        row_bound(static_cast<std::size_t>(panels_per_block * p.kernels->tile_rows)),
+        hits(static_cast<std::size_t>(panels_per_block * p.kernels->tile_rows)),
+        refiner(*p.kernels, p.rows, refs.scale) {}
+};
+
+double largest_magnitude(const SearchParams& p, std::vector<RowScratch>& scratch) {
+  std::vector<double> largest(scratch.size(), 0.0);
+  parallel_for(tasks(p.n, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
+    std::vector<double>& row = scratch[static_cast<std::size_t>(worker)].decoded;
+    double& most = largest[static_cast<std::size_t>(worker)];
+    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
+      p.kernels->decode[static_cast<int>(p.rows.dtype)](p.rows.row(p.ids[i]), row.size(),
+                                                        row.data());
+      for (const double value : row) most = std::max(most, std::fabs(value));
+    }
+  });
+  return *std::max_element(largest.begin(), largest.end());
+}
+
+// Any vector would be a valid center; the mean makes norms, and with them the margin, small.
+std::vector<double> scaled_mean(const SearchParams& p, double scale,
+                                std::vector<RowScratch>& scratch) {
+  const std::size_t d = static_cast<std::size_t>(p.rows.d);
+  std::vector<std::vector<double>> sums(scratch.size(), std::vector<double>(d, 0.0));
+  parallel_for(tasks(p.n, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
+    std::vector<double>& row = scratch[static_cast<std::size_t>(worker)].decoded;
+    std::vector<double>& sum = sums[static_cast<std::size_t>(worker)];
+    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
+      p.kernels->decode[static_cast<int>(p.rows.dtype)](p.rows.row(p.ids[i]), d, row.data());
+      for (std::size_t c = 0; c < d; ++c) sum[c] += row[c] * scale;
+    }
+  });
+  std::vector<double> mean(d, 0.0);
+  for (const std::vector<double>& sum : sums)
+    for (std::size_t c = 0; c < d; ++c) mean[c] += sum[c] / static_cast<double>(p.n);
+  return mean;
+}
+
+References prepare(const SearchParams& p) {
+  References refs;
+  std::vector<RowScratch> scratch;
+  for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
+
+  // Largest |scale * x| in [1/2, 1), unless x is so small that the scale would overflow. The rows
+  // differ, so the largest magnitude is not zero.
+  const double largest = largest_magnitude(p, scratch);
+  if (p.rows.dtype == Dtype::f64)
+    refs.scale = std::ldexp(1.0, std::min(-std::ilogb(largest) - 1, 1000));
+  refs.transform.pre = refs.scale;
+  refs.transform.mean = scaled_mean(p, refs.scale, scratch);
+  // No centered norm exceeds 2^56, so squares and products stay below 2^113.
+  const double norm_bound = 2.0 * refs.scale * largest * std::sqrt(static_cast<double>(p.rows.d));
+  refs.transform.post = std::ldexp(1.0, 55 - std::ilogb(norm_bound));
+
+  refs.norm2.resize(static_cast<std::size_t>(p.n));
+  refs.error.resize(static_cast<std::size_t>(p.n));
+  refs.col_bound.resize(static_cast<std::size_t>(p.n));
+  const double float64_error = static_cast<double>(p.rows.d + 16) * 0x1p-51;
+  // 1 + 2^-20 and float64_error pay for the float64 roundings in the bounds themselves.
+  refs.g = product_error(p.rows.d) * (1.0 + 0x1p-20) + float64_error;
+  refs.w = underflow(p.rows.d);
+  refs.slack = 1.0 + float64_error;
+  parallel_for(tasks(p.n, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
+    RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
+      double norm2, error2;
+      transform_row(*p.kernels, p.rows, refs.transform, p.ids[i], mine, &norm2, &error2);
+      // error2 sees the rounding to float32; the float64 subtraction before it is good to 2^-53
+      // of its result, the scaling of float64 input to 2^-1074 * post an element.
+      const double error =
+          std::sqrt(error2) * (1.0 + float64_error) + 0x1p-51 * std::sqrt(norm2) + 0x1p-500;
+      const std::size_t at = static_cast<std::size_t>(i);
+      refs.norm2[at] = norm2;
+      refs.error[at] = error;
+      refs.col_bound[at] =
+          round_down(0.5 * ((1.0 - refs.g) * norm2 - (1.0 + 1.0 / kSplit) * error * error));
+    }
+  });
+  return refs;
+}
+
+// a of knn.h for a query at position q whose k-th distance so far is `threshold`.
+float row_bound(const References& refs, std::int64_t q, double threshold) {
+  constexpr float lowest = std::numeric_limits<float>::lowest();
+  if (std::isinf(threshold)) return lowest;
+  const std::size_t at = static_cast<std::size_t>(q);
+  const double reach = threshold * refs.scale * refs.transform.post * refs.slack + refs.error[at];
+  const double bound =
+      0.5 * ((1.0 - refs.g) * refs.norm2[at] - (1.0 + kSplit) * reach * reach * refs.slack) -
+      refs.w;
+  return std::max(round_down(bound), lowest);
+}
+
+// One packed chunk of references: columns [start, start + count).
+struct Chunk {
+  std::int64_t start;
+  std::int64_t count;
+  const float* panels;
+  const float* col_bound;  // padded with +inf to whole panels: a padding column never hits
+};
+
+// Recomputes the hits of one query, nearest first, until the rest is out of reach.
+void refine_hits(const SearchParams& p, const References& refs, std::int64_t query,
+                 const Chunk& chunk, std::vector<Hit>& hits, float* bound, Scratch& scratch) {
+  NeighborList list(p.distances + query * p.k, p.indices + query * p.k, p.k);
+  const std::int64_t q = p.queries[query];
+  std::make_heap(hits.begin(), hits.end());
+  while (!hits.empty() && hits.front().score >= *bound) {
+    const std::int64_t j = chunk.start + hits.front().column;
+    std::pop_heap(hits.begin(), hits.end());
+    hits.pop_back();
+    if (j == q) continue;
+    const double before = list.threshold();
+    const double distance = scratch.refiner.distance(p.ids[q], p.ids[j], before);
+    ++scratch.refined;
+    list.offer(distance, j);
+    if (list.threshold() < before) *bound = row_bound(refs, q, list.threshold());
+  }
+  hits.clear();
+}
+
+// All columns of a chunk for the queries [begin, end).
+void scan_block(const SearchParams& p, const References& refs, const Chunk& chunk,
+                std::int64_t begin, std::int64_t end, Scratch& scratch) {
+  const Kernels& kernels = *p.kernels;
+  const std::int64_t rows = kernels.tile_rows, cols = kernels.tile_cols, d = p.rows.d;
+  const std::int64_t query_panels = tasks(end - begin, rows);
+  const std::int64_t chunk_panels = tasks(chunk.count, cols);
+
+  for (std::int64_t panel = 0; panel < query_panels; ++panel) {
+    std::int64_t ids[kMaxTileRows];
+    const std::int64_t first = begin + panel * rows;
+    const int count = static_cast<int>(std::min(rows, end - first));
+    for (int r = 0; r < count; ++r) ids[r] = p.ids[p.queries[first + r]];
+    pack_panel(kernels, p.rows, refs.transform, ids, count, kernels.tile_rows, scratch.row,
+               scratch.panels.data() + panel * rows * d);
+  }
+  float* bounds = scratch.row_bound.data();
+  for (std::int64_t r = 0; r < query_panels * rows; ++r)
+    bounds[r] = begin + r < end
+                    ? row_bound(refs, p.queries[begin + r], p.distances[(begin + r) * p.k])
+                    : std::numeric_limits<float>::infinity();
+
+  for (std::int64_t from = 0; from < chunk_panels;) {
+    // Refining after a group tightens the thresholds for the next; while few references were seen
+    // thresholds fall fast, so groups begin small.
+    const std::int64_t seen = chunk.start + from * cols;
+    const std::int64_t group = std::clamp(seen, kFirstGroup, kLastGroup) / cols;
+    const std::int64_t to = std::min(chunk_panels, from + group);
+    for (std::int64_t column = from; column < to; ++column) {
+      const float* panel = chunk.panels + column * cols * d;
+      for (std::int64_t block = 0; block < query_panels; ++block) {
+        std::uint32_t masks[kMaxTileRows];
+        float* tile = scratch.tile.data();
+        kernels.product(scratch.panels.data() + block * rows * d, panel,
+                        static_cast<std::size_t>(d), tile);
+        if (!kernels.filter(tile, bounds + block * rows, chunk.col_bound + column * cols, masks))
+          continue;
+        for (std::int64_t r = 0; r < rows; ++r)
+          for (std::uint32_t mask = masks[r]; mask; mask &= mask - 1) {
+            const std::int64_t c = __builtin_ctz(mask);
+            scratch.hits[static_cast<std::size_t>(block * rows + r)].push_back(
+                {tile[r * cols + c], static_cast<std::int32_t>(column * cols + c)});
+          }
+      }
+    }
+    for (std::int64_t r = 0; r < end - begin; ++r) {
+      std::vector<Hit>& hits = scratch.hits[static_cast<std::size_t>(r)];
+      if (!hits.empty()) refine_hits(p, refs, begin + r, chunk, hits, bounds + r, scratch);
+    }
+    from = to;
+  }
+}
+
+}  // namespace
+
+std::int64_t search(const SearchParams& p) {
+  const References refs = prepare(p);
+  const Kernels& kernels = *p.kernels;
+  const std::int64_t rows = kernels.tile_rows, cols = kernels.tile_cols, d = p.rows.d;
+
+  const std::int64_t panels_per_block =
+      std::clamp<std::int64_t>(kBlockBytes / (4 * rows * d), 1, 112 / rows);
+  const std::int64_t block_rows = panels_per_block * rows;
+  std::vector<Scratch> scratch;
+  for (int worker = 0; worker < p.threads; ++worker)
+    scratch.emplace_back(p, refs, static_cast<int>(panels_per_block));
+  for (std::int64_t i = 0; i < p.m; ++i)
+    NeighborList(p.distances + i * p.k, p.indices + i * p.k, p.k).clear();
+
+  const std::int64_t default_rows = std::max(kChunkBytes / (4 * d) / cols, std::int64_t{1}) * cols;
+  const std::int64_t chunk_rows =
+      std::min({p.n, p.chunk_rows > 0 ? p.chunk_rows : default_rows,
+                std::int64_t{std::numeric_limits<std::int32_t>::max() / 2}});
+  AlignedFloats panels(static_cast<std::size_t>(tasks(chunk_rows, cols) * cols * d));
+  AlignedFloats col_bound(static_cast<std::size_t>(tasks(chunk_rows, cols) * cols));
+
+  for (std::int64_t start = 0; start < p.n; start += chunk_rows) {
+    const std::int64_t count = std::min(chunk_rows, p.n - start);
+    const std::int64_t chunk_panels = tasks(count, cols);
+    parallel_for(chunk_panels, p.threads, *p.poll, [&](std::int64_t panel, int worker) {
+      const std::int64_t first = panel * cols;
+      pack_panel(kernels, p.rows, refs.transform, p.ids + start + first,
+                 static_cast<int>(std::min(cols, count - first)), kernels.tile_cols,
+                 scratch[static_cast<std::size_t>(worker)].row, panels.data() + first * d);
+    });
+    for (std::int64_t c = 0; c < chunk_panels * cols; ++c)
+      col_bound.data()[c] = c < count ? refs.col_bound[static_cast<std::size_t>(start + c)]
+                                      : std::numeric_limits<float>::infinity();
+    const Chunk chunk = {start, count, panels.data(), col_bound.data()};
+    parallel_for(tasks(p.m, block_rows), p.threads, *p.poll, [&](std::int64_t block, int worker) {
+      scan_block(p, refs, chunk, block * block_rows, std::min(p.m, (block + 1) * block_rows),
+                 scratch[static_cast<std::size_t>(worker)]);
+    });
+  }
+
+  parallel_for(tasks(p.m, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int) {
+    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.m, (task + 1) * kRowsPerTask); ++i)
+      NeighborList(p.distances + i * p.k, p.indices + i * p.k, p.k).sort();
+  });
+  std::int64_t refined = 0;
+  for (const Scratch& mine : scratch) refined += mine.refined;
+  return refined;
+}
+
+}  // namespace fastdim

@@ -1,0 +1,68 @@
+"""CPU kernels (csrc/bindings.cpp). Every address is that of a C-contiguous array which the caller
+keeps alive; strides are in elements; `dtype` is "float16", "bfloat16", "float32" or "float64";
+`isa` is a level's name or "" for FASTDIM_ISA, else the highest. ValueError on a level that does not
+exist or cannot run here, and on sizes that make no sense. The GIL is released."""
+
+def built_levels() -> list[str]: ...
+def supported_levels() -> list[str]: ...
+def active_level(isa: str = "") -> str: ...
+def cpu_features() -> dict[str, bool]: ...
+def knn(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    queries: int,
+    m: int,
+    k: int,
+    threads: int,
+    chunk_rows: int,
+    isa: str,
+    out_distances: int,
+    out_indices: int,
+) -> dict[str, int | str]:
+    """queries: int64 (m,), or 0 for every row (then m = n); out_distances: float64 (m, k);
+    out_indices: int64 (m, k). Contract: csrc/knn.h."""
+
+def distinct(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    threads: int,
+    out_first: int,
+    out_inverse: int,
+) -> int:
+    """out_first, out_inverse: int64 (n,). Contract: csrc/distinct.h."""
+
+def cosine_hist(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    inv_norms: int,
+    bins: int,
+    threads: int,
+    isa: str,
+    out_histogram: int,
+) -> dict[str, int | float | str]:
+    """inv_norms: float64 (n,); out_histogram: int64 (bins,). Contract: csrc/cosine.h."""
+
+def cosine_pairs(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    inv_norms: int,
+    i: int,
+    j: int,
+    count: int,
+    threads: int,
+    isa: str,
+    out: int,
+) -> None:
+    """i, j: int64 (count,); out: float64 (count,). Contract: csrc/cosine.h."""

@@ -1,0 +1,134 @@
+"""The CPU kernels, as functions of `Rows`. Input was validated by `fastdim.arrays.as_rows`."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim import _core
+from fastdim.arrays import Rows
+from fastdim.errors import BackendError, InputError
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+
+def active_isa() -> str:
+    """The instruction set level that runs now: FASTDIM_ISA if set, else the highest supported.
+
+    Raises BackendError if FASTDIM_ISA names no level or one that cannot run here.
+    """
+    try:
+        return _core.active_level()
+    except ValueError as error:
+        raise BackendError(str(error)) from None
+
+
+def resolve_threads(threads: int | None = None) -> int:
+    """Number of threads: `threads`, else FASTDIM_NUM_THREADS, else the CPUs this process may use.
+
+    Raises InputError unless that is a whole number of at least 1.
+    """
+    origin, value = "threads", threads
+    if value is None:
+        text = os.environ.get("FASTDIM_NUM_THREADS", "")
+        if not text:
+            if hasattr(os, "sched_getaffinity"):
+                return len(os.sched_getaffinity(0))
+            return os.cpu_count() or 1
+        origin = "FASTDIM_NUM_THREADS"
+        if not text.strip().isdigit():
+            raise InputError(f"{origin}={text!r} must be a whole number >= 1")
+        value = int(text)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{origin}={value!r} must be a whole number >= 1")
+    return int(value)
+
+
+def _address(array: NDArray[np.generic]) -> int:
+    return int(array.ctypes.data)
+
+
+def _matrix(rows: Rows) -> tuple[int, int, int, int, str]:
+    return _address(rows.data), rows.n, rows.d, rows.row_stride, rows.dtype
+
+
+def knn(
+    rows: Rows,
+    queries: Int64 | None,
+    k: int,
+    threads: int,
+    chunk_rows: int = 0,
+) -> tuple[Float64, Int64, dict[str, int | str]]:
+    """Distances (m, k) float64 ascending, row numbers (m, k) and the counts of the search.
+
+    queries: row numbers (m,), None for every row. The row itself is excluded by its number; ties go
+    to the smaller number. Exact and independent of threads and chunk_rows: see csrc/knn.h.
+    Needs 1 <= k < rows.n.
+    """
+    isa = active_isa()
+    if queries is not None:
+        queries = np.ascontiguousarray(queries, dtype=np.int64)
+    m = rows.n if queries is None else len(queries)
+    # NaN and -1 would show at once if the kernel left a place unwritten.
+    distances = np.full((m, k), np.nan)
+    indices = np.full((m, k), -1, dtype=np.int64)
+    counts = _core.knn(
+        *_matrix(rows),
+        0 if queries is None else _address(queries),
+        m,
+        k,
+        threads,
+        chunk_rows,
+        isa,
+        _address(distances),
+        _address(indices),
+    )
+    return distances, indices, counts
+
+
+def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
+    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    first = np.empty(rows.n, dtype=np.int64)
+    inverse = np.empty(rows.n, dtype=np.int64)
+    groups = _core.distinct(*_matrix(rows), threads, _address(first), _address(inverse))
+    return first[:groups].copy(), inverse
+
+
+def cosine_histogram(
+    rows: Rows, inv_norms: Float64, bins: int, threads: int
+) -> tuple[Int64, float, float, dict[str, int | float | str]]:
+    """Histogram over [-1, 1], minimum, maximum of the cosines of all pairs, and the counts.
+
+    inv_norms: 1 / |row| (n,), 0 for a zero row, which takes part in no pair. Counts are those of
+    the float64 cosines: see csrc/cosine.h. Minimum and maximum are NaN if there is no pair.
+    """
+    isa = active_isa()
+    inv_norms = np.ascontiguousarray(inv_norms, dtype=np.float64)
+    histogram = np.empty(bins, dtype=np.int64)
+    counts = _core.cosine_hist(
+        *_matrix(rows), _address(inv_norms), bins, threads, isa, _address(histogram)
+    )
+    return histogram, float(counts["min"]), float(counts["max"]), counts
+
+
+def cosine_pairs(rows: Rows, inv_norms: Float64, i: Int64, j: Int64, threads: int) -> Float64:
+    """Cosines (count,) float64 of the pairs of rows i[p], j[p], clipped to [-1, 1]."""
+    isa = active_isa()
+    inv_norms = np.ascontiguousarray(inv_norms, dtype=np.float64)
+    i = np.ascontiguousarray(i, dtype=np.int64)
+    j = np.ascontiguousarray(j, dtype=np.int64)
+    out = np.full(len(i), np.nan)
+    _core.cosine_pairs(
+        *_matrix(rows),
+        _address(inv_norms),
+        _address(i),
+        _address(j),
+        len(i),
+        threads,
+        isa,
+        _address(out),
+    )
+    return out
