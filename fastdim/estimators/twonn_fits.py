@@ -33,8 +33,10 @@ def kept_count(count: int, discard_fraction: float) -> int:
 
 def censored_total(log_mu: Array, kept: int) -> Array:
     """T = sum of the `kept` smallest log mu + (N - kept) times the largest of them."""
-    rest = (log_mu.shape[-1] - kept) * log_mu[..., kept - 1]
-    return np.asarray(log_mu[..., :kept].sum(axis=-1) + rest)
+    censored_count = log_mu.shape[-1] - kept
+    total = log_mu[..., :kept].sum(axis=-1)
+    # Nothing is added where nothing is censored: the largest ratio may be infinite.
+    return np.asarray(total + censored_count * log_mu[..., kept - 1] if censored_count else total)
 
 
 def censored(log_mu: Array, discard_fraction: float) -> Array:

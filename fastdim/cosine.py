@@ -1,0 +1,320 @@
+"""Cosine statistics over all pairs of rows, without the matrix of pairs.
+
+Mean and second moment follow from sums over rows. With unit rows u_i, their mean ubar,
+s = |ubar|^2, w_i = u_i - ubar and a_i = ubar.w_i, a cosine is c_ij = s + a_i + a_j + w_i.w_j:
+
+    mean of c_ij over i != j          = s - (1 - s)/(n - 1)
+    sum over all i, j of (c_ij - s)^2 = 2n sum a_i^2 + |W'W|_F^2, the diagonal being n (1 - s)^2
+
+Every term is small when the cosines are close together: nothing cancels, unlike E[c^2] - E[c]^2.
+Minimum, maximum and histogram need the pairs: a tiled kernel visits each once, or a sample of pairs
+is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_groups, as_rows
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate, check_confidence, clustered_stderr, transformed_interval
+
+Array = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+# Rows up to which every pair is visited by default, and the pairs sampled beyond it.
+ALL_PAIRS_ROWS = 50_000
+SAMPLED_PAIRS = 2**20
+
+# Up to this many rows the deviations of all pairs are formed one by one.
+DIRECT_ROWS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class CosineStats:
+    """Statistics of the cosines of pairs of rows that are not zero.
+
+    mean, second_moment, std: over all n(n-1)/2 pairs, exact to 1e-9; std has divisor n(n-1)/2.
+    min, max, histogram, edges: over `n_pairs` pairs; bins over [-1, 1], cosines clipped, last bin
+        closed. With pairs="sampled" they describe the sample: the true minimum may be smaller.
+    band: half width, at level `confidence`, of the Dvoretzky-Kiefer-Wolfowitz band around the
+        sampled distribution function; 0.0 with pairs="all".
+    mean_estimate, std_estimate: mean and std with the uncertainty of the rows as a sample, summed
+        within groups.
+    backend: what visited the pairs.
+    """
+
+    mean: float
+    std: float
+    second_moment: float
+    min: float
+    max: float
+    histogram: Int64
+    edges: Array
+    n_rows: int
+    n_zero_rows: int
+    n_pairs: int
+    pairs: str
+    band: float
+    confidence: float
+    mean_estimate: Estimate
+    std_estimate: Estimate
+    backend: str
+
+    def quantile(self, q: float) -> float:
+        """The q-quantile of the cosines, linear within its bin, inside [min, max]."""
+        place, before = self._bin(q)
+        inside = (q * self.n_pairs - before) / int(self.histogram[place])
+        width = float(self.edges[place + 1] - self.edges[place])
+        value = float(self.edges[place]) + width * min(1.0, max(0.0, inside))
+        return min(self.max, max(self.min, value))
+
+    def quantile_interval(self, q: float) -> tuple[float, float]:
+        """Bounds of the q-quantile over all pairs: the bin's edges, widened by the band.
+
+        It covers binning and the sampling of pairs, not the choice of rows.
+        """
+        self._bin(q)
+        lower, upper = -1.0, 1.0
+        if q - self.band >= 0.0:
+            lower = float(self.edges[self._bin(q - self.band)[0]])
+        if q + self.band <= 1.0:
+            upper = float(self.edges[self._bin(q + self.band)[0] + 1])
+        if self.pairs == "all":
+            return max(self.min, lower), min(self.max, upper)
+        return lower, upper
+
+    def _bin(self, q: float) -> tuple[int, int]:
+        """Bin that holds the q-quantile, and the pairs in the bins before it."""
+        if not 0.0 <= q <= 1.0:
+            raise InputError(f"q must lie in [0, 1], got {q!r}")
+        cumulative = np.cumsum(self.histogram)
+        place = int(np.searchsorted(cumulative, max(q * self.n_pairs, 0.5)))
+        place = min(place, int(np.flatnonzero(self.histogram)[-1]))
+        return place, int(cumulative[place] - self.histogram[place])
+
+
+def cosine_stats(
+    x: Any,
+    *,
+    bins: int = 200,
+    pairs: int | str | None = None,
+    groups: Any = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> CosineStats:
+    """Mean, spread, extremes and histogram of the cosines of all pairs of rows of x (n, d).
+
+    Zero rows have no direction: they are counted apart and left out.
+
+    pairs: None visits all pairs up to 50,000 rows and samples 2**20 beyond; "all"; or an int m for
+        m independent pairs i < j drawn by `seed` (all of them if there are no more than m).
+    groups: (n,) labels, e.g. documents; rows of one group may depend on each other.
+    threads: None for FASTDIM_NUM_THREADS, else all CPUs.
+
+    Raises InputError on bad values, fewer than two rows that are not zero, or a single column.
+    """
+    rows = as_rows(x, min_rows=2, min_columns=2)
+    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
+        raise InputError(f"bins must be a whole number >= 1, got {bins!r}")
+    check_pairs(pairs)
+    moments, inverse = cosine_moments(rows, as_groups(groups, rows.n), confidence)
+    return add_pairs(moments, rows, inverse, bins, pairs, seed, cpu.resolve_threads(threads))
+
+
+def check_pairs(pairs: int | str | None) -> None:
+    """Raise InputError unless `pairs` is None, "all" or a positive whole number."""
+    whole = isinstance(pairs, (int, np.integer)) and not isinstance(pairs, bool)
+    if not (pairs is None or pairs == "all" or (whole and int(pairs) >= 1)):
+        raise InputError(f"pairs must be None, 'all' or a whole number >= 1, got {pairs!r}")
+
+
+def cosine_moments(
+    rows: Rows, groups: Int64 | None, confidence: float
+) -> tuple[CosineStats, Array]:
+    """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited."""
+    check_confidence(confidence)
+    inverse = _inverse_norms(rows)
+    used = inverse > 0
+    count = int(used.sum())
+    if count < 2:
+        raise InputError(
+            f"cosines need at least two rows that are not zero, got {count} of {rows.n}"
+        )
+    center = np.zeros(rows.d)
+    for start, stop in rows.spans():
+        center += inverse[start:stop] @ rows.float64(start, stop)
+    center /= count
+    s = float(center @ center)
+    direct = count <= max(DIRECT_ROWS, rows.d)
+    total, by_row, shift, slopes = (_from_pairs if direct else _from_rows)(
+        rows, inverse, center, count
+    )
+    mean = min(1.0, max(-1.0, s - shift))
+    variance = max(0.0, total / (count * (count - 1)))
+    std = math.sqrt(variance)
+    mean_influence = 2.0 * slopes * count / (count - 1)
+    std_influence = (by_row / (count - 1) - variance) / std if std > 0 else np.zeros(count)
+    labels = None if groups is None else np.unique(groups[used], return_inverse=True)[1]
+    errors = clustered_stderr(np.stack([mean_influence, std_influence], axis=1), labels)
+    mean_error = float(errors[0]) if abs(mean) < 1.0 else 0.0
+
+    def estimate(value: float, error: float, forward: Any, backward: Any, slope: float) -> Estimate:
+        lower, upper = transformed_interval(value, error, confidence, forward, backward, slope)
+        return Estimate(
+            value=value,
+            lower=lower,
+            upper=upper,
+            stderr=error,
+            n_points=rows.n,
+            n_distinct=None,
+            n_queries=count,
+            method="all pairs, by sums over rows",
+            interval="influence function",
+            confidence=confidence,
+        )
+
+    # atanh keeps a mean inside (-1, 1), log keeps a spread positive.
+    room = max(1.0 - mean * mean, 1e-300)
+    moments = CosineStats(
+        mean=mean,
+        std=std,
+        second_moment=variance + mean**2,
+        min=math.nan,
+        max=math.nan,
+        histogram=np.zeros(0, dtype=np.int64),
+        edges=np.zeros(0),
+        n_rows=rows.n,
+        n_zero_rows=rows.n - count,
+        n_pairs=0,
+        pairs="",
+        band=0.0,
+        confidence=confidence,
+        mean_estimate=estimate(mean, mean_error, math.atanh, math.tanh, 1.0 / room),
+        std_estimate=estimate(std, float(errors[1]), math.log, math.exp, 1.0 / max(std, 1e-300)),
+        backend="",
+    )
+    return moments, inverse
+
+
+def add_pairs(
+    moments: CosineStats,
+    rows: Rows,
+    inverse: Array,
+    bins: int,
+    pairs: int | str | None,
+    seed: int,
+    threads: int,
+) -> CosineStats:
+    """`moments` with histogram and extremes, over all pairs or a sample as cosine_stats says."""
+    used = np.flatnonzero(inverse)
+    every = len(used) * (len(used) - 1) // 2
+    if pairs is None:
+        pairs = "all" if len(used) <= ALL_PAIRS_ROWS else SAMPLED_PAIRS
+    edges = np.linspace(-1.0, 1.0, bins + 1)
+    if pairs == "all" or int(pairs) >= every:
+        histogram, low, high, _ = cpu.cosine_histogram(rows, inverse, bins, threads)
+        kind, count, band = "all", every, 0.0
+    else:
+        count = int(pairs)
+        rng = np.random.default_rng(seed)
+        first = rng.integers(0, len(used), size=count)
+        second = rng.integers(0, len(used) - 1, size=count)
+        second += second >= first
+        ends = np.sort(np.stack([used[first], used[second]]), axis=0)
+        cosines = np.clip(cpu.cosine_pairs(rows, inverse, ends[0], ends[1], threads), -1.0, 1.0)
+        histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
+        low, high = float(cosines.min()), float(cosines.max())
+        kind = "sampled"
+        band = math.sqrt(math.log(2.0 / (1.0 - moments.confidence)) / (2.0 * count))
+    return replace(
+        moments,
+        min=low,
+        max=high,
+        histogram=histogram,
+        edges=edges,
+        n_pairs=count,
+        pairs=kind,
+        band=band,
+        backend=f"cpu-{cpu.active_isa()}",
+    )
+
+
+def _inverse_norms(rows: Rows) -> Array:
+    norms = rows.norms()
+    zero = norms == 0.0
+    for row in np.flatnonzero(zero).tolist():
+        if rows.float64(row, row + 1).any():
+            raise InputError(
+                f"row {row} is not zero, yet its squares vanish in float64: multiply the rows by a "
+                "constant"
+            )
+    return np.divide(1.0, norms, out=np.zeros(rows.n), where=~zero)
+
+
+def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
+    """Unit rows of the nonzero rows among start..stop."""
+    block = rows.float64(start, stop)
+    scale = inverse[start:stop, None]
+    used = scale[:, 0] > 0
+    block *= scale
+    return block if used.all() else block[used]
+
+
+def _from_rows(
+    rows: Rows, inverse: Array, center: Array, count: int
+) -> tuple[float, Array, float, Array]:
+    """Sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i."""
+    d = rows.d
+    gram = np.zeros((d, d))
+    weighted = np.zeros(d)
+    slopes, squares = np.empty(count), np.empty(count)
+    done = 0
+    for start, stop in rows.spans():
+        w = _unit(rows, inverse, start, stop) - center
+        part = slice(done, done + len(w))
+        slopes[part] = w @ center
+        squares[part] = np.einsum("ij,ij->i", w, w)
+        gram += w.T @ w
+        weighted += slopes[part] @ w
+        done += len(w)
+    spread = float(squares.mean())  # 1 - s, without the subtraction
+    shift = spread / (count - 1)
+    slope_squares = float(slopes @ slopes)
+    total = 2.0 * count * slope_squares + float(np.square(gram).sum()) - count * spread**2
+    total -= count * (count - 1) * shift**2
+    by_row = np.empty(count)
+    done = 0
+    for start, stop in rows.spans():
+        w = _unit(rows, inverse, start, stop) - center
+        part = slice(done, done + len(w))
+        by_row[part] = np.einsum("ij,ij->i", w @ gram, w) + 2.0 * (w @ weighted)
+        done += len(w)
+    by_row += count * np.square(slopes) + slope_squares - spread**2
+    by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
+    return total, by_row, shift, slopes
+
+
+def _from_pairs(
+    rows: Rows, inverse: Array, center: Array, count: int
+) -> tuple[float, Array, float, Array]:
+    """The same from the deviation of each pair: few rows, or fewer rows than columns."""
+    w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()]) - center
+    shift = float(np.einsum("ij,ij->", w, w)) / count / (count - 1)
+    slopes = w @ center
+    by_row = np.empty(count)
+    step = max(1, (1 << 21) // count)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        deviation = w[start:stop] @ w.T
+        deviation += slopes[start:stop, None] + (slopes + shift)
+        deviation[np.arange(stop - start), np.arange(start, stop)] = 0.0
+        by_row[start:stop] = np.square(deviation).sum(axis=1)
+    return float(by_row.sum()), by_row, shift, slopes
