@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
 from fastdim.errors import InputError
-from fastdim.estimate import Estimate, check_confidence, clustered_stderr, transformed_interval
+from fastdim.estimate import (
+    Estimate,
+    bounded_exp,
+    check_confidence,
+    clustered_stderr,
+    transformed_interval,
+)
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -198,7 +204,7 @@ def cosine_moments(
         band=0.0,
         confidence=confidence,
         mean_estimate=estimate(mean, mean_error, math.atanh, math.tanh, 1.0 / room),
-        std_estimate=estimate(std, float(errors[1]), math.log, math.exp, 1.0 / max(std, 1e-300)),
+        std_estimate=estimate(std, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
         backend="",
     )
     return moments, inverse

@@ -73,6 +73,11 @@ def clustered_stderr(
     return np.asarray(np.sqrt(variance))
 
 
+def bounded_exp(z: float) -> float:
+    """exp(z), at most 1e304: the end of an interval that knows nothing is large, not an error."""
+    return math.exp(min(z, 700.0))
+
+
 def transformed_interval(
     value: float,
     stderr: float,
