@@ -1,0 +1,199 @@
+"""The options of every command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from fastdim.sweeps.definition import installed_version
+from fastdim.sweeps.filters import FILTERS
+from fastdim.sweeps.options import FORMATS, Defaults
+
+EXIT_CODES = """\
+exit codes:
+  0    everything was computed
+  1    finished, but some rows of the table have status "failed" (their reason is in the table)
+  2    wrong usage or input: option, text, model, file, or a missing optional package
+  3    the output folder: locked, of another run, damaged, or the disk is full
+  70   internal error (a bug; --debug shows the traceback)
+  130  interrupted; the same command goes on where it stopped
+"""
+
+
+def count(text: str) -> int:
+    """An int >= 1, as argparse's type: "20000", "20_000" or "20,000"."""
+    number = int(text.replace(",", "").replace("_", ""))
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _number(check: Callable[[float], bool]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = float(text)
+        if not check(number):
+            raise ValueError
+        return number
+
+    parse.__name__ = "number"
+    return parse
+
+
+factor = _number(lambda number: 1 < number < float("inf"))
+probability = _number(lambda number: 0 < number < 1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="fastdim",
+        description="Intrinsic dimension, anisotropy and cosine statistics of the layers of a"
+        " neural network, from exact neighbour distances.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=installed_version("fastdim"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    _add_sweep(command("sweep", "measure every layer of one or more models"))
+    _add_profile(command("profile", "measure activations that were written elsewhere"))
+    _add_report(command("report", "rebuild table, report and plot from saved runs (no torch)"))
+    ls = command("ls", "list the runs in folders (no torch)")
+    ls.add_argument("folders", nargs="*", default=["."], metavar="DIR")
+    doctor = command("doctor", "say what this machine can run, and what to install")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_sweep(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="hub name, local folder, .gguf file, or package:NAME (a model inside an installed"
+        " Python package)",
+    )
+    sub.add_argument("--model", dest="model", nargs="+", metavar="MODEL", help="the same")
+    sub.add_argument("--config", metavar="FILE.yaml", help="options from a file; unknown keys fail")
+    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    sub.add_argument(
+        "--texts",
+        metavar="TEXTS",
+        help="file, folder of .txt/.md, .jsonl, - (standard input), or docstrings (of the Python"
+        " standard library)",
+    )
+    sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
+    model = sub.add_argument_group("model")
+    model.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the model's own)")
+    model.add_argument("--device", default=Defaults.device, help="default: %(default)s")
+    model.add_argument("--batch-size", type=count, default=Defaults.batch_size, help=_DEFAULT)
+    model.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="let the model's repository run its own Python code (off unless asked for)",
+    )
+    sample = sub.add_argument_group("sample")
+    sample.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
+    sample.add_argument(
+        "--context", type=count, default=Defaults.context, help="tokens a document; " + _DEFAULT
+    )
+    sample.add_argument(
+        "--pack",
+        action=argparse.BooleanOptionalAction,
+        default=Defaults.pack,
+        help="documents are packed contexts of consecutive text; --no-pack: one text a document",
+    )
+    sample.add_argument(
+        "--layers",
+        default=Defaults.layers,
+        help='e.g. "all", "0,5,10-20", "embedding", "final_norm"',
+    )
+    sample.add_argument(
+        "--store-dtype", help="float16 or bfloat16 on disk (default: as the model computes)"
+    )
+    _add_analysis(sub)
+    _add_output(sub)
+    sub.add_argument(
+        "--keep-activations",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the hidden states on disk after the analysis",
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="load the model, print the plan, compute nothing"
+    )
+
+
+_DEFAULT = "default: %(default)s"
+
+
+def _add_analysis(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("analysis")
+    group.add_argument(
+        "--filter",
+        dest="filters",
+        nargs="+",
+        metavar="NAME",
+        help=f"token filters, from: {', '.join(FILTERS)} (default: all that apply)",
+    )
+    group.add_argument(
+        "--outlier-factor",
+        type=factor,
+        default=Defaults.outlier_factor,
+        help="no_outliers leaves out rows with a norm over this many medians; " + _DEFAULT,
+    )
+    group.add_argument("--queries", type=count, default=Defaults.queries, help=_QUERIES)
+    group.add_argument("--pairs", type=count, default=Defaults.pairs, help=_PAIRS)
+    group.add_argument("--exact", action="store_true", help="every row a query, every pair")
+    group.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
+    group.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+
+
+_QUERIES = "rows sampled as queries, each against all rows; " + _DEFAULT
+_PAIRS = "pairs sampled for the distribution of the cosine; " + _DEFAULT
+
+
+def _add_output(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("running")
+    group.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")
+    group.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="files to write"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_profile(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".npy, .npz, .safetensors, or the folder of shards that a sweep wrote; each matrix"
+        " (rows, columns) is one layer",
+    )
+    sub.add_argument("--config", metavar="FILE.yaml", help="options from a file; unknown keys fail")
+    sub.add_argument("--name", help="what the table calls the model (default: the file's name)")
+    sub.add_argument("--output", metavar="DIR", help="folder to write to (default: print only)")
+    _add_analysis(sub)
+    _add_output(sub)
+
+
+def _add_report(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "folders", nargs="+", metavar="DIR", help="runs, or folders that hold runs; several in one"
+    )
+    sub.add_argument("-o", "--output", metavar="DIR", help="default: DIR, if there is one DIR")
+    sub.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")

@@ -1,0 +1,1 @@
+"""Layers x token filters -> one tidy table, resumable after a kill."""

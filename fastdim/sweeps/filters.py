@@ -1,0 +1,146 @@
+"""Token filters: which rows of a layer are looked at. A filtered row is no query, no reference.
+
+A filter is a function of the layer's rows, their norms and their tokens. The same metrics under
+several filters, side by side, show what a few massive rows do to a profile (Sun et al., 2402.17762).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastdim.arrays import Rows
+from fastdim.errors import InputError
+
+
+@dataclass(frozen=True)
+class LayerRows:
+    """All rows of one layer: what a filter may look at. All arrays have one entry a row."""
+
+    rows: Rows
+    norms: np.ndarray  # float64
+    position: np.ndarray | None = None  # int64, position in the document, 0 = first token
+    special: np.ndarray | None = None  # bool, tokens added by the tokenizer
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """The rows a filter keeps."""
+
+    rows: Rows
+    kept: np.ndarray  # int64, row numbers of the layer
+    n_removed: int
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A named choice of rows.
+
+    `keep(layer, outlier_factor)` gives a bool mask (n,); `rule` states it in words, with
+    `{factor}` where the outlier factor belongs; `normalize` divides each kept row by its norm.
+    """
+
+    name: str
+    title: str
+    rule: str
+    keep: Callable[[LayerRows, float], np.ndarray]
+    needs_tokens: bool = False
+    normalize: bool = False
+
+    def stated(self, outlier_factor: float) -> str:
+        """The rule in words, with its numbers."""
+        return self.rule.format(factor=f"{outlier_factor:g}")
+
+
+def _keep_all(layer: LayerRows, factor: float) -> np.ndarray:
+    return np.ones(layer.rows.n, dtype=bool)
+
+
+def _keep_no_special(layer: LayerRows, factor: float) -> np.ndarray:
+    if layer.position is None or layer.special is None:
+        raise InputError("filter no_special needs tokens, and these activations have none")
+    return ~layer.special & (layer.position != 0)
+
+
+def _keep_no_outliers(layer: LayerRows, factor: float) -> np.ndarray:
+    return layer.norms <= factor * np.median(layer.norms)
+
+
+def _keep_nonzero(layer: LayerRows, factor: float) -> np.ndarray:
+    return layer.norms > 0
+
+
+FILTERS: dict[str, Filter] = {
+    item.name: item
+    for item in (
+        Filter("all", "all tokens", "every row", _keep_all),
+        Filter(
+            "no_special",
+            "without special tokens and position 0",
+            "rows of special tokens and of the first token of each document left out",
+            _keep_no_special,
+            needs_tokens=True,
+        ),
+        Filter(
+            "no_outliers",
+            "without outlier rows",
+            "rows with a norm over {factor} x the median norm of all rows of the layer left out",
+            _keep_no_outliers,
+        ),
+        Filter(
+            "normalized",
+            "row-normalized",
+            "every row divided by its norm (float32); rows that are zero left out",
+            _keep_nonzero,
+            normalize=True,
+        ),
+    )
+}
+
+
+def resolve_filters(names: list[str] | tuple[str, ...] | None, *, tokens: bool) -> list[Filter]:
+    """The filters asked for, in that order; None means all that the data can answer.
+
+    Raises InputError for an unknown or repeated name, and for one that needs tokens where the
+    activations have none (`tokens` False).
+    """
+    if names is None:
+        return [item for item in FILTERS.values() if tokens or not item.needs_tokens]
+    unknown = [name for name in names if name not in FILTERS]
+    if unknown:
+        raise InputError(f"unknown filter {unknown[0]!r}; there are: {', '.join(FILTERS)}")
+    if not names or len(set(names)) != len(names):
+        raise InputError("filters must be named once each, at least one")
+    chosen = [FILTERS[name] for name in names]
+    for item in chosen:
+        if item.needs_tokens and not tokens:
+            raise InputError(
+                f"filter {item.name} needs token ids and positions, and these activations have"
+                " none; leave it out"
+            )
+    return chosen
+
+
+def apply(item: Filter, layer: LayerRows, outlier_factor: float) -> Filtered:
+    """Rows of `layer` that `item` keeps; InputError if none is left."""
+    mask = item.keep(layer, outlier_factor)
+    kept = np.flatnonzero(mask)
+    if not len(kept):
+        raise InputError(f"filter {item.name} leaves no row of {layer.rows.n:,}")
+    rows = layer.rows
+    if item.normalize:
+        rows = _normalized(rows, kept, layer.norms)
+    elif len(kept) < rows.n:
+        rows = rows.take(kept)
+    return Filtered(rows, kept, layer.rows.n - len(kept))
+
+
+def _normalized(rows: Rows, kept: np.ndarray, norms: np.ndarray) -> Rows:
+    out = np.empty((len(kept), rows.d), dtype=np.float32)
+    for start, stop in rows.spans():
+        low, high = np.searchsorted(kept, (start, stop))
+        inside = kept[low:high]
+        out[low:high] = rows.float64(start, stop)[inside - start] / norms[inside, None]
+    return Rows(out, "float32")

@@ -1,0 +1,123 @@
+"""One piece of a sweep: all metrics of one layer under one filter, as a JSON object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdim.arrays import Rows, as_rows
+from fastdim.errors import InputError, StoreError
+from fastdim.layer import METRICS, measure
+from fastdim.sweeps.definition import Definition
+from fastdim.sweeps.filters import Filter, LayerRows, apply
+from fastdim.sweeps.schema import encode_float, encode_metric, failed_metric
+from fastdim.sweeps.source import Source, Tokens, site_label
+
+
+class Layer:
+    """One layer loaded for its pieces: rows and norms read once, shared by every filter."""
+
+    def __init__(self, source: Source, site: dict[str, Any]) -> None:
+        self.site = site
+        self.tokens = source.tokens
+        self.failure = ""
+        self.rows: LayerRows | None = None
+        try:
+            rows = as_rows(source.rows(site["layer"]), name=site_label(site))
+            self.rows = self._layer_rows(rows, rows.norms())
+        except StoreError:
+            raise  # the store is not to be trusted: no layer of it is
+        except (InputError, MemoryError) as error:
+            self.failure = _words(error)
+
+    def _layer_rows(self, rows: Rows, norms: np.ndarray) -> LayerRows:
+        if self.tokens is None:
+            return LayerRows(rows, norms)
+        return LayerRows(rows, norms, self.tokens.position, self.tokens.special)
+
+
+def _words(error: BaseException) -> str:
+    return "out of memory" if isinstance(error, MemoryError) else str(error)
+
+
+def compute_piece(
+    layer: Layer, item: Filter, definition: Definition, threads: int | None
+) -> dict[str, Any]:
+    """The piece as it is written to disk.
+
+    A failure of the whole piece (NaN in the layer, too few distinct rows) gives one failed row a
+    metric with the reason. Errors of the store are raised: they concern more than this piece.
+    """
+    piece: dict[str, Any] = {
+        "definition": definition.sha256,
+        "site": layer.site,
+        "filter": item.name,
+        "rule": item.stated(definition.outlier_factor),
+    }
+    if layer.rows is None:
+        return {**piece, **_failed(layer.failure)}
+    try:
+        return {**piece, **_measured(layer.rows, layer.tokens, item, definition, threads)}
+    except (InputError, MemoryError, np.linalg.LinAlgError) as error:
+        return {**piece, **_failed(f"{site_label(layer.site)}: {_words(error)}")}
+
+
+def is_ok(piece: dict[str, Any]) -> bool:
+    """Whether every metric of the piece was computed."""
+    return all(metric["status"] == "ok" for metric in piece["metrics"])
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    return {"metrics": [failed_metric(name, reason) for name in METRICS], "extras": None}
+
+
+def _measured(
+    layer: LayerRows,
+    tokens: Tokens | None,
+    item: Filter,
+    definition: Definition,
+    threads: int | None,
+) -> dict[str, Any]:
+    filtered = apply(item, layer, definition.outlier_factor)
+    measured = measure(
+        filtered.rows,
+        queries=definition.queries,
+        pairs="all" if definition.pairs is None else definition.pairs,
+        groups=None if tokens is None else tokens.document[filtered.kept],
+        seed=definition.seed,
+        confidence=definition.confidence,
+        threads=threads,
+    )
+    by_name = {metric.name: metric for metric in measured.metrics}
+    norms = layer.norms[filtered.kept]
+    indices, shares = measured.top_rows
+    extras = {
+        "n_rows": len(filtered.kept),
+        "n_removed": filtered.n_removed,
+        "norm_median": encode_float(float(np.median(norms))),
+        "norm_max": encode_float(float(norms.max())),
+        "top_rows": [
+            _top_row(int(filtered.kept[index]), float(share), layer, tokens)
+            for index, share in zip(indices, shares, strict=True)
+        ],
+    }
+    metrics = [encode_metric(by_name[name]) for name in METRICS]
+    return {"metrics": metrics, "extras": extras}
+
+
+def _top_row(row: int, share: float, layer: LayerRows, tokens: Tokens | None) -> dict[str, Any]:
+    """A row that carries much of s1^2: its share, norm and, where known, its token."""
+    out: dict[str, Any] = {
+        "row": row,
+        "share": encode_float(share),
+        "norm": encode_float(float(layer.norms[row])),
+    }
+    if tokens is not None:
+        token = int(tokens.token[row])
+        out["token_id"] = token
+        out["token"] = tokens.text(token)
+        out["document"] = int(tokens.document[row])
+        out["position"] = int(tokens.position[row])
+        out["special"] = bool(tokens.special[row])
+    return out

@@ -1,0 +1,125 @@
+"""The plan shown before a run starts: rows, bytes on disk, memory, and about how long."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastdim.errors import StoreError
+
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+# Document, position and token id as int64 and the special flag, beside the activations.
+_TOKEN_BYTES = 25
+_PIECE_BYTES = 16_000
+_PROBE_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do. Times are rough: from this machine's speed on one product."""
+
+    model: str
+    n_sites: int
+    n_rows: int
+    n_documents: int
+    columns: tuple[int, ...]  # d of each site
+    filters: tuple[str, ...]
+    n_queries: int
+    store_dtype: str
+    parameters: int  # 0 where no forward pass is left to do
+    batch_tokens: int
+    disk_bytes: int
+    memory_bytes: int
+    forward_seconds: float
+    analysis_seconds: float
+
+    @property
+    def n_pieces(self) -> int:
+        """(layer, filter) pairs."""
+        return self.n_sites * len(self.filters)
+
+
+def make_plan(
+    *,
+    model: str,
+    n_rows: int,
+    n_documents: int,
+    columns: tuple[int, ...],
+    filters: tuple[str, ...],
+    queries: int | None,
+    store_dtype: str,
+    parameters: int,
+    parameter_bytes: int,
+    batch_tokens: int,
+    forward_tokens: int,
+    extract: bool,
+) -> Plan:
+    """Work out a Plan.
+
+    `forward_tokens`: tokens that go through the model, more than `n_rows` where documents are
+    thinned out; `extract`: whether the forward pass is still to be done (else its costs are 0).
+    """
+    item = BYTES[store_dtype]
+    widest = max(columns)
+    m = n_rows if queries is None else min(n_rows, queries)
+    speed = flops_per_second()
+    # Queries against rows, and the covariance; both are matrix products of 2 n m d operations.
+    work = len(filters) * sum(2.0 * m * n_rows * d + 2.0 * n_rows * d * d for d in columns)
+    forward = 2.0 * parameters * forward_tokens if extract else 0.0
+    # The model, one batch of every site, and the intermediate values of one block (about 12 d).
+    extraction = (
+        parameter_bytes + batch_tokens * (sum(columns) * item + 12 * widest * 4) if extract else 0
+    )
+    # One layer as stored, a filtered copy in float32, its norms and neighbour lists.
+    analysis = n_rows * widest * (item + 4) + 64 * n_rows + 8 * widest * widest * 3
+    return Plan(
+        model=model,
+        n_sites=len(columns),
+        n_rows=n_rows,
+        n_documents=n_documents,
+        columns=columns,
+        filters=filters,
+        n_queries=m,
+        store_dtype=store_dtype,
+        parameters=parameters if extract else 0,
+        batch_tokens=batch_tokens,
+        disk_bytes=n_rows * (sum(columns) * item + _TOKEN_BYTES)
+        + len(columns) * len(filters) * _PIECE_BYTES,
+        memory_bytes=max(extraction, analysis),
+        forward_seconds=forward / speed,
+        analysis_seconds=work / speed,
+    )
+
+
+def flops_per_second() -> float:
+    """Speed of this machine on a float32 matrix product, measured in a few hundredths of a second."""
+    a = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
+    a @ a
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * _PROBE_SIZE**3 / best
+
+
+def check_space(plan: Plan, folder: Path, already: int = 0) -> None:
+    """Raise StoreError if the disk cannot hold what is still to be written.
+
+    `already`: bytes of this run that lie on the disk.
+    """
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    needed = max(0, plan.disk_bytes - already)
+    if needed > free:
+        raise StoreError(
+            f"{folder} needs {needed / 1e9:.2f} GB more, and the disk has {free / 1e9:.2f} GB free."
+            " Choose another --output, fewer --layers or --max-tokens, or --store-dtype float16."
+        )

@@ -1,0 +1,79 @@
+"""The definition of a run: what it holds, its hash, and how a mismatch is told."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fastdim.errors import StoreError
+from fastdim.sweeps.definition import Definition, require_same, sha256_of_files
+
+
+def definition(**changes):
+    base = Definition(
+        kind="sweep",
+        model="tiny",
+        model_sha256="ab",
+        filters=("all", "no_outliers"),
+        queries=100,
+        pairs=1000,
+        seed=0,
+        confidence=0.95,
+        outlier_factor=5.0,
+        context=16,
+        pack=True,
+        max_tokens=128,
+        batch_size=4,
+        device="cpu",
+        corpus="words.txt",
+        corpus_sha256="cd",
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def test_json_round_trip_keeps_the_hash():
+    first = definition()
+    again = Definition.from_json(first.to_json())
+    assert again == first
+    assert again.sha256 == first.sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"filters": ("all",)},
+        {"batch_size": 8},
+        {"queries": None},
+        {"outlier_factor": 4.0},
+        {"versions": {"numpy": "0"}},
+        {"corpus_sha256": "ce"},
+        {"model_sha256": "ac"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_option_changes_the_hash(change):
+    assert definition(**change).sha256 != definition().sha256
+
+
+def test_a_mismatch_names_every_field_that_differs():
+    stored = definition(seed=3, context=32).to_json()
+    stored["versions"] = {**stored["versions"], "numpy": "1.0"}
+    with pytest.raises(StoreError) as caught:
+        require_same(stored, definition(), Path("out"))
+    message = str(caught.value)
+    assert "--seed: 3 there, 0 now" in message
+    assert "--context: 32 there, 16 now" in message
+    assert "version of numpy: 1.0 there" in message
+    assert "--batch-size" not in message
+
+
+def test_files_are_hashed_by_name_and_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"12")
+    (tmp_path / "b").write_bytes(b"3")
+    files = [tmp_path / "a", tmp_path / "b"]
+    first = sha256_of_files(files, tmp_path)
+    assert first == sha256_of_files(files[::-1], tmp_path)
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"23")
+    assert sha256_of_files(files, tmp_path) != first
