@@ -1,6 +1,32 @@
-"""Exact neighbour distances, cosine statistics and intrinsic dimension of representations."""
+"""Exact neighbour distances, cosine statistics and intrinsic dimension of representations.
+
+    sweep(model, texts)          extract: hooks on the unmodified model write shards of rows
+      |                          sweeps:  layers x token filters, one finished piece at a time
+      v
+    profile(x), measure(x)       all metrics of one matrix of rows x (n, d)
+      |
+      +-- twonn(x)               estimators: functions of r2/r1 alone
+      |     +-- knn(x)           neighbors: distinct rows first, then the exact search
+      +-- spectrum(x)            covariance: float64 Gram matrix, row influences
+      +-- cosine_stats(x)        cosine: exact moments by sums over rows, histogram over pairs
+            |
+            v
+    arrays.as_rows               the one place that validates input: pointer, strides, number type
+    backends.cpu -> _core        C++ kernels (scalar, avx2, avx512), chosen at run time
+
+What is chunked, and why. The kernels walk tiles of queries x references and keep the k best of each
+query, so the n x n distances and cosines never exist. numpy's part reads the rows in blocks of
+16 MB decoded to float64, so no second copy of x exists either; half precision stays half. Chunks
+and threads never change a result. Shards are written while the model runs and read layer by layer.
+
+`fastdim.naive` holds the plain float64 reference of every operation.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from fastdim.arrays import Rows, as_rows
+from fastdim.cosine import CosineStats, cosine_stats
+from fastdim.covariance import Spectrum, anisotropy, spectrum
 from fastdim.errors import (
     BackendError,
     DependencyError,
@@ -10,15 +36,52 @@ from fastdim.errors import (
     StoreError,
 )
 from fastdim.estimate import Estimate
+from fastdim.estimators.twonn import twonn
+from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
+from fastdim.neighbors import Neighbors, knn
+
+if TYPE_CHECKING:
+    from fastdim.sweeps import Sweep as Sweep
+    from fastdim.sweeps import sweep as sweep
+
+    __version__: str
 
 __all__ = [
     "BackendError",
+    "CosineStats",
     "DependencyError",
     "Estimate",
     "FastdimError",
     "InputError",
+    "LayerProfile",
+    "Measurement",
+    "Metric",
     "ModelError",
+    "Neighbors",
     "Rows",
+    "Spectrum",
     "StoreError",
+    "Sweep",
+    "anisotropy",
     "as_rows",
+    "cosine_stats",
+    "knn",
+    "measure",
+    "profile",
+    "spectrum",
+    "sweep",
+    "twonn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`sweep` and `Sweep`, and the version from the package's metadata, when first asked for."""
+    if name in ("sweep", "Sweep"):
+        from fastdim import sweeps
+
+        return getattr(sweeps, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fastdim")
+    raise AttributeError(f"module 'fastdim' has no attribute {name!r}")

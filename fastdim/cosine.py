@@ -131,7 +131,7 @@ def cosine_stats(
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
         raise InputError(f"bins must be a whole number >= 1, got {bins!r}")
     check_pairs(pairs)
-    moments, inverse = cosine_moments(rows, as_groups(groups, rows.n), confidence)
+    moments, inverse = cosine_moments(rows, as_groups(groups, rows.n), confidence, rows.norms())
     return add_pairs(moments, rows, inverse, bins, pairs, seed, cpu.resolve_threads(threads))
 
 
@@ -143,11 +143,11 @@ def check_pairs(pairs: int | str | None) -> None:
 
 
 def cosine_moments(
-    rows: Rows, groups: Int64 | None, confidence: float
+    rows: Rows, groups: Int64 | None, confidence: float, norms: Array
 ) -> tuple[CosineStats, Array]:
     """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited."""
     check_confidence(confidence)
-    inverse = _inverse_norms(rows)
+    inverse = _inverse_norms(rows, norms)
     used = inverse > 0
     count = int(used.sum())
     if count < 2:
@@ -253,8 +253,7 @@ def add_pairs(
     )
 
 
-def _inverse_norms(rows: Rows) -> Array:
-    norms = rows.norms()
+def _inverse_norms(rows: Rows, norms: Array) -> Array:
     zero = norms == 0.0
     for row in np.flatnonzero(zero).tolist():
         if rows.float64(row, row + 1).any():

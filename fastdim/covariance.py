@@ -159,7 +159,8 @@ def _eigen(rows: Rows, mean: Array, vectors: bool = True) -> tuple[Array, Array,
     # Below this an eigenvalue is rounding: zero to the precision of the decomposition.
     noise = len(ascending) * np.finfo(np.float64).eps * ascending[-1]
     eigenvalues = np.where(ascending > noise, ascending, 0.0)[::-1].copy()
-    return eigenvalues, columns[:, ::-1], by_rows
+    # BLAS takes no negative strides.
+    return eigenvalues, np.ascontiguousarray(columns[:, ::-1]), by_rows
 
 
 def _statistics(eigenvalues: Array) -> tuple[Array, Array]:

@@ -1,0 +1,355 @@
+"""All metrics of one matrix: profile() raises on the first failure, measure() reports it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_groups, as_rows
+from fastdim.backends import cpu
+from fastdim.cosine import CosineStats, add_pairs, check_pairs, cosine_moments
+from fastdim.covariance import STATISTICS, Spectrum, spectrum
+from fastdim.errors import FastdimError, InputError
+from fastdim.estimate import Estimate, check_confidence, clustered_stderr, normal_quantile
+from fastdim.estimators.twonn import estimate, resolve, search_pairs
+from fastdim.metrics import METRICS, Metric, MetricInfo
+from fastdim.neighbors import Distinct, Neighbors, find_distinct
+
+__all__ = [
+    "METRICS",
+    "LayerProfile",
+    "Measurement",
+    "Metric",
+    "MetricInfo",
+    "measure",
+    "profile",
+]
+
+Array = NDArray[np.float64]
+
+BINS = 200
+TOP_ROWS = 10
+
+# What a metric may fail with and the others go on. Anything else is a bug and surfaces.
+FAILURES = (FastdimError, np.linalg.LinAlgError, MemoryError)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Every metric of one matrix, failed ones with their reason.
+
+    metrics: in the order of METRICS. top_rows: row numbers and shares of s_1^2 of the ten rows that
+    carry most of it, descending; empty if the spectrum failed or was not asked for.
+    """
+
+    metrics: list[Metric]
+    top_rows: tuple[NDArray[np.int64], Array]
+    n_rows: int
+    n_distinct: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProfile:
+    """All statistics of one matrix of rows."""
+
+    twonn: Estimate
+    spectrum: Spectrum
+    cosine: CosineStats
+    norm_median: float
+    norm_max: float
+    norm_ratio: float
+    n_rows: int
+    n_distinct: int
+    top_rows: tuple[NDArray[np.int64], Array]
+    _metrics: tuple[Metric, ...]
+
+    def metrics(self) -> list[Metric]:
+        """One `Metric` for each name of METRICS."""
+        return list(self._metrics)
+
+
+def profile(
+    x: Any,
+    *,
+    queries: Any = None,
+    pairs: int | str | None = None,
+    groups: Any = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> LayerProfile:
+    """Intrinsic dimension, spectrum, cosines and norms of the rows of x (n, d).
+
+    queries: rows that TwoNN looks at, as in `knn` (distinct rows). pairs: pairs of the cosine
+    histogram, as in `cosine_stats`. groups: (n,) labels, e.g. documents, within which rows may
+    depend on each other. Raises what any part raises: InputError, BackendError.
+    """
+    job = _job(x, queries, pairs, groups, seed, confidence, threads)
+    metrics = _compute(job, list(METRICS), strict=True)
+    return LayerProfile(
+        twonn=job.twonn,
+        spectrum=job.spectrum,
+        cosine=job.cosine,
+        norm_median=float(np.median(job.norms)),
+        norm_max=float(job.norms.max()),
+        norm_ratio=float(job.norms.max() / np.median(job.norms)),
+        n_rows=job.rows.n,
+        n_distinct=len(job.distinct.first),
+        top_rows=job.top_rows,
+        _metrics=tuple(metrics),
+    )
+
+
+def measure(
+    x: Any,
+    *,
+    queries: Any = None,
+    pairs: int | str | None = None,
+    groups: Any = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    threads: int | None = None,
+    metrics: Iterable[str] | None = None,
+) -> Measurement:
+    """`profile` for tables: a metric that fails carries its reason, and the others are computed.
+
+    metrics: names from METRICS, None for all; only what they need is computed. Errors of the
+    arguments themselves, NaN in x among them, are raised.
+    """
+    wanted = list(METRICS) if metrics is None else list(metrics)
+    unknown = [name for name in wanted if name not in METRICS]
+    if unknown:
+        raise InputError(f"unknown metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
+    job = _job(x, queries, pairs, groups, seed, confidence, threads)
+    found = _compute(job, [name for name in METRICS if name in wanted], strict=False)
+    empty = (np.zeros(0, dtype=np.int64), np.zeros(0))
+    return Measurement(
+        metrics=found,
+        top_rows=job.top_rows if "spectrum" in vars(job) else empty,
+        n_rows=job.rows.n,
+        n_distinct=job.n_distinct,
+    )
+
+
+class _Job:
+    """One matrix and its options; each shared result is computed when first asked for."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        queries: Any,
+        pairs: int | str | None,
+        groups: NDArray[np.int64] | None,
+        seed: int,
+        confidence: float,
+        threads: int,
+    ) -> None:
+        self.rows = rows
+        self.queries = queries
+        self.pairs = pairs
+        self.groups = groups
+        self.seed = seed
+        self.confidence = confidence
+        self.threads = threads
+
+    @property
+    def n_distinct(self) -> int | None:
+        """Distinct rows, if they have been counted."""
+        return len(self.distinct.first) if "distinct" in vars(self) else None
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        return find_distinct(self.rows, self.threads)
+
+    @cached_property
+    def neighbors(self) -> Neighbors:
+        if self.rows.d < 2:
+            raise InputError(f"TwoNN needs at least 2 columns, got {self.rows.d}")
+        return search_pairs(self.rows, self.queries, self.distinct, self.threads, self.seed)
+
+    @cached_property
+    def twonn(self) -> Estimate:
+        return estimate(self.neighbors, resolve(), "robust", self.confidence, self.seed)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        return spectrum(self.rows, groups=self.groups, confidence=self.confidence)
+
+    @cached_property
+    def norms(self) -> Array:
+        return self.rows.norms()
+
+    @cached_property
+    def moments(self) -> tuple[CosineStats, Array]:
+        if self.rows.d < 2:
+            raise InputError(f"cosines need at least 2 columns, got {self.rows.d}")
+        return cosine_moments(self.rows, self.groups, self.confidence, self.norms)
+
+    @cached_property
+    def cosine(self) -> CosineStats:
+        moments, inverse = self.moments
+        return add_pairs(moments, self.rows, inverse, BINS, self.pairs, self.seed, self.threads)
+
+    @property
+    def top_rows(self) -> tuple[NDArray[np.int64], Array]:
+        share = self.spectrum.row_share
+        order = np.argsort(-share, kind="stable")[:TOP_ROWS]
+        return order, share[order]
+
+
+def _job(
+    x: Any,
+    queries: Any,
+    pairs: int | str | None,
+    groups: Any,
+    seed: int,
+    confidence: float,
+    threads: int | None,
+) -> _Job:
+    rows = as_rows(x)
+    check_pairs(pairs)
+    return _Job(
+        rows,
+        queries,
+        pairs,
+        as_groups(groups, rows.n),
+        seed,
+        check_confidence(confidence),
+        cpu.resolve_threads(threads),
+    )
+
+
+@dataclass(frozen=True)
+class _Value:
+    value: float
+    lower: float
+    upper: float
+    stderr: float
+    n_queries: int
+    method: str
+    backend: str
+
+
+def _compute(job: _Job, names: list[str], strict: bool) -> list[Metric]:
+    """The named metrics, in the order given; what several need is computed and timed once."""
+    found = {}
+    # The count of distinct rows stands beside every other value, so it comes first.
+    for name in sorted(names, key=lambda name: name != "distinct_rows"):
+        start = time.perf_counter()
+        status, reason = "ok", ""
+        try:
+            result = _FORMULAS[name](job, name)
+        except FAILURES as error:
+            if strict:
+                raise
+            status = "failed"
+            reason = "out of memory" if isinstance(error, MemoryError) else str(error)
+            result = _Value(math.nan, math.nan, math.nan, math.nan, 0, "", "")
+        found[name] = Metric(
+            name=name,
+            value=result.value,
+            lower=result.lower,
+            upper=result.upper,
+            stderr=result.stderr,
+            n_rows=job.rows.n,
+            n_distinct=job.n_distinct,
+            n_queries=result.n_queries,
+            seconds=time.perf_counter() - start,
+            backend=result.backend,
+            method=result.method,
+            status=status,
+            reason=reason,
+        )
+    return [found[name] for name in names]
+
+
+def _from_estimate(found: Estimate, backend: str) -> _Value:
+    return _Value(
+        found.value,
+        found.lower,
+        found.upper,
+        found.stderr,
+        found.n_queries,
+        found.method,
+        backend,
+    )
+
+
+def _twonn(job: _Job, name: str) -> _Value:
+    return _from_estimate(job.twonn, job.neighbors.backend)
+
+
+def _spectral(job: _Job, name: str) -> _Value:
+    return _from_estimate(job.spectrum.estimate(name), "numpy")
+
+
+def _mean_cosine(job: _Job, name: str) -> _Value:
+    return _from_estimate(job.moments[0].mean_estimate, "numpy")
+
+
+def _cosine_std(job: _Job, name: str) -> _Value:
+    return _from_estimate(job.moments[0].std_estimate, "numpy")
+
+
+def _cosine_quantile(job: _Job, name: str) -> _Value:
+    """Bounds from binning and the sampling of pairs; they leave out the choice of rows."""
+    q = {"cosine_q05": 0.05, "cosine_median": 0.5, "cosine_q95": 0.95}[name]
+    found = job.cosine
+    lower, upper = found.quantile_interval(q)
+    method = f"histogram of {found.pairs} pairs"
+    return _Value(found.quantile(q), lower, upper, math.nan, found.n_pairs, method, found.backend)
+
+
+def _norm_median(job: _Job, name: str) -> _Value:
+    """Interval by inverting the error of the share below the median (Woodruff, JASA 1952)."""
+    norms = job.norms
+    median = float(np.median(norms))
+    below = np.where(norms < median, 0.5, np.where(norms > median, -0.5, 0.0))
+    half = normal_quantile(job.confidence) * float(clustered_stderr(below, job.groups))
+    if math.isnan(half):
+        lower = upper = math.nan
+    else:
+        ends = np.clip([0.5 - half, 0.5 + half], 0.0, 1.0)
+        lower, upper = (float(end) for end in np.quantile(norms, ends))
+    stderr = (upper - lower) / (2.0 * normal_quantile(job.confidence))
+    return _Value(median, lower, upper, stderr, job.rows.n, "order statistics", "numpy")
+
+
+def _norm_ratio(job: _Job, name: str) -> _Value:
+    """No interval: rows that were not seen may be longer."""
+    median = float(np.median(job.norms))
+    if median == 0.0:
+        raise InputError("half of the rows are zero: the largest norm over the median is undefined")
+    ratio = float(job.norms.max()) / median
+    return _Value(ratio, math.nan, math.nan, math.nan, job.rows.n, "largest row", "numpy")
+
+
+def _top_share(job: _Job, name: str) -> _Value:
+    """No interval: it describes the very rows it was given."""
+    share = float(job.top_rows[1].sum())
+    return _Value(share, math.nan, math.nan, math.nan, job.rows.n, "centered covariance", "numpy")
+
+
+def _distinct_rows(job: _Job, name: str) -> _Value:
+    count = float(len(job.distinct.first))
+    return _Value(count, count, count, 0.0, job.rows.n, "exact comparison", "cpu")
+
+
+_FORMULAS: dict[str, Callable[[_Job, str], _Value]] = {
+    "id_twonn": _twonn,
+    **dict.fromkeys(STATISTICS, _spectral),
+    "mean_cosine": _mean_cosine,
+    "cosine_std": _cosine_std,
+    **dict.fromkeys(("cosine_q05", "cosine_median", "cosine_q95"), _cosine_quantile),
+    "norm_median": _norm_median,
+    "norm_ratio": _norm_ratio,
+    "top_share": _top_share,
+    "distinct_rows": _distinct_rows,
+}
