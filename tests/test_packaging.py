@@ -129,3 +129,11 @@ def test_commands_in_readme_exist():
 
 def test_contributing_is_short():
     assert len(read("CONTRIBUTING.md").splitlines()) <= 150
+
+
+def test_exit_codes_agree_with_help():
+    from fastdim.cli.parser import EXIT_CODES
+
+    stated = re.findall(r"^  (\d+) ", EXIT_CODES, flags=re.MULTILINE)
+    assert len(stated) >= 5
+    assert re.findall(r"^\| (\d+) \|", read("docs/cli.md"), flags=re.MULTILINE) == stated
