@@ -48,7 +48,7 @@ def _values(depth: float, name: str, kind: str, massive: bool, scale: float) -> 
     carried = massive and 0.25 < depth < 0.85
     aniso = 0.08 + 0.06 * hump
     if carried and name in ("all", "no_special"):
-        aniso = 0.97 + 0.02 * hump if name == "all" else 0.95
+        aniso = 0.96 + 0.02 * hump if name == "all" else 0.93
     if kind == "embedding":
         aniso = 0.02
     ident = scale * (9 + 14 * hump * (0.8 if name == "normalized" else 1.0))
@@ -85,7 +85,7 @@ def make_rows(
             values = _values(depth, name, place["site"], massive, scale)
             removed = {"no_special": 79, "no_outliers": 84 if massive else 0}.get(name, 0)
             for metric in METRICS:
-                value = values[metric] * (1 + 0.01 * rng.standard_normal())
+                value = values[metric] * (1 + 0.005 * rng.standard_normal())
                 spread = 0.03 * abs(value)
                 whole = metric.startswith("norm") or metric == "distinct_rows"
                 rows.append(

@@ -1,8 +1,8 @@
 """What a sweep looks like: the page, its JSON twin, profiles.png and the table on the terminal.
 
-    tidy table -> data.read_sample -> panels.panels_of -> svg.draw      -> page.render -> report.html
-                                                       -> figure.plot_profiles         -> profiles.png
-                                   -> findings.findings_of (rules)     -> page, twin   -> report.json
+    tidy table -> data.read_sample -> panels.panels_of -> svg.draw -> page.render -> report.html
+                                                       -> figure.plot_profiles    -> profiles.png
+                                   -> findings.findings_of (rules) -> page, twin  -> report.json
                                    -> terminal.print_table
 
 Everything here reads aggregates only, and needs neither torch nor the activations.

@@ -115,7 +115,7 @@ class Sample:
 
 def short_model(model: str) -> str:
     """A model's name without the folders before it; hub names keep their owner."""
-    trimmed = model.rstrip("/")
+    trimmed = model.rstrip("/").removeprefix("package:")
     if trimmed.startswith(("/", ".", "~")) or trimmed.count("/") > 1:
         return trimmed.rsplit("/", 1)[-1] or model
     return trimmed or model

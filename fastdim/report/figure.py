@@ -78,7 +78,7 @@ def plot_profiles(
     head = 0.85
     height = head + rows * PANEL_HEIGHT + 0.25
     # No pyplot: its global state would leave a figure open and pick a display backend.
-    figure: Figure = figures.Figure(figsize=(0.5 + columns * PANEL_WIDTH, height), dpi=DPI)
+    figure: Figure = figures.Figure(figsize=(0.6 + columns * PANEL_WIDTH, height), dpi=DPI)
     backend.FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(grid) :] if width == 1 else ():
@@ -100,8 +100,8 @@ def plot_profiles(
             if width > 1 and row == 0:
                 ax.set_title(words.clean(panel.title, 48), fontsize=9, loc="left", weight="bold")
     figure.subplots_adjust(
-        left=(0.62 if width > 1 else 0.42) / (0.5 + columns * PANEL_WIDTH),
-        right=1 - 0.1 / (0.5 + columns * PANEL_WIDTH),
+        left=(0.95 if width > 1 else 0.42) / figure.get_figwidth(),
+        right=1 - 0.1 / figure.get_figwidth(),
         top=1 - head / height,
         bottom=0.45 / height,
         hspace=0.42 if width == 1 else 0.2,
@@ -109,7 +109,8 @@ def plot_profiles(
     )
     models = words.listing([words.clean(run.label, 60) for run in sample.runs[:1]])
     name = models if width == 1 else "Representation profiles"
-    figure.text(0.1 / figure.get_figwidth(), 1 - 0.2 / height, name, fontsize=11, weight="bold", va="center")  # fmt: skip
+    left = 0.1 / figure.get_figwidth()
+    figure.text(left, 1 - 0.2 / height, name, fontsize=11, weight="bold", va="center")
     handles, labels = _legend(grid[0][1])
     figure.legend(
         handles, labels, loc="center left", ncols=len(handles), frameon=False, fontsize=8.5,
@@ -117,17 +118,15 @@ def plot_profiles(
     )  # fmt: skip
     confidence = table["confidence"].tolist()[0] if "confidence" in table.columns else None
     level = f"{100 * float(confidence):g} % " if confidence is not None else ""
-    figure.text(
-        0.1 / figure.get_figwidth(), 0.12 / height,
-        f"x: block, from input to output; emb = embedding, norm = final norm. Bands: {level}intervals.",
-        fontsize=7.5, color="#555555", va="center",
-    )  # fmt: skip
+    note = "Left to right: blocks from input to output; emb = embedding, norm = final norm. "
+    note += f"Bands: {level}intervals."
+    figure.text(left, 0.12 / height, note, fontsize=7.5, color="#555555", va="center")
     if path is not None:
         figure.savefig(path)
     return figure
 
 
-def _wrapped(title: str, width: int = 24) -> str:
+def _wrapped(title: str, width: int = 22) -> str:
     lines = [""]
     for word in title.split():
         if lines[-1] and len(lines[-1]) + len(word) >= width:

@@ -165,14 +165,13 @@ def _linear_scale(low: float, high: float) -> Scale:
 
 
 def _log_scale(low: float, high: float) -> Scale:
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    ticks = [10.0**power for power in range(first, last + 1)]
-    if last - first <= 3:
-        ticks = [m * 10.0**p for p in range(first, last) for m in (1, 3)] + [10.0**last]
-    lower = max((tick for tick in ticks if tick <= low), default=10.0**first)
-    upper = min((tick for tick in ticks if tick >= high), default=10.0**last)
-    every = max(1, math.ceil((last - first) / 6)) if last - first > 3 else 1
-    return Scale(lower, upper, True, [t for t in ticks[::every] if lower <= t <= upper])
+    low, high = low / 1.2, high * 1.2
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    every = max(1, math.ceil((last - first) / 6))
+    ticks = [10.0**power for power in range(first, last + 1, every)]
+    if last - first < 3:
+        ticks += [3 * 10.0**power for power in range(first - 1, last + 1)]
+    return Scale(low, high, True, sorted(tick for tick in ticks if low <= tick <= high))
 
 
 def slot_positions(slots: Sequence[Site]) -> list[float]:

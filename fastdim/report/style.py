@@ -35,7 +35,8 @@ main,header,footer{max-width:1080px;margin:0 auto;padding:0 24px}
 header{padding-top:44px}
 h1{font-size:30px;line-height:1.2;font-weight:600;margin:0 0 6px;letter-spacing:-.01em;
 overflow-wrap:anywhere}
-h2{font-size:21px;font-weight:600;margin:52px 0 10px;padding-top:14px;border-top:1px solid var(--ink)}
+h2{font-size:21px;font-weight:600;margin:44px 0 10px;
+padding-top:14px;border-top:1px solid var(--ink)}
 h3{font-size:18px;font-weight:600;margin:0 0 4px}
 p{margin:0 0 12px;max-width:70ch}
 .lede{font-size:19px;line-height:1.5;max-width:66ch;overflow-wrap:anywhere}
@@ -46,10 +47,14 @@ nav{font-size:14px;line-height:1.9;margin:16px 0 0}
 nav a{margin-right:14px;white-space:nowrap}
 a{color:var(--accent);text-decoration-thickness:1px;text-underline-offset:2px}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:2px}
-.skip{position:absolute;left:-9999px}.skip:focus{left:12px;top:8px;background:var(--bg);padding:4px 8px}
+.skip{position:absolute;left:-9999px}.skip:focus{left:12px;
+top:8px;background:var(--bg);padding:4px 8px}
 ul.find{margin:0 0 14px;padding:0;list-style:none;max-width:74ch}
-ul.find li{padding:9px 0 9px 16px;border-left:3px solid var(--line);margin-bottom:8px}
-ul.find li:target{border-color:var(--accent)}
+ul.find li{padding:7px 0 8px;border-top:1px solid var(--rule)}
+ul.find li:first-child{border-top:0}
+ul.facts{margin:0 0 14px;padding:0 0 0 18px;max-width:74ch}ul.facts li{margin-bottom:4px;
+overflow-wrap:anywhere}
+.columns{display:grid;gap:0 44px;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
 .bad{background:var(--badbg);border-left:3px solid var(--bad);padding:12px 16px;margin:24px 0}
 .bad h2{border:0;margin:0 0 6px;padding:0;font-size:18px;color:var(--bad)}
 .key{display:flex;flex-wrap:wrap;gap:4px 22px;font-size:13.5px;margin:10px 0 6px;padding:0;
@@ -59,11 +64,12 @@ list-style:none;align-items:baseline}
 article{padding:26px 0 20px;border-bottom:1px solid var(--rule)}
 article.one{display:grid;grid-template-columns:minmax(0,5fr) minmax(0,8fr);gap:4px 36px}
 article.one .folds{grid-column:1/-1}
-.panels{display:grid;gap:12px 28px;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr))}
+.panels{display:grid;gap:12px 28px;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr))}
 article.one .panels{display:block}
 figure{margin:6px 0 0;min-width:0}
 figcaption{font-size:13.5px;font-weight:600;overflow-wrap:anywhere;margin-bottom:2px}
-svg.panel{display:block;width:100%;height:auto;max-width:660px}
+svg.panel{display:block;width:100%;height:auto;max-width:580px}
 .panel text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
 font-size:11px;fill:var(--soft);font-variant-numeric:tabular-nums}
 .ax path{stroke:var(--rule);fill:none;shape-rendering:crispEdges}

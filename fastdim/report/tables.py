@@ -167,30 +167,36 @@ def failures(sample: Sample) -> list[tuple[str, str, str, str, str]]:
     out = []
     for key, found in sites.items():
         filters, metrics = names[key]
-        shown = [site for _, site in sorted(found.items())]
-        out.append((key[0], site_ranges(shown), ", ".join(filters), ", ".join(metrics), key[1]))
+        shown = site_ranges([site for _, site in sorted(found.items())])
+        out.append(
+            (
+                key[0],
+                shown,
+                _all_or(list(filters), sample.filters, "every filter"),
+                _all_or(list(metrics), sample.metrics, "every metric"),
+                key[1],
+            )
+        )
     return out
 
 
-def failure_table(sample: Sample) -> str:
-    """All failed cells with their reasons; "" if there is none."""
+def _all_or(names: list[str], there: Sequence[str], every: str) -> str:
+    return every if len(there) > 1 and set(names) == set(there) else ", ".join(names)
+
+
+def failure_list(sample: Sample) -> str:
+    """What failed, where and why, a line a reason; "" if nothing did."""
     listed = failures(sample)
     if not listed:
         return ""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(run)}</th><td class="wrap">{escape(sites)}</td>'
-        f'<td class="t">{escape(filters)}</td><td class="wrap">{escape(metrics)}</td>'
-        f'<td class="wrap">{escape(words.clean(reason, 400))}</td></tr>'
+    items = "".join(
+        f"<li><b>{escape(run)}, {escape(sites)}</b> ({escape(filters)}; {escape(metrics)}): "
+        f"{escape(words.clean(reason, 400))}</li>"
         for run, sites, filters, metrics, reason in listed[:MOST_FAILURES]
     )
-    head = "".join(
-        f'<th scope="col" class="t">{name}</th>'
-        for name in ("model", "site", "filter", "metric", "reason")
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     left = len(listed) - MOST_FAILURES
     note = f'<p class="note">{left} further reasons are in the JSON file.</p>' if left > 0 else ""
-    return scroll(table, "Failures") + note
+    return f'<ul class="facts">{items}</ul>{note}'
 
 
 def flatten(definition: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

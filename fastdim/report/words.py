@@ -66,13 +66,13 @@ def interval(value: float, lower: float, upper: float) -> tuple[str, str]:
 
 
 def share(part: float, whole: float) -> str:
-    """A share in per cent with two significant digits: "0.42 %", "12 %", "100 %"."""
+    """A share in per cent with two significant digits and a space that does not break: "0.42 %"."""
     if not whole:
         return "–"
     percent = 100.0 * part / whole
     if percent == 0 or percent >= 99.5:
-        return f"{percent:.0f} %"
-    return f"{percent:.{max(0, 1 - math.floor(math.log10(abs(percent))))}f} %"
+        return f"{percent:.0f}\u00a0%"
+    return f"{percent:.{max(0, 1 - math.floor(math.log10(abs(percent))))}f}\u00a0%"
 
 
 def count(amount: float) -> str:
