@@ -1,0 +1,70 @@
+"""One child process a program, so that libraries, thread pools and memory do not mix."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def resident(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak) of this process in bytes."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"/proc/self/status has no {field}")
+    return int(found[1]) * 1024
+
+
+def serve(pipe: Connection, group: str, name: str, threads: int) -> None:
+    """Answer requests (path of an .npy file) by (result, seconds, peak bytes beyond the rows)."""
+    os.environ.update(dict.fromkeys(POOLS, str(threads)))
+    import peers
+
+    run = peers.PEERS[group][name]
+    while (path := pipe.recv()) is not None:
+        try:
+            x = np.load(path)
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            before = resident("VmRSS")
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(None):
+                result = run(x, threads)
+            seconds = time.perf_counter() - start
+            pipe.send((result, seconds, resident("VmHWM") - before))
+        except Exception:  # noqa: BLE001 - a peer may fail in any way; the parent prints it
+            pipe.send(traceback.format_exc())
+
+
+class Worker:
+    """A child that runs one program; close() ends it."""
+
+    def __init__(self, group: str, name: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=serve, args=(child, group, name, threads))
+        self._process.start()
+        child.close()
+
+    def run(self, path: Path) -> tuple[dict[str, Any], float, int]:
+        """Result, seconds, peak bytes; RuntimeError with the child's traceback if it failed."""
+        self._pipe.send(path)
+        answer = self._pipe.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        result: tuple[dict[str, Any], float, int] = answer
+        return result
+
+    def close(self) -> None:
+        """Ask the child to end and wait for it."""
+        self._pipe.send(None)
+        self._process.join()
