@@ -1,0 +1,139 @@
+"""Opening a model: a hub name, a local folder, a GGUF file, or a model inside a Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdim.errors import InputError, ModelError, require
+
+PACKAGE = "package:"
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+WEIGHTS = ("config.json", "*.gguf")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model ready to run, without its output head where transformers has it apart.
+
+    name: as it was asked for; source: the folder, or the hub name; dtype: of its floating-point
+    parameters, as text.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    revision: str | None
+    dtype: str
+    source: str
+
+
+def local_path(name: str) -> Path | None:
+    """The folder or .gguf file behind a name; None if the name can only be a hub's.
+
+    "package:NAME" is the folder of an installed Python package (found, not imported) or one right
+    below it that holds config.json or a .gguf file. Raises ModelError if there is none.
+    """
+    if not name.startswith(PACKAGE):
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+        if name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+            raise ModelError(f"there is no model at {name}: check the path")
+        return None
+    package = name.removeprefix(PACKAGE)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"the Python package {package!r} is not installed, so {name} cannot be opened: install "
+            "it, or name a local folder"
+        )
+    root = Path(next(iter(spec.submodule_search_locations)))
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    for folder in folders:
+        if any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+            return folder
+    raise ModelError(f"the package {package!r} holds no config.json and no .gguf file in {root}")
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a transformers model and its tokenizer, in evaluation mode.
+
+    dtype: "float32", "float16", "bfloat16"; None keeps the one the model was saved in (GGUF
+        weights are dequantised to float32).
+
+    Raises ModelError if the model is not there or cannot be opened, saying what was tried;
+    DependencyError without torch and transformers; InputError on a bad dtype.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    path = local_path(name)
+    torch = require("torch", "models")
+    transformers = require("transformers", "models")
+    source, extra = _files(path) if path is not None else (name, {})
+    options: dict[str, Any] = {"revision": revision} if path is None and revision else {}
+    options |= extra | {"trust_remote_code": trust_remote_code}
+    wanted = "auto" if dtype is None else getattr(torch, dtype)
+    if extra and dtype is None:
+        wanted = torch.float32
+    try:
+        with _quiet(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            model = transformers.AutoModel.from_pretrained(source, dtype=wanted, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        tried = f"files in {source}" if path is not None else f"no local folder {name}; model hub"
+        raise ModelError(
+            f"cannot open the model {name} (tried: {tried}): {str(error).splitlines()[0]}. Give a "
+            "local folder, a .gguf file, package:NAME, or a hub name where a hub can be reached"
+        ) from error
+    model = model.to(device).eval()
+    return LoadedModel(model, tokenizer, name, revision, model_dtype(model), source)
+
+
+def model_dtype(model: Any) -> str:
+    """Number type of a module's floating-point parameters, as text."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return str(parameter.dtype).removeprefix("torch.")
+    return "float32"
+
+
+def _files(path: Path) -> tuple[str, dict[str, str]]:
+    """Folder and, for GGUF, the name of the file, as from_pretrained takes them."""
+    if path.is_file():
+        return str(path.parent), {"gguf_file": path.name}
+    if not (path / "config.json").is_file():
+        found = sorted(path.glob("*.gguf"))
+        if len(found) == 1:
+            return str(path), {"gguf_file": found[0].name}
+        if found:
+            raise ModelError(f"{path} holds {len(found)} .gguf files: name one of them")
+        raise ModelError(f"{path} holds neither config.json nor a .gguf file: not a model")
+    return str(path), {}
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' own progress bars: fastdim shows one of its own."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
