@@ -139,10 +139,10 @@ def as_rows(x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1)
     on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
     """
     rows = x if isinstance(x, Rows) else _convert(x, name)
-    if rows.n < min_rows:
-        raise InputError(f"{name} needs at least {min_rows} rows, got {rows.n}")
-    if rows.d < min_columns:
-        raise InputError(f"{name} needs at least {min_columns} columns, got {rows.d}")
+    if rows.n < max(1, min_rows):
+        raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
+    if rows.d < max(1, min_columns):
+        raise InputError(f"{name} needs at least {max(1, min_columns)} columns, got {rows.d}")
     rows.check_finite(name)
     return rows
 
@@ -231,6 +231,8 @@ def _dlpack_to_numpy(x: Any, name: str) -> NDArray[Any]:
 def _has_row_layout(array: NDArray[Any]) -> bool:
     n, d = array.shape
     row, column = array.strides
+    if array.size == 0:
+        return True
     unit_columns = d == 1 or column == array.itemsize
     ordered_rows = n == 1 or (row >= d * array.itemsize and row % array.itemsize == 0)
     return unit_columns and ordered_rows and array.flags.aligned

@@ -1,0 +1,39 @@
+"""Fixtures shared by the tests of the numeric core."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastdim import Rows, _core
+
+
+@pytest.fixture(params=_core.supported_levels())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set level this processor can run, forced by FASTDIM_ISA."""
+    monkeypatch.setenv("FASTDIM_ISA", request.param)
+    return str(request.param)
+
+
+def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """n x d standard normal values, float64."""
+    return np.random.default_rng([seed, n, d]).standard_normal((n, d))
+
+
+def in_dtype(x: np.ndarray, dtype: str) -> Rows:
+    """x as Rows of a number type; bfloat16 by cutting float32 off."""
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32) >> 16
+        return Rows(bits.astype(np.uint16), "bfloat16")
+    return Rows(np.ascontiguousarray(x, dtype=dtype), dtype)
+
+
+def token_like(n: int = 400, d: int = 48, seed: int = 3) -> np.ndarray:
+    """Rows like those of a decoder's middle layer: a few directions, an offset, massive rows."""
+    rng = np.random.default_rng([seed, n, d])
+    x = rng.standard_normal((n, 6)) @ rng.standard_normal((6, d)) + 0.1 * rng.standard_normal(
+        (n, d)
+    )
+    x += 2.0 * rng.standard_normal(d)
+    x[:: n // 4] *= 300.0
+    return x.astype(np.float32)
