@@ -15,6 +15,10 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from fastdim.errors import FastdimError
 from fastdim.sweeps.definition import installed_version
 
@@ -241,3 +245,22 @@ def examine() -> dict[str, Any]:
         "tasks": [asdict(check) for check in task_checks(probes)],
         "versions": {name: installed_version(name) for name in PACKAGES},
     }
+
+
+def render(answer: dict[str, Any], console: Console) -> None:
+    """Print the answer of `examine` on a rich Console."""
+    where = answer["platform"]
+    console.print(f"{where['system']}, Python {where['python']}", highlight=False)
+    for title, key in (("backend", "backends"), ("task", "tasks")):
+        table = Table(box=None, pad_edge=False)
+        table.add_column(title, no_wrap=True)
+        table.add_column("usable", no_wrap=True)
+        table.add_column("why, and what to do", overflow="fold")
+        for check in answer[key]:
+            fix = f"\n-> {check['fix']}" if check["fix"] else ""
+            mark = "[green]yes[/]" if check["usable"] else "[yellow]no[/]"
+            table.add_row(check["name"], mark, escape(check["detail"] + fix))
+        console.print()
+        console.print(table, highlight=False)
+    versions = ", ".join(f"{name} {v or '-'}" for name, v in answer["versions"].items())
+    console.print(f"\n{versions}", highlight=False, soft_wrap=True)

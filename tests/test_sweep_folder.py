@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folders.os, "fsync", full)
-    with pytest.raises(StoreError, match="disk is full.*What was finished stays"):
+    with pytest.raises(StoreError, match=r"disk is full.*What was finished stays"):
         write_json(path, {"new": 2})
     assert read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["x.json"]
@@ -51,7 +51,7 @@ def test_a_new_run_writes_its_definition_and_can_be_opened_again(tmp_path):
     with open_run(tmp_path / "out", definition()):
         pass
     with (
-        pytest.raises(StoreError, match="holds another run.*\n.*--seed: 0 there, 9 now"),
+        pytest.raises(StoreError, match=r"holds another run.*\n.*--seed: 0 there, 9 now"),
         open_run(tmp_path / "out", definition(seed=9)),
     ):
         pass

@@ -95,6 +95,7 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
         help="file, folder of .txt/.md, .jsonl, - (standard input), or docstrings (of the Python"
         " standard library)",
     )
+    sub.add_argument("--text-field", default="text", help="key of the text in a .jsonl file")
     sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
     model = sub.add_argument_group("model")
     model.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the model's own)")
@@ -109,6 +110,9 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     sample.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
     sample.add_argument(
         "--context", type=count, default=Defaults.context, help="tokens a document; " + _DEFAULT
+    )
+    sample.add_argument(
+        "--tokens-per-document", type=count, help="keep at most this many of each document's tokens"
     )
     sample.add_argument(
         "--pack",

@@ -149,9 +149,7 @@ def _run_batch(
         taken[site.layer] = value[wanted]
 
     with torch.inference_mode(), _Hooks(loaded.model, sites, take):
-        run_model(
-            loaded.model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-        )
+        run_model(loaded.model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
     tensors = {
         f"site/{site.layer}": (store_dtype, _bits(taken[site.layer], store_dtype, site))
         for site in sites

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdim.errors import StoreError
+from fastdim.extract.shards import file_sha256
 from fastdim.sweeps.schema import SCHEMA_VERSION
 
 # Packages whose version can change a number. Python's own version is recorded, not compared.
@@ -56,6 +57,7 @@ class Definition:
     context: int | None = None
     pack: bool | None = None
     max_tokens: int | None = None
+    tokens_per_document: int | None = None
     batch_size: int | None = None
     device: str = ""
     dtype: str | None = None
@@ -114,10 +116,8 @@ def sha256_of_files(paths: Iterable[Path], root: Path) -> str:
     """Hash over the relative names and the contents of files, in sorted order."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(file_sha256(path).encode())
     return digest.hexdigest()
 
 

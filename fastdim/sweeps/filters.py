@@ -1,7 +1,8 @@
 """Token filters: which rows of a layer are looked at. A filtered row is no query, no reference.
 
 A filter is a function of the layer's rows, their norms and their tokens. The same metrics under
-several filters, side by side, show what a few massive rows do to a profile (Sun et al., 2402.17762).
+several filters, side by side, show what a few massive rows do to a profile (Sun et al.,
+arXiv 2402.17762).
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 from fastdim.errors import InputError
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,9 @@ class LayerRows:
     """All rows of one layer: what a filter may look at. All arrays have one entry a row."""
 
     rows: Rows
-    norms: np.ndarray  # float64
-    position: np.ndarray | None = None  # int64, position in the document, 0 = first token
-    special: np.ndarray | None = None  # bool, tokens added by the tokenizer
+    norms: NDArray[np.float64]
+    position: NDArray[np.int64] | None = None  # position in the document, 0 = first token
+    special: Mask | None = None  # tokens added by the tokenizer
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Filtered:
     """The rows a filter keeps."""
 
     rows: Rows
-    kept: np.ndarray  # int64, row numbers of the layer
+    kept: NDArray[np.int64]  # row numbers of the layer
     n_removed: int
 
 
@@ -45,7 +49,7 @@ class Filter:
     name: str
     title: str
     rule: str
-    keep: Callable[[LayerRows, float], np.ndarray]
+    keep: Callable[[LayerRows, float], Mask]
     needs_tokens: bool = False
     normalize: bool = False
 
@@ -54,22 +58,22 @@ class Filter:
         return self.rule.format(factor=f"{outlier_factor:g}")
 
 
-def _keep_all(layer: LayerRows, factor: float) -> np.ndarray:
+def _keep_all(layer: LayerRows, factor: float) -> Mask:
     return np.ones(layer.rows.n, dtype=bool)
 
 
-def _keep_no_special(layer: LayerRows, factor: float) -> np.ndarray:
+def _keep_no_special(layer: LayerRows, factor: float) -> Mask:
     if layer.position is None or layer.special is None:
         raise InputError("filter no_special needs tokens, and these activations have none")
-    return ~layer.special & (layer.position != 0)
+    return np.asarray(~layer.special & (layer.position != 0))
 
 
-def _keep_no_outliers(layer: LayerRows, factor: float) -> np.ndarray:
-    return layer.norms <= factor * np.median(layer.norms)
+def _keep_no_outliers(layer: LayerRows, factor: float) -> Mask:
+    return np.asarray(layer.norms <= factor * np.median(layer.norms))
 
 
-def _keep_nonzero(layer: LayerRows, factor: float) -> np.ndarray:
-    return layer.norms > 0
+def _keep_nonzero(layer: LayerRows, factor: float) -> Mask:
+    return np.asarray(layer.norms > 0)
 
 
 FILTERS: dict[str, Filter] = {
@@ -137,7 +141,7 @@ def apply(item: Filter, layer: LayerRows, outlier_factor: float) -> Filtered:
     return Filtered(rows, kept, layer.rows.n - len(kept))
 
 
-def _normalized(rows: Rows, kept: np.ndarray, norms: np.ndarray) -> Rows:
+def _normalized(rows: Rows, kept: NDArray[np.int64], norms: NDArray[np.float64]) -> Rows:
     out = np.empty((len(kept), rows.d), dtype=np.float32)
     for start, stop in rows.spans():
         low, high = np.searchsorted(kept, (start, stop))

@@ -8,7 +8,6 @@ activations/   the store of hidden states            results.*      report.*  pr
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -19,44 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fastdim.errors import StoreError
+from fastdim.extract.shards import replace_file, storage_errors
 from fastdim.sweeps.definition import Definition, python_version, require_same
 
 _KNOWN = ("run.json", "lock")
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-}
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path, *, doing: str = "writing") -> Iterator[None]:
-    """Turn an OSError inside the block into one StoreError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        why = _REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else error)
-        raise StoreError(
-            f"{doing} {path} failed: {why}. What was finished stays: after that, the same command"
-            " goes on from there; or choose another output folder."
-        ) from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage_errors(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -65,12 +30,17 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing; OSError becomes a StoreError that says what to do."""
+    replace_file(path, lambda file: file.write(data))
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file of a run; a damaged one raises StoreError naming it."""
-    with storage_errors(path, doing="reading"):
-        text = path.read_bytes()
     try:
-        return json.loads(text)
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(
             f"{path} is damaged ({error}). Delete it and start the same command again."
@@ -151,7 +121,7 @@ class RunFolder:
 
     def remove_activations(self) -> None:
         """Delete the hidden states; pieces and results stay."""
-        with storage_errors(self.activations, doing="deleting"):
+        with storage_errors(self.activations):
             shutil.rmtree(self.activations)
 
 
@@ -192,7 +162,7 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
 
     The lock is the kernel's (flock): it ends with the process, however that ends.
     """
-    with storage_errors(path, doing="creating"):
+    with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -210,9 +180,9 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
         folder = RunFolder(path)
         if not (path / "run.json").is_file():
             folder.write_run(definition, python_version())
-        with storage_errors(path, doing="creating"):
+        with storage_errors(path):
             folder.pieces.mkdir(exist_ok=True)
-            for leftover in [*path.glob(".*.tmp"), *folder.pieces.glob(".*.tmp")]:
+            for leftover in [*path.glob("*.tmp"), *folder.pieces.glob("*.tmp")]:
                 leftover.unlink()  # of a writer that was killed: the lock says there is no other
         yield folder
     finally:

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import as_rows
 from fastdim.errors import InputError, StoreError
+from fastdim.extract.store import Site
 from fastdim.layer import METRICS, measure
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, LayerRows, apply
 from fastdim.sweeps.schema import encode_float, encode_metric, failed_metric
-from fastdim.sweeps.source import Source, Tokens, site_label
+from fastdim.sweeps.source import Source
 
 
 class Layer:
     """One layer loaded for its pieces: rows and norms read once, shared by every filter."""
 
-    def __init__(self, source: Source, site: dict[str, Any]) -> None:
+    def __init__(self, source: Source, site: Site) -> None:
         self.site = site
-        self.tokens = source.tokens
+        self.source = source
         self.failure = ""
         self.rows: LayerRows | None = None
         try:
-            rows = as_rows(source.rows(site["layer"]), name=site_label(site))
-            self.rows = self._layer_rows(rows, rows.norms())
+            rows = as_rows(source.rows(site.layer), name=site.label)
+            beside = source.tokens
+            self.rows = LayerRows(
+                rows,
+                rows.norms(),
+                None if beside is None else beside.position,
+                None if beside is None else beside.special,
+            )
         except StoreError:
             raise  # the store is not to be trusted: no layer of it is
         except (InputError, MemoryError) as error:
             self.failure = _words(error)
-
-    def _layer_rows(self, rows: Rows, norms: np.ndarray) -> LayerRows:
-        if self.tokens is None:
-            return LayerRows(rows, norms)
-        return LayerRows(rows, norms, self.tokens.position, self.tokens.special)
 
 
 def _words(error: BaseException) -> str:
@@ -51,16 +54,16 @@ def compute_piece(
     """
     piece: dict[str, Any] = {
         "definition": definition.sha256,
-        "site": layer.site,
+        "site": asdict(layer.site),
         "filter": item.name,
         "rule": item.stated(definition.outlier_factor),
     }
     if layer.rows is None:
         return {**piece, **_failed(layer.failure)}
     try:
-        return {**piece, **_measured(layer.rows, layer.tokens, item, definition, threads)}
+        return {**piece, **_measured(layer.rows, layer.source, item, definition, threads)}
     except (InputError, MemoryError, np.linalg.LinAlgError) as error:
-        return {**piece, **_failed(f"{site_label(layer.site)}: {_words(error)}")}
+        return {**piece, **_failed(f"{layer.site.label}: {_words(error)}")}
 
 
 def is_ok(piece: dict[str, Any]) -> bool:
@@ -74,7 +77,7 @@ def _failed(reason: str) -> dict[str, Any]:
 
 def _measured(
     layer: LayerRows,
-    tokens: Tokens | None,
+    source: Source,
     item: Filter,
     definition: Definition,
     threads: int | None,
@@ -84,7 +87,7 @@ def _measured(
         filtered.rows,
         queries=definition.queries,
         pairs="all" if definition.pairs is None else definition.pairs,
-        groups=None if tokens is None else tokens.document[filtered.kept],
+        groups=None if source.tokens is None else source.tokens.document[filtered.kept],
         seed=definition.seed,
         confidence=definition.confidence,
         threads=threads,
@@ -98,7 +101,7 @@ def _measured(
         "norm_median": encode_float(float(np.median(norms))),
         "norm_max": encode_float(float(norms.max())),
         "top_rows": [
-            _top_row(int(filtered.kept[index]), float(share), layer, tokens)
+            _top_row(int(filtered.kept[index]), float(share), layer, source)
             for index, share in zip(indices, shares, strict=True)
         ],
     }
@@ -106,17 +109,18 @@ def _measured(
     return {"metrics": metrics, "extras": extras}
 
 
-def _top_row(row: int, share: float, layer: LayerRows, tokens: Tokens | None) -> dict[str, Any]:
+def _top_row(row: int, share: float, layer: LayerRows, source: Source) -> dict[str, Any]:
     """A row that carries much of s1^2: its share, norm and, where known, its token."""
     out: dict[str, Any] = {
         "row": row,
         "share": encode_float(share),
         "norm": encode_float(float(layer.norms[row])),
     }
+    tokens = source.tokens
     if tokens is not None:
         token = int(tokens.token[row])
         out["token_id"] = token
-        out["token"] = tokens.text(token)
+        out["token"] = source.token_text(token)
         out["document"] = int(tokens.document[row])
         out["position"] = int(tokens.position[row])
         out["special"] = bool(tokens.special[row])

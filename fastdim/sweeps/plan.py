@@ -97,7 +97,7 @@ def make_plan(
 
 
 def flops_per_second() -> float:
-    """Speed of this machine on a float32 matrix product, measured in a few hundredths of a second."""
+    """Speed of this machine on a float32 matrix product, measured within some 0.05 s."""
     a = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
     a @ a
     best = float("inf")

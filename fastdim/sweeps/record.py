@@ -1,4 +1,4 @@
-"""A finished (or half finished) run as plain data: what is on disk, and what the table is made of."""
+"""A run, finished or not, as plain data: what is on disk, and what the table is made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastdim.errors import StoreError
 from fastdim.sweeps.definition import Definition, python_version
 from fastdim.sweeps.folder import RunFolder, write_json
 from fastdim.sweeps.pieces import is_ok
-from fastdim.sweeps.schema import encode_float, table_rows
+from fastdim.sweeps.schema import table_rows
 
 
 @dataclass
@@ -86,8 +86,8 @@ class RunRecord:
         Row counts, median and maximum norm, and `top_rows`: the rows that carry the largest share
         of s1^2, with their token, document and position.
         """
-        empty = {"n_rows": None, "n_removed": None, "top_rows": []}
-        empty.update(norm_median=encode_float(float("nan")), norm_max=encode_float(float("nan")))
+        empty: dict[str, Any] = dict.fromkeys(("n_rows", "n_removed", "norm_median", "norm_max"))
+        empty["top_rows"] = []
         return [
             {
                 "model": self.sample["model"],

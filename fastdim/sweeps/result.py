@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdim.errors import InputError, StoreError, require
-from fastdim.sweeps.folder import storage_errors, write_bytes
+from fastdim.extract.shards import storage_errors
+from fastdim.sweeps.folder import write_bytes
 from fastdim.sweeps.options import FORMATS
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.schema import to_frame

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
 
+from fastdim.extract.store import Site
 from fastdim.sweeps.definition import Definition
-from fastdim.sweeps.filters import FILTERS
+from fastdim.sweeps.filters import FILTERS, Filter
 from fastdim.sweeps.folder import RunFolder, write_json
 from fastdim.sweeps.pieces import Layer, compute_piece, is_ok
 from fastdim.sweeps.progress import Progress
@@ -19,42 +18,44 @@ def analyse(
     definition: Definition,
     folder: RunFolder,
     *,
-    threads: int | None,
+    threads: int,
     progress: Progress,
-) -> list[dict[str, Any]]:
-    """All pieces in order, computing those that are not on disk yet; time goes to "analysis".
+) -> None:
+    """Compute and write the pieces that are not on disk yet; their time goes to "analysis".
 
     A piece with a failed metric is computed again: what failed it (memory) may have gone.
     """
-    filters = [FILTERS[name] for name in definition.filters]
-    found = {
-        (site["layer"], item.name): folder.piece(site["layer"], item.name, definition.sha256)
-        for site in source.sites
-        for item in filters
-    }
-    finished = {key: piece for key, piece in found.items() if piece is not None and is_ok(piece)}
-    progress.start("analysis", len(found), "pieces", len(finished))
+    todo: list[tuple[Site, list[Filter]]] = []
     for site in source.sites:
-        missing = [item for item in filters if (site["layer"], item.name) not in finished]
+        missing = []
+        for name in definition.filters:
+            piece = folder.piece(site.layer, name, definition.sha256)
+            if piece is None or not is_ok(piece):
+                missing.append(FILTERS[name])
+        todo.append((site, missing))
+    total = len(source.sites) * len(definition.filters)
+    progress.start("analysis", total, "pieces", total - sum(len(missing) for _, missing in todo))
+    for site, missing in todo:
         if not missing:
             continue
         start = time.perf_counter()
         layer = Layer(source, site)
         for item in missing:
             piece = compute_piece(layer, item, definition, threads)
-            write_json(folder.piece_path(site["layer"], item.name), piece)
-            finished[site["layer"], item.name] = piece
+            write_json(folder.piece_path(site.layer, item.name), piece)
             progress.advance()
         folder.add_seconds("analysis", time.perf_counter() - start)
     progress.finish()
-    return [finished[key] for key in found]
 
 
-def expected_pieces(sites: list[dict[str, Any]], definition: Definition) -> list[tuple[int, str]]:
-    """(layer, filter) of every piece of a run, in the order of the table."""
-    return [(site["layer"], name) for site in sites for name in definition.filters]
-
-
-def run_bytes(path: Path) -> int:
-    """Bytes of the files below a folder."""
-    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+def all_finished(folder: RunFolder, definition: Definition) -> bool:
+    """Whether every piece is on disk without a failed metric, so that no row is needed again."""
+    sample = folder.sample()
+    if sample is None:
+        return False
+    pieces = (
+        folder.piece(site["layer"], name, definition.sha256)
+        for site in sample["sites"]
+        for name in definition.filters
+    )
+    return all(piece is not None and is_ok(piece) for piece in pieces)

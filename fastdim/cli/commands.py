@@ -1,0 +1,198 @@
+"""One function a command: options in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fastdim.cli.display import Terminal, duration, split_text
+from fastdim.errors import InputError
+from fastdim.extract.shards import storage_errors
+from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
+from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.record import RunRecord, find_runs
+from fastdim.sweeps.result import Sweep, require_formats, run_folders
+
+FINISHED, FAILED_ROWS = 0, 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that was parsed; returns the exit code."""
+    return _COMMANDS[options.command](options)
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """`fastdim sweep`: check everything that is cheap for every model, then run one by one."""
+    if options.models and options.model:
+        raise InputError("name the models once: as arguments or with --model, not both")
+    models = options.models or options.model
+    if not models:
+        raise InputError("which model? A hub name, a folder, a .gguf file or package:NAME")
+    if options.texts is None:
+        raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
+    if options.output is None and not options.dry_run:
+        raise InputError("where to? --output DIR (or --dry-run)")
+    require_formats(options.formats)
+    from fastdim.extract.texts import load_texts
+
+    corpus = load_texts(options.texts, field=options.text_field)
+    jobs = [
+        prepare_model(
+            model,
+            corpus,
+            revision=options.revision,
+            layers=options.layers,
+            filters=options.filters,
+            context=options.context,
+            pack=options.pack,
+            max_tokens=options.max_tokens,
+            tokens_per_document=options.tokens_per_document,
+            batch_size=options.batch_size,
+            device=options.device,
+            dtype=options.dtype,
+            store_dtype=options.store_dtype,
+            seed=options.seed,
+            queries=options.queries,
+            pairs=options.pairs,
+            exact=options.exact,
+            outlier_factor=options.outlier_factor,
+            confidence=options.confidence,
+            threads=options.threads,
+            trust_remote_code=options.trust_remote_code,
+            keep_activations=options.keep_activations,
+        )
+        for model in models
+    ]
+    progress = _progress(options)
+    if options.dry_run:
+        for job in jobs:
+            plan_job(job, progress)
+        return FINISHED
+    return _run_all(jobs, Path(options.output), options, progress)
+
+
+def profile(options: argparse.Namespace) -> int:
+    """`fastdim profile`: the same metrics for matrices from elsewhere."""
+    require_formats(options.formats if options.output else ("csv",))
+    job = prepare_files(
+        options.files,
+        name=options.name,
+        filters=options.filters,
+        seed=options.seed,
+        queries=options.queries,
+        pairs=options.pairs,
+        exact=options.exact,
+        outlier_factor=options.outlier_factor,
+        confidence=options.confidence,
+        threads=options.threads,
+    )
+    output = None if options.output is None else Path(options.output)
+    return _run_all([job], output, options, _progress(options))
+
+
+def _run_all(
+    jobs: list[Job], output: Path | None, options: argparse.Namespace, progress: Progress
+) -> int:
+    names = [job.definition.model.removeprefix("package:") for job in jobs]
+    folders = [None] if output is None else run_folders(output, names)
+    for job, folder in zip(jobs, folders, strict=True):
+        job.check(folder)
+    records = []
+    for job, folder in zip(jobs, folders, strict=True):
+        records.append(run_job(job, folder, options.formats, progress))
+    result = Sweep(records)
+    if output is not None and len(records) > 1:
+        result.write_results(output, options.formats)
+    return _show(result, output, options.quiet)
+
+
+def _show(result: Sweep, output: Path | None, quiet: bool) -> int:
+    if not quiet:
+        from fastdim.report import print_table
+
+        console = Console()
+        print_table(result.table, console)
+        if result.seconds:
+            console.print(split_text(result.seconds), highlight=False, soft_wrap=True)
+        if output is not None:
+            files = sorted(
+                path.name
+                for path in output.iterdir()
+                if path.stem in ("results", "report", "profiles")
+            )
+            console.print(f"written to {output}: {', '.join(files)}", soft_wrap=True)
+    if result.n_failed:
+        print(
+            f"fastdim: {result.n_failed} of {sum(len(run.pieces) for run in result.runs)} pieces"
+            ' have failed rows; the column "reason" says why',
+            file=sys.stderr,
+        )
+        return FAILED_ROWS
+    return FINISHED
+
+
+def report(options: argparse.Namespace) -> int:
+    """`fastdim report`: table, page and picture again, from saved runs."""
+    require_formats(options.formats)
+    if options.output is None and len(options.folders) > 1:
+        raise InputError("several folders: say where the common report goes with --output DIR")
+    result = Sweep.load(*options.folders)
+    output = Path(options.output or options.folders[0])
+    with storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    result.write_results(output, options.formats)
+    if not result.complete:
+        print("fastdim: a run is not finished; the report shows what is there", file=sys.stderr)
+    return _show(result, output, options.quiet)
+
+
+def ls(options: argparse.Namespace) -> int:
+    """`fastdim ls`: the runs in some folders, finished or not."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "model", "revision", "rows", "sites", "pieces", "failed", "time"):
+        table.add_column(heading, overflow="fold")
+    for path in find_runs([Path(folder) for folder in options.folders]):
+        record = RunRecord.read(path)
+        sample = record.sample
+        table.add_row(
+            str(path),
+            str(sample["model"]),
+            str(sample["revision"]),
+            f"{sample['n_rows']:,}",
+            str(len(sample["sites"])),
+            f"{len(record.pieces)} of {record.n_pieces}",
+            str(record.n_failed),
+            duration(sum(record.seconds.values())),
+        )
+    Console().print(table)
+    return FINISHED
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """`fastdim doctor`: what runs here."""
+    from fastdim.doctor import examine, render
+
+    answer = examine()
+    if options.json:
+        print(json.dumps(answer, indent=1))
+    else:
+        render(answer, Console())
+    return FINISHED
+
+
+def _progress(options: argparse.Namespace) -> Progress:
+    return Progress() if options.quiet else Terminal(Console(stderr=True))
+
+
+_COMMANDS = {
+    "sweep": sweep,
+    "profile": profile,
+    "report": report,
+    "ls": ls,
+    "doctor": doctor,
+}

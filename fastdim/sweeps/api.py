@@ -1,0 +1,85 @@
+"""`fastdim.sweep`: every layer of a model under every token filter, as one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastdim.extract.texts import load_texts
+from fastdim.sweeps.jobs import prepare_model, run_job
+from fastdim.sweeps.options import FORMATS, Defaults
+from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.result import Sweep, require_formats
+
+
+def sweep(
+    model: str | tuple[Any, Any],
+    texts: str | Path | Sequence[str],
+    *,
+    output: str | Path | None = None,
+    revision: str | None = None,
+    layers: str = Defaults.layers,
+    filters: Sequence[str] | None = None,
+    context: int = Defaults.context,
+    pack: bool = Defaults.pack,
+    max_tokens: int = Defaults.max_tokens,
+    tokens_per_document: int | None = None,
+    batch_size: int = Defaults.batch_size,
+    device: str = Defaults.device,
+    dtype: str | None = None,
+    store_dtype: str | None = None,
+    seed: int = 0,
+    queries: int | None = Defaults.queries,
+    pairs: int | None = Defaults.pairs,
+    exact: bool = False,
+    outlier_factor: float = Defaults.outlier_factor,
+    confidence: float = 0.95,
+    threads: int | None = None,
+    keep_activations: bool = True,
+    trust_remote_code: bool = False,
+    formats: Sequence[str] = FORMATS,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Measure every chosen layer of a model, under each token filter.
+
+    model: hub name, local folder, .gguf file, "package:NAME", or (torch.nn.Module, tokenizer).
+    texts: file, folder, .jsonl, "docstrings", or a list of texts.
+    output: folder of the run, started again it goes on; None works in a scratch folder.
+    layers, filters: as `--layers` and `--filter` of the command line.
+    context, pack: tokens a document, and whether documents are cut from one stream of all texts.
+    queries: rows sampled as queries of the neighbour search, against all rows (None: all);
+    pairs: pairs sampled for the distribution of the cosine (None: all); exact: all of both.
+
+    Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError.
+    A layer that fails gives rows with status "failed" and a reason; the others go on.
+    """
+    if output is not None:
+        require_formats(formats)
+    job = prepare_model(
+        model,
+        load_texts(texts),
+        revision=revision,
+        layers=layers,
+        filters=filters,
+        context=context,
+        pack=pack,
+        max_tokens=max_tokens,
+        tokens_per_document=tokens_per_document,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        store_dtype=store_dtype,
+        seed=seed,
+        queries=queries,
+        pairs=pairs,
+        exact=exact,
+        outlier_factor=outlier_factor,
+        confidence=confidence,
+        threads=threads,
+        trust_remote_code=trust_remote_code,
+        keep_activations=keep_activations,
+    )
+    folder = None if output is None else Path(output)
+    job.check(folder)
+    return Sweep([run_job(job, folder, formats, progress or Progress())])

@@ -1,0 +1,209 @@
+"""A job: one model (or set of files) with everything that defines its numbers, checked early.
+
+`prepare_*` makes every check that is cheap; `run_job` does the work, resumable at any point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdim.backends.cpu import active_isa, resolve_threads
+from fastdim.errors import InputError
+from fastdim.estimate import check_confidence
+from fastdim.extract.files import open_activations
+from fastdim.extract.model import local_path
+from fastdim.extract.store import MANIFEST
+from fastdim.extract.texts import Corpus
+from fastdim.sweeps.definition import Definition, sha256_of_files
+from fastdim.sweeps.filters import resolve_filters
+from fastdim.sweeps.folder import check_output, open_run
+from fastdim.sweeps.inputs import FileInput, Input, ModelInput
+from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.record import RunRecord
+from fastdim.sweeps.result import Sweep
+from fastdim.sweeps.run import all_finished, analyse
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `run_job` needs. `threads` and `keep_activations` change no number."""
+
+    definition: Definition
+    input: Input
+    threads: int
+    keep_activations: bool = True
+
+    def check(self, folder: Path | None) -> None:
+        """Raise StoreError if the folder cannot hold this run."""
+        if folder is not None:
+            check_output(folder, self.definition)
+
+
+def analysis_options(
+    *,
+    filters: Sequence[str] | None,
+    tokens: bool,
+    queries: int | None,
+    pairs: int | None,
+    exact: bool,
+    seed: int,
+    confidence: float,
+    outlier_factor: float,
+) -> dict[str, Any]:
+    """The part of a Definition that belongs to the analysis; InputError on a bad value."""
+    if isinstance(filters, str):
+        raise InputError(f"filters must be a list of names, got the text {filters!r}")
+    for name, value in (("queries", queries), ("pairs", pairs)):
+        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
+            raise InputError(f"{name} must be a whole number of at least 1 or None, got {value!r}")
+    if not 1.0 < outlier_factor < float("inf"):
+        raise InputError(f"outlier_factor must be a number above 1, got {outlier_factor!r}")
+    chosen = resolve_filters(None if filters is None else list(filters), tokens=tokens)
+    return {
+        "filters": tuple(item.name for item in chosen),
+        "queries": None if exact or queries is None else int(queries),
+        "pairs": None if exact or pairs is None else int(pairs),
+        "seed": int(seed),
+        "confidence": check_confidence(confidence),
+        "outlier_factor": float(outlier_factor),
+    }
+
+
+def prepare_model(
+    model: Any,
+    corpus: Corpus,
+    *,
+    revision: str | None,
+    layers: str,
+    context: int,
+    pack: bool,
+    max_tokens: int,
+    tokens_per_document: int | None,
+    batch_size: int,
+    device: str,
+    dtype: str | None,
+    store_dtype: str | None,
+    threads: int | None,
+    trust_remote_code: bool,
+    keep_activations: bool,
+    **analysis: Any,
+) -> Job:
+    """The job of sweeping one model over a corpus; `model` is a name or (module, tokenizer).
+
+    Raises ModelError if the model is not there, InputError on a bad option.
+    """
+    module = tokenizer = None
+    digest = ""
+    if isinstance(model, str):
+        name = model
+        path = local_path(model)
+        if path is not None:
+            files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+            weights = [f for f in files if f.suffix not in (".py", ".pyc")]
+            digest = sha256_of_files(weights, path if path.is_dir() else path.parent)
+    elif isinstance(model, tuple) and len(model) == 2:
+        module, tokenizer = model
+        name = type(module).__name__
+        digest = module_sha256(module)
+    else:
+        raise InputError("model must be a name or a pair (torch.nn.Module, tokenizer)")
+    definition = Definition(
+        kind="sweep",
+        model=name,
+        model_sha256=digest,
+        revision=revision,
+        layers=layers,
+        corpus=corpus.name,
+        corpus_sha256=corpus.sha256,
+        context=context,
+        pack=pack,
+        max_tokens=max_tokens,
+        tokens_per_document=tokens_per_document,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        store_dtype=store_dtype,
+        trust_remote_code=trust_remote_code,
+        **analysis_options(tokens=True, **analysis),
+    )
+    job_input = ModelInput(corpus, module, tokenizer)
+    return Job(definition, job_input, check_machine(threads), keep_activations)
+
+
+def prepare_files(
+    files: Sequence[str | Path], *, name: str | None, threads: int | None, **analysis: Any
+) -> Job:
+    """The job of measuring matrices from elsewhere. Raises InputError if one is not there."""
+    paths = tuple(Path(file) for file in files)
+    members: list[Path] = []
+    stored = False
+    for path in paths:
+        if (path / MANIFEST).is_file():
+            stored = True
+        else:
+            open_activations(path)
+        members += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    root = Path(os.path.commonpath([member.resolve().parent for member in members]))
+    definition = Definition(
+        kind="profile",
+        model=name or paths[0].stem,
+        model_sha256=sha256_of_files([member.resolve() for member in members], root),
+        **analysis_options(tokens=stored, **analysis),
+    )
+    return Job(definition, FileInput(paths), check_machine(threads))
+
+
+def module_sha256(module: Any) -> str:
+    """Hash over the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\0".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).numpy(force=True).tobytes())
+    return digest.hexdigest()
+
+
+def check_machine(threads: int | None) -> int:
+    """Resolve the thread count, and fail now if the CPU level asked for cannot run."""
+    active_isa()
+    return resolve_threads(threads)
+
+
+def plan_job(job: Job, progress: Progress) -> None:
+    """Everything up to the plan, which goes to `progress`; nothing is written."""
+    job.input.open(job.definition, None, job.threads, progress)
+
+
+def run_job(job: Job, path: Path | None, formats: Sequence[str], progress: Progress) -> RunRecord:
+    """Run what is not done yet and write the files of `formats`; None works in a scratch folder.
+
+    Raises StoreError (folder locked, damaged, full) with everything finished so far on disk.
+    """
+    with _folder(path) as place, open_run(place, job.definition) as run:
+        if not all_finished(run, job.definition):
+            source = job.input.open(job.definition, run, job.threads, progress)
+            assert source is not None, "an input opened with a folder has rows"
+            analyse(source, job.definition, run, threads=job.threads, progress=progress)
+        record = RunRecord.read(place)
+        if path is not None:
+            with run.timed("report"):
+                Sweep([record]).write_results(place, formats)
+            record.seconds = run.timings()
+        if not job.keep_activations and record.n_failed == 0:
+            run.remove_activations()
+        return record
+
+
+@contextlib.contextmanager
+def _folder(path: Path | None) -> Iterator[Path]:
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="fastdim-") as scratch:
+        yield Path(scratch)
