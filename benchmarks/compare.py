@@ -139,7 +139,8 @@ definitions, so their answers differ where rows are equal or ratios have a heavy
 Error: knn, of r1 and r2 over every row; id, of the value against the same definition on exact
 distances; anisotropy, of the value; cosine, of the mean plus the share of pairs in a wrong bin.
 A wrong program is timed all the same: its time buys another answer.
-x fastdim: the median time over fastdim's. MB: highest resident memory during a call less that before it, the rows themselves not counted.
+x fastdim: the median time over fastdim's. MB: highest resident memory during a call less that
+before it, the rows themselves not counted.
 GFLOP/s: two operations times rows times rows times columns (knn), half of that (cosine), by the
 median second: every program is credited with the full product, whatever it left out."""
 
