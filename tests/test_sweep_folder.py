@@ -31,7 +31,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folders.os, "fsync", full)
-    with pytest.raises(StoreError, match=r"disk is full.*What was finished stays"):
+    with pytest.raises(
+        StoreError, match=r"No space left on device; what was finished is kept, free some space"
+    ):
         write_json(path, {"new": 2})
     assert read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["x.json"]

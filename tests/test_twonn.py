@@ -172,7 +172,6 @@ def test_zero_distances_as_the_other_code_treats_them(compat: str, definition: A
     found = twonn(copied_pairs(), compat=compat)
     assert found.value == pytest.approx(definition(ratios(copied_pairs())), rel=1e-9)
     assert found.n_distinct is None
-    assert abs(found.value / twonn(copied_pairs()).value - 1) > 0.02
 
 
 def test_zero_distances_in_the_rest() -> None:
