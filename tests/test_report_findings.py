@@ -141,7 +141,7 @@ def test_norms_with_the_positions_of_the_top_rows():
     put(rows, 260.0, metric="norm_ratio", filter="all", layer=3)
     text = rules_of(rows, make_extras(blocks=4))["norms"]
     assert "260 times the median norm at block 2" in text
-    assert "6 of them at position 0" in text
+    assert "6 of them at position\u00a00" in text
 
 
 def test_common_direction_needs_the_whole_interval():

@@ -253,7 +253,7 @@ def norms(run: Run) -> list[tuple[str, str]]:
         part = math.fsum(float(row["share"]) for row in top)
         text += (
             f"; the {len(top)} rows with the largest share of s₁² carry {words.share(part, 1.0)} "
-            f"of it there, {first} of them at position 0"
+            f"of it there, {first} of them at position\u00a00"
         )
     return [("norms", text + ".")]
 

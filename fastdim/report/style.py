@@ -87,7 +87,7 @@ summary{cursor:pointer;font-size:14px;color:var(--accent);padding:3px 0;width:fi
 details>*:not(summary){margin-left:14px}
 .formula{font-family:"STIX Two Text","Cambria Math",Cambria,Georgia,serif;font-size:17px;
 overflow-wrap:anywhere}
-.scroll{overflow-x:auto;max-width:100%;max-height:75vh;
+.scroll{overflow-x:auto;width:fit-content;max-width:100%;max-height:75vh;
 border:1px solid var(--rule);margin:6px 0 12px}
 table{border-collapse:collapse;font-size:13px;line-height:1.35;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:6px 10px;color:var(--soft)}
@@ -97,13 +97,14 @@ th:first-child,td.t,th.t{text-align:left}
 tbody th{font-weight:400;position:sticky;left:0;background:var(--bg)}
 tbody tr:nth-child(2n) td,tbody tr:nth-child(2n) th{background:var(--tint)}
 td small{color:var(--soft);font-size:11.5px;margin-left:5px}
-td.wrap,th.wrap{white-space:normal;text-align:left;min-width:17em}
+td.wrap,th.wrap{white-space:normal;text-align:left;min-width:24em}
 td.x{color:var(--bad)}
+.wide thead th{white-space:normal;vertical-align:bottom}.wide td{padding-left:8px}
 table.def td,table.def th{text-align:left;white-space:normal;overflow-wrap:anywhere;position:static}
 code,.tok{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
 font-size:12px}
 .tok{background:var(--tint);border:1px solid var(--line);border-radius:3px;padding:0 3px}
-.chip{display:inline-block;margin:0 12px 2px 0;white-space:nowrap}
+.chip{display:inline-block;min-width:15.5em;margin:0 8px 2px 0;white-space:nowrap}
 .chip i{font-style:normal;color:var(--soft)}
 footer{padding-top:24px;padding-bottom:60px;margin-top:40px}
 @media (max-width:820px){article.one{display:block}article.one .panels{margin-top:10px}}

@@ -133,7 +133,8 @@ def outlier_table(run: Run, most: int) -> str:
     head = _head(columns, escape(run.label)).replace(
         "</tr>", '<th scope="col" class="wrap">rows with the largest share of s₁²</th></tr>'
     )
-    return scroll(f"<table>{head}<tbody>{''.join(rows)}</tbody></table>", f"Tokens: {run.label}")
+    body = f'<table class="wide">{head}<tbody>{"".join(rows)}</tbody></table>'
+    return scroll(body, f"Tokens: {run.label}")
 
 
 def outlier_tables(sample: Sample, most: int, revisions: int | None) -> str:
