@@ -16,4 +16,5 @@ emulated() { # CPU LEVEL
 }
 
 emulated Nehalem scalar # SSE4.2, what numpy's wheels need at least; no AVX
-emulated Haswell avx2   # AVX2 and FMA; no AVX-512
+# Less what the emulator lacks and warns about: none of it concerns a program.
+emulated Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm avx2 # AVX2 and FMA; no AVX-512
