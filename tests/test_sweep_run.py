@@ -1,0 +1,138 @@
+"""A sweep of a small model from end to end: table, resume, failed layers, files from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_extract_sites import FAMILIES, Letters
+
+import fastdim
+from fastdim.cli import main
+from fastdim.errors import StoreError
+from fastdim.layer import METRICS
+from fastdim.sweeps.filters import FILTERS
+
+TIMES = ["seconds"]
+TEXTS = [f"{word} and {word[::-1]}, {number} times over" for number in range(40)
+         for word in ("fox", "quick brown", "lazy dog")]  # fmt: skip
+OPTIONS: dict[str, Any] = {"context": 16, "max_tokens": 400, "batch_size": 2, "threads": 1}
+
+
+def model(family: str = "llama") -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    return FAMILIES[family]().eval(), Letters()
+
+
+def without_times(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=TIMES)
+
+
+def test_table_has_a_row_for_each_layer_filter_and_metric(tmp_path: Path) -> None:
+    result = fastdim.sweep(model(), TEXTS, output=tmp_path, **OPTIONS)
+    assert len(result.table) == 5 * len(FILTERS) * len(METRICS)
+    assert set(result.table["status"]) == {"ok"}
+    assert result.complete
+    for name in ("results.parquet", "results.csv", "report.html", "report.json", "profiles.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    again = fastdim.Sweep.load(tmp_path)
+    pd.testing.assert_frame_equal(again.table, result.table)
+    embedding = result.table.query("site == 'embedding' and metric == 'id_twonn'")
+    assert (embedding["n_distinct"] < embedding["n_rows"]).all()
+
+
+def test_a_sweep_stopped_anywhere_ends_with_the_same_table(tmp_path: Path) -> None:
+    whole = fastdim.sweep(model(), TEXTS, output=tmp_path / "whole", **OPTIONS)
+
+    class Stop(fastdim.sweeps.progress.Progress):  # type: ignore[name-defined,misc]
+        left = 0
+
+        def advance(self, amount: int = 1) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    stop = Stop()
+    for steps in (3, 20):
+        stop.left = steps
+        with pytest.raises(KeyboardInterrupt):
+            fastdim.sweep(model(), TEXTS, output=tmp_path / "parts", progress=stop, **OPTIONS)
+    stop.left = 0
+    parts = fastdim.sweep(model(), TEXTS, output=tmp_path / "parts", progress=stop, **OPTIONS)
+    pd.testing.assert_frame_equal(
+        without_times(parts.table), without_times(whole.table), check_exact=True
+    )
+
+
+PROGRAM = """
+import sys, fastdim
+sys.path.insert(0, {tests!r})
+from test_sweep_run import OPTIONS, TEXTS, model
+fastdim.sweep(model(), TEXTS, output={output!r}, **OPTIONS)
+"""
+
+
+def test_killed_by_the_system_it_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "killed"
+    program = PROGRAM.format(tests=str(Path(__file__).parent), output=str(output))
+    process = subprocess.Popen([sys.executable, "-c", program])
+    while not list((output / "pieces").glob("0002-*.json")):
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not fastdim.Sweep.load(output).complete
+    killed = fastdim.sweep(model(), TEXTS, output=output, **OPTIONS)
+    whole = fastdim.sweep(model(), TEXTS, **OPTIONS)
+    pd.testing.assert_frame_equal(
+        without_times(killed.table), without_times(whole.table), check_exact=True
+    )
+
+
+def test_another_sweep_is_refused_the_folder(tmp_path: Path) -> None:
+    fastdim.sweep(model(), TEXTS, output=tmp_path, layers="0", **OPTIONS)
+    with pytest.raises(StoreError, match=r"another run.*\n.*--seed: 0 there, 1 now"):
+        fastdim.sweep(model(), TEXTS, output=tmp_path, layers="0", seed=1, **OPTIONS)
+
+
+def test_a_layer_with_nan_fails_alone() -> None:
+    module, tokenizer = model()
+
+    def spoil(block: Any, args: Any, output: Any) -> Any:
+        output = output.clone()
+        output[0, 3] = float("nan")
+        return output
+
+    module.norm.register_forward_hook(spoil)
+    table = fastdim.sweep((module, tokenizer), TEXTS, layers="2,final_norm", **OPTIONS).table
+    failed = table[table["status"] == "failed"]
+    assert set(failed["site"]) == {"final_norm"}
+    assert failed["reason"].str.contains(r"layer 4 \(final_norm, norm\) holds \d+ NaN").all()
+    assert (table[table["site"] == "block"]["status"] == "ok").all()
+
+
+def test_command_line_profiles_files_and_reports_without_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "bad.npy", np.full((30, 3), np.nan))
+    out = str(tmp_path / "out")
+    assert main(["profile", str(tmp_path / "x.npy"), "--output", out, "--exact"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    value = table.query("metric == 'id_twonn' and filter == 'all'")["value"].item()
+    assert value == fastdim.twonn(x).value
+    assert main(["report", out]) == 0
+    assert main(["ls", out]) == 0
+    assert "x" in capsys.readouterr().out
+    assert main(["profile", str(tmp_path / "none.npy")]) == 2
+    assert "there is no file" in capsys.readouterr().err
