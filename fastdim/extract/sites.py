@@ -79,8 +79,8 @@ def find_stacks(model: Any) -> list[Stack]:
             lists[path] = size
     if not lists:
         raise ModelError(
-            f"{type(model).__name__} has no list of equal blocks: name the modules to read with "
-            "fastdim.extract.modules.extract_modules"
+            f"{type(model).__name__} has no list of equal blocks, so its layers cannot be "
+            "found: save the activations yourself and measure them with `fastdim profile`"
         )
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         found = [
@@ -170,8 +170,8 @@ def _probe(model: Any, stacks: list[Stack]) -> _Trace:
             run_model(model, ids, torch.ones_like(ids))
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"{type(model).__name__} does not run on token ids ({error}): name its modules and "
-            "give batches with fastdim.extract.modules.extract_modules"
+            f"{type(model).__name__} does not run on token ids ({error}): save the activations "
+            "yourself and measure them with `fastdim profile`"
         ) from error
     finally:
         for handle in handles:
