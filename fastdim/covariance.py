@@ -101,7 +101,7 @@ def spectrum(x: Any, *, groups: Any = None, confidence: float = 0.95) -> Spectru
             scores = np.square((rows.float64(start, stop) - mean) @ vectors)
         influence[start:stop] = scores @ slopes
         first[start:stop] = scores[:, 0]
-    influence -= eigenvalues @ slopes
+    # The values do not change with the scale of x, so the influences already sum to zero (Euler).
     errors = clustered_stderr(influence, labels)
     estimates = {
         name: _estimate(name, float(values[place]), float(errors[place]), rows.n, confidence)
