@@ -89,7 +89,7 @@ def test_metric_without_values_and_single_layer(tmp_path):
 def test_unknown_metric_and_too_many_columns():
     with pytest.raises(InputError, match="unknown metric nothing"):
         plot_profiles(frame(make_rows(blocks=1)), metrics=["nothing"])
-    crowd = [make_rows(f"m{i}", blocks=1) for i in range(25)]
+    crowd = [make_rows(f"m{i}", blocks=1) for i in range(41)]
     with pytest.raises(InputError, match="too many columns"):
         plot_profiles(frame(*crowd))
 

@@ -37,7 +37,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 # One model needs no second column, so its metrics fill rows of this many panels.
 WRAP = 3
 # Beyond this a PNG is too wide to look at; the page has no such limit.
-MOST_COLUMNS = 24
+MOST_COLUMNS = 40
 PANEL_WIDTH, PANEL_HEIGHT, DPI = 3.6, 2.0, 110
 
 
@@ -54,7 +54,7 @@ def plot_profiles(
 
     path: a file to write (format by its suffix); None writes nothing. metrics: names to draw, in
     this order; None draws all in the table. Returns the figure. Raises InputError for an unknown
-    metric, a bad table or more than 24 columns; DependencyError without matplotlib.
+    metric, a bad table or more than 40 columns; DependencyError without matplotlib.
     """
     figures = require("matplotlib.figure", "report")
     backend = require("matplotlib.backends.backend_agg", "report")

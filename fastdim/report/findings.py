@@ -36,9 +36,9 @@ RULES = {
         f"{HIGH_ANISOTROPY} there and keeps at least {KEPT} of itself without outlier rows."
     ),
     "first_position": (
-        f"Where the rule on few rows holds: without special tokens and first positions the "
-        f"anisotropy keeps at least {KEPT} of itself (not enough) or falls to at most {CARRIED} of "
-        "itself (enough)."
+        "At each site where the rule on few rows holds: without special tokens and first "
+        f"positions the anisotropy keeps at least {KEPT} of itself (not enough) or falls to at "
+        f"most {CARRIED} of itself (enough)."
     ),
     "id_outliers": (
         f"Where the rule on few rows holds: leaving out outlier rows moves the intrinsic dimension "
@@ -156,18 +156,29 @@ def first_position(run: Run) -> list[tuple[str, str]]:
     peak = _peak(run)
     if peak is None or not carried_by_few(run, peak[0]):
         return []
-    site, full, _ = peak
-    part = run.cell(site.layer, "no_special", "anisotropy")
-    if part is None:
+    enough: list[Site] = []
+    too_little: list[Site] = []
+    for site in run.sites:
+        full = run.cell(site.layer, "all", "anisotropy")
+        part = run.cell(site.layer, "no_special", "anisotropy")
+        if full is None or part is None or not carried_by_few(run, site):
+            continue
+        if part.value >= KEPT * full.value:
+            too_little.append(site)
+        elif part.value <= CARRIED * full.value:
+            enough.append(site)
+    told = "Leaving out only special tokens and first positions"
+    parts = []
+    for sites, verdict in ((enough, "is enough"), (too_little, "is not enough")):
+        if sites:
+            parts.append(
+                f"{verdict} at {words.plural(len(sites), 'such site')} ({site_ranges(sites)})"
+            )
+    if not parts:
         return []
-    told = f"At {_at(site)}, leaving out special tokens and first positions"
-    if part.value >= KEPT * full.value:
-        text = f"{told} alone is not enough: the anisotropy stays at {words.number(part.value)}."
-    elif part.value <= CARRIED * full.value:
-        text = f"{told} is enough to lower the anisotropy to {words.number(part.value)}."
-    else:
-        return []
-    return [("first_position", text)]
+    part = run.cell(peak[0].layer, "no_special", "anisotropy")
+    tail = "" if part is None else f"; at {_at(peak[0])} it gives {words.number(part.value)}"
+    return [("first_position", f"{told} {words.listing(parts)}{tail}.")]
 
 
 def id_outliers(run: Run) -> list[tuple[str, str]]:

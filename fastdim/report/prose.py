@@ -53,7 +53,7 @@ def _facts(runs: Sequence[Run]) -> str:
     settings = [
         f"{label} {escape(value)}"
         for label, key in (
-            ("documents", "document_rule"),
+            ("document rule", "document_rule"),
             ("seed", "seed"),
             ("computed in", "dtype"),
         )

@@ -114,7 +114,9 @@ header{padding-top:26px}h1{font-size:24px}.lede{font-size:17px}
 .panel .c{font-size:11.5px}
 details>*:not(summary){margin-left:0}}
 @media print{:root{--bg:#fff;--ink:#000;--soft:#444;--line:#bbb;--rule:#ddd;--tint:#f5f5f5;
---accent:#000;--bad:#800;--badbg:#fff;color-scheme:light}body{font-size:10.5pt}
+--accent:#000;--bad:#800;--badbg:#fff;color-scheme:light}body{font-size:10pt;
+line-height:1.4}.lede{font-size:11pt}h1{font-size:18pt}h2{margin-top:22px}article{padding:12px 0}
+.panels,.columns{grid-template-columns:1fr 1fr;gap:4px 18px}.key,.key+article{break-before:avoid}
 header,main,footer{max-width:none;padding:0}nav,.skip{display:none}
 article,figure,ul.find li{break-inside:avoid}h2,h3{break-after:avoid}
 .scroll{max-height:none;overflow:visible;border:0}details:not([open]){display:none}

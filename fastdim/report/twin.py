@@ -80,11 +80,14 @@ def twin_of(
 
 
 def write_twin(twin: Mapping[str, Any]) -> str:
-    """The twin as text: strict JSON, one table row a line, safe to embed and to compare."""
-    rows = [json.dumps(row, allow_nan=False) for row in twin["rows"]]
-    head = {key: value for key, value in twin.items() if key != "rows"}
-    text = json.dumps(head, indent=1, allow_nan=False)
-    return text[: text.rindex("}")].rstrip() + ',\n "rows": [\n' + ",\n".join(rows) + "\n]}\n"
+    """The twin as text: strict JSON, one table row and one layer a line."""
+    lists = ("layers", "rows")
+    head = {key: value for key, value in twin.items() if key not in lists}
+    text = json.dumps(head, indent=1, allow_nan=False)[:-1].rstrip()
+    for key in lists:
+        lines = ",\n".join(json.dumps(item, allow_nan=False) for item in twin[key])
+        text += f',\n "{key}": [\n{lines}\n]'
+    return text + "\n}\n"
 
 
 def read_twin(path: str | Path) -> tuple[pd.DataFrame, list[dict[str, Any]], dict[str, Any]]:
