@@ -134,6 +134,26 @@ def test_cosines_that_are_edges(level: str) -> None:
     assert (low, high) == (-1.0, 0.0)
 
 
+def test_rounding_errors_that_add_up_are_inside_the_margin(level: str) -> None:
+    # Long runs of equal positive terms: every sum of a binade is rounded in the same direction, so
+    # float32 cosines are wrong by about 1e-5 and many would fall into the next bin.
+    angles = np.random.default_rng(7).uniform(0.2, 1.3, 150)
+    x = np.repeat(np.stack([np.cos(angles), np.sin(angles)], axis=1), 4096, axis=1)
+    check(rows_of(x, "float64"), bins=2000)
+
+
+def test_cosines_close_to_an_edge(level: str) -> None:
+    rng = np.random.default_rng(8)
+    count, d = 400, 300
+    axis, others = np.zeros(d), rng.standard_normal((count, d))
+    axis[0], others[:, 0] = 1.0, 0.0
+    gaps = rng.choice([-1.0, 1.0], count) * 10.0 ** rng.uniform(-11, -7, count)
+    cosines = rng.integers(-90, 91, count) / 100 + gaps
+    others *= np.sqrt(1 - cosines**2)[:, None] / np.linalg.norm(others, axis=1)[:, None]
+    turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    check(rows_of(np.vstack([axis, cosines[:, None] * axis + others]) @ turn, "float64"))
+
+
 def test_float64_settles_few_pairs(level: str) -> None:
     counts = check(rows_of(gaussian(1200, 64), "float32"))
     assert counts["isa"] == level

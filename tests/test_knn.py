@@ -203,6 +203,15 @@ def test_ties_on_a_lattice_go_to_the_smaller_index(level: str) -> None:
         np.testing.assert_array_equal(indices, expected[1])
 
 
+@pytest.mark.parametrize("k", [1, 3, 12, 60, 199])
+def test_ties_between_repeated_rows_go_to_the_smaller_index(level: str, k: int) -> None:
+    rows = rows_of(np.random.default_rng(6).integers(0, 3, (200, 3)), "float16")
+    distances, indices, _ = cpu.knn(rows, None, k, 2)
+    expected = naive.knn(rows, k)
+    np.testing.assert_array_equal(distances, expected[0])
+    np.testing.assert_array_equal(indices, expected[1])
+
+
 @pytest.mark.parametrize("exponent", [-1000, -600, -300, 300, 600, 1000])
 def test_power_of_two_scales_move_no_bit(level: str, exponent: int) -> None:
     x = gaussian(120, 19) + 3.0
