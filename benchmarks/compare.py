@@ -136,8 +136,8 @@ HEADER = """
 NOTES = """
 Answer: the dimension, the anisotropy or the mean cosine. Programs of group id follow different
 definitions, so their answers differ where rows are equal or ratios have a heavy tail.
-Error: knn, of r1 and r2 over every row; id, of the value against the same definition on exact
-distances; anisotropy, of the value; cosine, of the mean plus the share of pairs in a wrong bin.
+Error: knn, of r1 and r2 over every row, a distance of 0 by the median distance; id, of the value
+against the same definition on exact distances; anisotropy, of the value; cosine, of the mean plus the share of pairs in a wrong bin.
 A wrong program is timed all the same: its time buys another answer.
 x fastdim: the median time over fastdim's. MB: highest resident memory during a call less that
 before it, the rows themselves not counted.
@@ -155,7 +155,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--groups", default=",".join(PEERS), help="comma separated")
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--id-rows", type=int, default=2_000, help="rows of group id (slow peers)")
+    parser.add_argument(
+        "--id-rows", type=int, default=1_000, help="rows of group id (hungry peers)"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(

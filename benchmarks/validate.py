@@ -91,8 +91,7 @@ class Checks:
 
 
 def relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Worst |found - expected| / expected; where 0 is expected, anything else is inf."""
+    """Worst |found - expected| / expected; where 0 is expected, over the median of the expected."""
     difference = np.abs(found - expected)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(expected > 0, difference / expected, np.where(difference > 0, np.inf, 0.0))
+    ratio = difference / np.where(expected > 0, expected, np.median(expected))
     return float(np.where(np.isnan(ratio), np.inf, ratio).max())
