@@ -137,7 +137,8 @@ NOTES = """
 Answer: the dimension, the anisotropy or the mean cosine. Programs of group id follow different
 definitions, so their answers differ where rows are equal or ratios have a heavy tail.
 Error: knn, of r1 and r2 over every row, a distance of 0 by the median distance; id, of the value
-against the same definition on exact distances; anisotropy, of the value; cosine, of the mean plus the share of pairs in a wrong bin.
+against the same definition on exact distances; anisotropy, of the value; cosine, of the mean plus
+the share of pairs in a wrong bin.
 A wrong program is timed all the same: its time buys another answer.
 x fastdim: the median time over fastdim's. MB: highest resident memory during a call less that
 before it, the rows themselves not counted.
