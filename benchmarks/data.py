@@ -49,6 +49,7 @@ def hidden_states(block: int, rows: int, cache: Path) -> Matrix:
     from fastdim.extract.documents import build_documents
     from fastdim.extract.model import load_model
     from fastdim.extract.run import extract
+    from fastdim.extract.sites import find_sites
     from fastdim.extract.store import Store
     from fastdim.extract.texts import load_texts
 
@@ -57,7 +58,7 @@ def hidden_states(block: int, rows: int, cache: Path) -> Matrix:
         print(f"extracting {rows:,} tokens of SmolLM2 into {folder}", flush=True)
         loaded = load_model(MODEL)
         documents = build_documents(load_texts("docstrings"), loaded.tokenizer, max_tokens=rows)
-        extract(loaded, documents, folder)
+        extract(loaded, documents, folder, find_sites(loaded.model))
         (folder / "done").touch()
     store = Store.open(folder)
     layers = [site.layer for site in store.sites if site.block == block]

@@ -2,29 +2,12 @@
 
 import numpy as np
 import pytest
+from conftest import gaussian, in_dtype
 
-from fastdim import Rows, _core, naive
+from fastdim import Rows, naive
 from fastdim.backends import cpu
 
 SIZES = (2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 257)
-
-
-@pytest.fixture(params=_core.supported_levels())
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("FASTDIM_ISA", request.param)
-    return str(request.param)
-
-
-def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, n, d]).standard_normal((n, d))
-
-
-def rows_of(x: np.ndarray, dtype: str) -> Rows:
-    """x in a dtype; bfloat16 by cutting float32 off."""
-    if dtype == "bfloat16":
-        bits = x.astype(np.float32).view(np.uint32) >> 16
-        return Rows(bits.astype(np.uint16), "bfloat16")
-    return Rows(np.ascontiguousarray(x, dtype=dtype), dtype)
 
 
 def inverse_norms(rows: Rows) -> np.ndarray:
@@ -43,31 +26,31 @@ def check(rows: Rows, bins: int = 200, threads: int = 2) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("d", [2, 3, 7, 8, 9, 17, 33, 64, 97, 257])
-def test_sizes(level: str, d: int) -> None:
+def test_sizes(isa: str, d: int) -> None:
     for n in SIZES:
-        check(rows_of(gaussian(n, d), "float64"))
+        check(in_dtype(gaussian(n, d), "float64"))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_dtypes(level: str, dtype: str) -> None:
+def test_dtypes(isa: str, dtype: str) -> None:
     for d in (5, 131):
-        check(rows_of(gaussian(200, d), dtype))
+        check(in_dtype(gaussian(200, d), dtype))
 
 
 @pytest.mark.parametrize("bins", [1, 2, 3, 7, 1000, 100_003])
-def test_bins(level: str, bins: int) -> None:
-    check(rows_of(gaussian(150, 12), "float32"), bins)
+def test_bins(isa: str, bins: int) -> None:
+    check(in_dtype(gaussian(150, 12), "float32"), bins)
 
 
 @pytest.mark.parametrize("d", [512, 513, 4096, 16384])
-def test_many_columns(level: str, d: int) -> None:
-    check(rows_of(gaussian(60, d), "float32"))
+def test_many_columns(isa: str, d: int) -> None:
+    check(in_dtype(gaussian(60, d), "float32"))
 
 
-def test_one_column_has_cosines_of_one_only(level: str) -> None:
+def test_one_column_has_cosines_of_one_only(isa: str) -> None:
     x = gaussian(50, 1)
     histogram, low, high, _ = cpu.cosine_histogram(
-        rows_of(x, "float64"), inverse_norms(rows_of(x, "float64")), 10, 2
+        in_dtype(x, "float64"), inverse_norms(in_dtype(x, "float64")), 10, 2
     )
     positive = int((x > 0).sum())
     same = positive * (positive - 1) // 2 + (50 - positive) * (49 - positive) // 2
@@ -75,74 +58,74 @@ def test_one_column_has_cosines_of_one_only(level: str) -> None:
     assert (low, high) == (-1.0, 1.0)
 
 
-def test_bit_identical_for_any_threads(level: str) -> None:
-    rows = rows_of(gaussian(700, 33) + 0.3, "float32")
+def test_bit_identical_for_any_threads(isa: str) -> None:
+    rows = in_dtype(gaussian(700, 33) + 0.3, "float32")
     runs = [cpu.cosine_histogram(rows, inverse_norms(rows), 200, t)[:3] for t in (1, 2, 8)]
     for histogram, low, high in runs[1:]:
         np.testing.assert_array_equal(histogram, runs[0][0])
         assert (low, high) == runs[0][1:]
 
 
-def test_rows_almost_parallel(level: str) -> None:
-    check(rows_of(gaussian(300, 40) * 1e-3 + 1.0, "float64"))
-    check(rows_of(gaussian(300, 40) * 1e-3 + 1.0, "float64"), bins=1_000_000)
+def test_rows_almost_parallel(isa: str) -> None:
+    check(in_dtype(gaussian(300, 40) * 1e-3 + 1.0, "float64"))
+    check(in_dtype(gaussian(300, 40) * 1e-3 + 1.0, "float64"), bins=1_000_000)
 
 
-def test_offset_scale_and_massive_rows(level: str) -> None:
+def test_offset_scale_and_massive_rows(isa: str) -> None:
     x = gaussian(300, 40)
     x[::50, 3] += 2000.0
-    check(rows_of(x, "float32"))
-    check(rows_of(x * 1e100, "float64"))
-    check(rows_of(x * 1e-100, "float64"))
-    check(rows_of(gaussian(200, 24) * 1e4, "float16"))
+    check(in_dtype(x, "float32"))
+    check(in_dtype(x * 1e100, "float64"))
+    check(in_dtype(x * 1e-100, "float64"))
+    check(in_dtype(gaussian(200, 24) * 1e4, "float16"))
 
 
-def test_duplicates_are_counted_with_their_multiplicity(level: str) -> None:
+def test_duplicates_are_counted_with_their_multiplicity(isa: str) -> None:
     rng = np.random.default_rng(3)
     x = gaussian(40, 24)[rng.integers(0, 40, 500)]
-    counts = check(rows_of(x, "float32"))
+    counts = check(in_dtype(x, "float32"))
     assert counts["pairs_filtered"] == 40 * 39 // 2
 
 
-def test_zero_rows_take_part_in_no_pair(level: str) -> None:
+def test_zero_rows_take_part_in_no_pair(isa: str) -> None:
     x = gaussian(120, 24)
     x[[0, 5, 64, 119]] = 0.0
-    rows = rows_of(x, "float32")
+    rows = in_dtype(x, "float32")
     check(rows)
     histogram = cpu.cosine_histogram(rows, inverse_norms(rows), 200, 2)[0]
     assert histogram.sum() == 116 * 115 // 2
 
 
 @pytest.mark.parametrize("nonzero", [0, 1])
-def test_no_pair_at_all(level: str, nonzero: int) -> None:
+def test_no_pair_at_all(isa: str, nonzero: int) -> None:
     x = np.zeros((5, 3))
     x[:nonzero] = 1.0
-    rows = rows_of(x, "float32")
+    rows = in_dtype(x, "float32")
     histogram, low, high, _ = cpu.cosine_histogram(rows, inverse_norms(rows), 4, 2)
     assert histogram.sum() == 0
     assert np.isnan(low)
     assert np.isnan(high)
 
 
-def test_cosines_that_are_edges(level: str) -> None:
+def test_cosines_that_are_edges(isa: str) -> None:
     # Orthogonal rows lie on the edge at 0; the bin above an edge holds it, and the last bin is
     # closed. Powers of two keep every product exact.
     x = np.concatenate([np.eye(40), -2.0 * np.eye(40)])
-    rows = rows_of(x, "float32")
+    rows = in_dtype(x, "float32")
     histogram, low, high, _ = cpu.cosine_histogram(rows, inverse_norms(rows), 4, 2)
     assert histogram.tolist() == [40, 0, 80 * 79 // 2 - 40, 0]
     assert (low, high) == (-1.0, 0.0)
 
 
-def test_rounding_errors_that_add_up_are_inside_the_margin(level: str) -> None:
+def test_rounding_errors_that_add_up_are_inside_the_margin(isa: str) -> None:
     # Long runs of equal positive terms: every sum of a binade is rounded in the same direction, so
     # float32 cosines are wrong by about 1e-5 and many would fall into the next bin.
     angles = np.random.default_rng(7).uniform(0.2, 1.3, 150)
     x = np.repeat(np.stack([np.cos(angles), np.sin(angles)], axis=1), 4096, axis=1)
-    check(rows_of(x, "float64"), bins=2000)
+    check(in_dtype(x, "float64"), bins=2000)
 
 
-def test_cosines_close_to_an_edge(level: str) -> None:
+def test_cosines_close_to_an_edge(isa: str) -> None:
     rng = np.random.default_rng(8)
     count, d = 400, 300
     axis, others = np.zeros(d), rng.standard_normal((count, d))
@@ -151,21 +134,21 @@ def test_cosines_close_to_an_edge(level: str) -> None:
     cosines = rng.integers(-90, 91, count) / 100 + gaps
     others *= np.sqrt(1 - cosines**2)[:, None] / np.linalg.norm(others, axis=1)[:, None]
     turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
-    check(rows_of(np.vstack([axis, cosines[:, None] * axis + others]) @ turn, "float64"))
+    check(in_dtype(np.vstack([axis, cosines[:, None] * axis + others]) @ turn, "float64"))
 
 
-def test_float64_settles_few_pairs(level: str) -> None:
-    counts = check(rows_of(gaussian(1200, 64), "float32"))
-    assert counts["isa"] == level
+def test_float64_settles_few_pairs(isa: str) -> None:
+    counts = check(in_dtype(gaussian(1200, 64), "float32"))
+    assert counts["isa"] == isa
     assert counts["pairs_filtered"] == 1200 * 1199 // 2
     assert 0 < int(str(counts["pairs_refined"])) < 0.02 * 1200 * 1199 / 2
 
 
-def test_pairs(level: str) -> None:
+def test_pairs(isa: str) -> None:
     x = gaussian(80, 37)
     x[7] = 0.0
     for dtype in ("float16", "bfloat16", "float32", "float64"):
-        rows = rows_of(x, dtype)
+        rows = in_dtype(x, dtype)
         i, j = (part.ravel() for part in np.divmod(np.arange(80 * 80), 80))
         cosines = cpu.cosine_pairs(rows, inverse_norms(rows), i, j, 3).reshape(80, 80)
         unit = rows.float64(0, 80) * inverse_norms(rows)[:, None]
@@ -176,14 +159,14 @@ def test_pairs(level: str) -> None:
         assert np.nanmax(np.abs(cosines)) <= 1.0
 
 
-def test_pair_of_a_row_that_does_not_exist(level: str) -> None:
-    rows = rows_of(gaussian(5, 3), "float32")
+def test_pair_of_a_row_that_does_not_exist(isa: str) -> None:
+    rows = in_dtype(gaussian(5, 3), "float32")
     with pytest.raises(ValueError, match="pair 1"):
         cpu.cosine_pairs(rows, inverse_norms(rows), np.array([0, 5]), np.array([1, 1]), 1)
 
 
-def test_bad_inverse_norms(level: str) -> None:
-    rows = rows_of(gaussian(5, 3), "float32")
+def test_bad_inverse_norms(isa: str) -> None:
+    rows = in_dtype(gaussian(5, 3), "float32")
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="row 2"):
             cpu.cosine_histogram(rows, np.where(np.arange(5) == 2, bad, 1.0), 10, 1)

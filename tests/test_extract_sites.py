@@ -11,10 +11,11 @@ import torch
 import transformers
 
 from fastdim.errors import InputError, ModelError, StoreError
+from fastdim.extract import run
 from fastdim.extract.documents import Documents, build_documents
 from fastdim.extract.model import LoadedModel, load_model
-from fastdim.extract.run import extract
 from fastdim.extract.sites import find_sites, select_sites
+from fastdim.extract.store import Store
 from fastdim.extract.texts import make_corpus
 
 VOCABULARY = 97
@@ -62,6 +63,10 @@ def sample(max_tokens: int = 100) -> Documents:
 def loaded(family: str = "llama") -> LoadedModel:
     torch.manual_seed(0)
     return LoadedModel(FAMILIES[family]().eval(), Letters(), family, None, "float32", "memory")
+
+
+def extract(model: LoadedModel, documents: Documents, folder: Path, **options: Any) -> Store:
+    return run.extract(model, documents, folder, find_sites(model.model), **options)
 
 
 def hidden_states(model: Any, documents: Documents) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from test_extract_sites import FAMILIES, Letters
 
 import fastdim
 from fastdim.cli import main
-from fastdim.errors import StoreError
+from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.layer import METRICS
 from fastdim.sweeps.filters import FILTERS
 
@@ -125,7 +125,6 @@ def test_command_line_profiles_files_and_reports_without_a_model(
 ) -> None:
     x = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "bad.npy", np.full((30, 3), np.nan))
     out = str(tmp_path / "out")
     assert main(["profile", str(tmp_path / "x.npy"), "--output", out, "--exact"]) == 0
     table = pd.read_csv(tmp_path / "out" / "results.csv")
@@ -136,3 +135,48 @@ def test_command_line_profiles_files_and_reports_without_a_model(
     assert "x" in capsys.readouterr().out
     assert main(["profile", str(tmp_path / "none.npy")]) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_one_bad_matrix_fails_alone(tmp_path: Path) -> None:
+    good = np.random.default_rng(0).standard_normal((300, 6))
+    bad = good.copy()
+    bad[3, 2] = np.nan
+    np.savez(tmp_path / "mix.npz", good=good, bad=bad, equal=np.ones((50, 4)), column=good[:, :1])
+    out = tmp_path / "out"
+    assert main(["profile", str(tmp_path / "mix.npz"), "--output", str(out)]) == 1
+    table = pd.read_csv(out / "results.csv")
+    assert (table[table["module"] == "good"]["status"] == "ok").all()
+    failed = table[table["status"] == "failed"].groupby("module")["reason"].first()
+    assert "bad) holds 1 NaN" in failed["bad"]
+    assert "row 3, column 2" in failed["bad"]
+    assert "distinct rows" in failed["equal"]
+    assert len(table) == 4 * table["filter"].nunique() * len(METRICS)
+
+
+def test_a_corrected_command_may_use_the_folder_of_a_refused_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ModelError, match="unknown layer '99'"):
+        fastdim.sweep(model(), TEXTS, output=out, layers="99", **OPTIONS)
+    assert fastdim.sweep(model(), TEXTS, output=out, layers="0", **OPTIONS).complete
+
+
+def test_options_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "config.json", np.zeros(1))
+    with pytest.raises(InputError, match="belongs to a hub name"):
+        fastdim.sweep(str(tmp_path), TEXTS, revision="main", **OPTIONS)
+    for option in ({"revision": "main"}, {"dtype": "float16"}):
+        with pytest.raises(InputError, match="in memory"):
+            fastdim.sweep(model(), TEXTS, **option, **OPTIONS)
+
+
+def test_a_hub_that_does_not_answer_is_one_error_and_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(ModelError, match=r"no-such/model.*does not answer"):
+        fastdim.sweep("no-such/model", TEXTS, output=tmp_path / "out", **OPTIONS)
+    assert not (tmp_path / "out").exists()

@@ -160,7 +160,7 @@ def test_definitions(options: dict[str, str], definition: Any) -> None:
 
 def copied_pairs() -> np.ndarray:
     x = gaussian(500, 6)
-    x[:20] = x[20:40]
+    x[:25] = x[25:50]  # 5 % of the rows: at 4 % skdim's treatment moves the value by 1.3 % only
     return x
 
 
@@ -172,6 +172,7 @@ def test_zero_distances_as_the_other_code_treats_them(compat: str, definition: A
     found = twonn(copied_pairs(), compat=compat)
     assert found.value == pytest.approx(definition(ratios(copied_pairs())), rel=1e-9)
     assert found.n_distinct is None
+    assert abs(found.value / twonn(copied_pairs()).value - 1) > 0.02
 
 
 def test_zero_distances_in_the_rest() -> None:
@@ -183,7 +184,7 @@ def test_zero_distances_in_the_rest() -> None:
     )
     assert twonn(x, compat="dadapy", method="mle").value == 0.0
     assert twonn(x, compat="intrinsic").value == pytest.approx(
-        other_intrinsic(ratios(x[20:])), rel=1e-9
+        other_intrinsic(ratios(x[25:])), rel=1e-9
     )
     jittered = twonn(x, compat="facco", seed=1)
     assert jittered.value == twonn(x, compat="facco", seed=1).value

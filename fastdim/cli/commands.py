@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -47,7 +48,6 @@ def sweep(options: argparse.Namespace) -> int:
             corpus,
             revision=options.revision,
             layers=options.layers,
-            filters=options.filters,
             context=options.context,
             pack=options.pack,
             max_tokens=options.max_tokens,
@@ -56,13 +56,7 @@ def sweep(options: argparse.Namespace) -> int:
             device=options.device,
             dtype=options.dtype,
             store_dtype=options.store_dtype,
-            seed=options.seed,
-            queries=options.queries,
-            pairs=options.pairs,
-            exact=options.exact,
-            outlier_factor=options.outlier_factor,
-            confidence=options.confidence,
-            threads=options.threads,
+            **_analysis(options),
             trust_remote_code=options.trust_remote_code,
             keep_activations=options.keep_activations,
         )
@@ -82,17 +76,20 @@ def profile(options: argparse.Namespace) -> int:
     job = prepare_files(
         options.files,
         name=options.name,
-        filters=options.filters,
-        seed=options.seed,
-        queries=options.queries,
-        pairs=options.pairs,
-        exact=options.exact,
-        outlier_factor=options.outlier_factor,
-        confidence=options.confidence,
-        threads=options.threads,
+        **_analysis(options),
     )
     output = None if options.output is None else Path(options.output)
     return _run_all([job], output, options, _progress(options))
+
+
+def _analysis(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that every measuring command shares."""
+    return {name: getattr(options, name) for name in _ANALYSIS}
+
+
+_ANALYSIS = (
+    "filters", "seed", "queries", "pairs", "exact", "outlier_factor", "confidence", "threads",
+)  # fmt: skip
 
 
 def _run_all(

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import Rows
 from fastdim.errors import InputError, StoreError
-from fastdim.extract.shards import DTYPES, read_header, read_into, storage_type
+from fastdim.extract.shards import read_header, read_into, storage_type
 from fastdim.extract.store import MANIFEST
 
-Loader = Callable[[], Rows]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def open_activations(path: Path) -> dict[str, Loader]:
-    """The matrices (rows, columns) of a file or folder, by name, each read when it is called for.
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix (n, d) in a file, known by its header alone.
+
+    load: reads it, as `as_rows` takes it; values are not looked at before.
+    """
+
+    n: int
+    d: int
+    dtype: str
+    load: Callable[[], Any]
+
+
+def open_activations(path: Path) -> dict[str, Matrix]:
+    """The matrices (rows, columns) of a file or folder, by name.
 
     .npy is mapped, not read; of .npz and .safetensors every two-dimensional floating-point tensor
     counts; a folder stands for the files of these kinds in it, in order of their names.
@@ -35,64 +49,84 @@ def open_activations(path: Path) -> dict[str, Loader]:
         if not files:
             raise InputError(f"{path} holds no {', '.join(_OPENERS)} file")
         return {
-            f"{file.stem}/{name}" if len(files) > 1 else name: loader
+            f"{file.stem}/{name}" if len(files) > 1 else name: matrix
             for file in files
-            for name, loader in open_activations(file).items()
+            for name, matrix in open_activations(file).items()
         }
     if path.suffix not in _OPENERS:
         raise InputError(f"{path}: one of {', '.join(_OPENERS)} is read, not {path.suffix!r}")
-    found = _OPENERS[path.suffix](path)
+    try:
+        found = _OPENERS[path.suffix](path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} is no readable {path.suffix} file: {error}") from error
     if not found:
         raise InputError(f"{path} holds no two-dimensional matrix (rows, columns) of floats")
     return found
 
 
-def _npy(path: Path) -> dict[str, Loader]:
-    def load() -> Rows:
-        try:
-            data = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path} is no readable .npy file: {error}") from error
-        return as_rows(data, name=str(path))
+def _npy(path: Path) -> dict[str, Matrix]:
+    with path.open("rb") as file:
+        shape, dtype = _npy_header(file)
 
-    return {path.stem: load}
+    def load() -> Any:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    return _matrices({path.stem: (shape, dtype, load)})
 
 
-def _npz(path: Path) -> dict[str, Loader]:
-    def loader(name: str) -> Loader:
-        def load() -> Rows:
+def _npz(path: Path) -> dict[str, Matrix]:
+    def loader(name: str) -> Callable[[], Any]:
+        def load() -> Any:
             with np.load(path, allow_pickle=False) as archive:
-                return as_rows(archive[name], name=f"{path}:{name}")
+                return archive[name]
 
         return load
 
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = [name for name in archive.files if archive[name].ndim == 2]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} is no readable .npz file: {error}") from error
-    return {name: loader(name) for name in names}
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+            with archive.open(member) as file:
+                found[name] = (*_npy_header(file), loader(name))
+    return _matrices(found)
 
 
-def _safetensors(path: Path) -> dict[str, Loader]:
-    def loader(name: str) -> Loader:
-        def load() -> Rows:
+def _safetensors(path: Path) -> dict[str, Matrix]:
+    def loader(name: str) -> Callable[[], Any]:
+        def load() -> Any:
             entry = read_header(path)[name]
             data = np.empty(entry.shape, dtype=storage_type(entry.dtype))
             read_into(path, entry, data)
-            return as_rows(Rows(data, entry.dtype), name=f"{path}:{name}")
+            return Rows(data, entry.dtype)
 
         return load
 
-    known = {name for _, name in DTYPES.values()}
+    entries = read_header(path).items()
+    return _matrices({name: (entry.shape, entry.dtype, loader(name)) for name, entry in entries})
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], str]:
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    return shape, dtype.name
+
+
+def _matrices(
+    found: dict[str, tuple[tuple[int, ...], str, Callable[[], Any]]],
+) -> dict[str, Matrix]:
     return {
-        name: loader(name)
-        for name, entry in read_header(path).items()
-        if len(entry.shape) == 2 and entry.dtype in known and entry.dtype in FLOATS
+        name: Matrix(shape[0], shape[1], dtype, load)
+        for name, (shape, dtype, load) in found.items()
+        if len(shape) == 2 and dtype in FLOATS
     }
 
 
-_OPENERS: dict[str, Callable[[Path], dict[str, Loader]]] = {
+_OPENERS: dict[str, Callable[[Path], dict[str, Matrix]]] = {
     ".npy": _npy,
     ".npz": _npz,
     ".safetensors": _safetensors,

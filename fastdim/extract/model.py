@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from fastdim.errors import InputError, ModelError, require
 PACKAGE = "package:"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 WEIGHTS = ("config.json", "*.gguf")
+HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +88,11 @@ def load_model(
     path = local_path(name)
     torch = require("torch", "models")
     transformers = require("transformers", "models")
+    check_source(name, revision)
     source, extra = _files(path) if path is not None else (name, {})
-    options: dict[str, Any] = {"revision": revision} if path is None and revision else {}
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    if path is None and not _hub_answers():
+        options["local_files_only"] = True
     options |= extra | {"trust_remote_code": trust_remote_code}
     wanted = "auto" if dtype is None else getattr(torch, dtype)
     if extra and dtype is None:
@@ -97,11 +104,60 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError) as error:
         tried = f"files in {source}" if path is not None else f"no local folder {name}; model hub"
         raise ModelError(
-            f"cannot open the model {name} (tried: {tried}): {str(error).splitlines()[0]}. Give a "
+            f"cannot open the model {name} (tried: {tried}): {_first_line(error)}. Give a "
             "local folder, a .gguf file, package:NAME, or a hub name where a hub can be reached"
         ) from error
     model = model.to(device).eval()
     return LoadedModel(model, tokenizer, name, revision, model_dtype(model), source)
+
+
+def check_source(name: str, revision: str | None) -> None:
+    """Raise, before anything is loaded, if a model cannot be had under this name and revision.
+
+    ModelError: no local files and neither a hub that answers nor a cached copy. InputError: a
+    revision of something that has none. A name that only the hub can refuse passes.
+    """
+    if local_path(name) is not None:
+        if revision:
+            raise InputError(
+                f"revision {revision!r} belongs to a hub name, and {name} is local files: leave "
+                "the revision out, or name the folder that holds it"
+            )
+        return
+    require("transformers", "models")
+    hub = require("huggingface_hub", "models")
+    if not _hub_answers() and not isinstance(
+        hub.try_to_load_from_cache(name, "config.json", revision=revision), str
+    ):
+        raise ModelError(
+            f"there is no model {name}: no local file or folder of this name, no copy of it in the "
+            f"hub's cache, and the model hub does not answer within {HUB_SECONDS:g} s. Give a "
+            "local folder, a .gguf file, package:NAME, or a hub name where a hub can be reached"
+        )
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's host takes a connection; its own client retries for a minute.
+
+    Behind a proxy only the proxy can tell, so the client is left to ask it.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    if address.scheme in urllib.request.getproxies():
+        return True
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=HUB_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def model_dtype(model: Any) -> str:

@@ -14,7 +14,7 @@ from fastdim.errors import InputError, StoreError
 from fastdim.extract.documents import Documents
 from fastdim.extract.model import LoadedModel
 from fastdim.extract.shards import storage_errors, write_json, write_shard
-from fastdim.extract.sites import block_input, find_sites, first_tensor, run_model, select_sites
+from fastdim.extract.sites import block_input, find_stacks, first_tensor, run_model
 from fastdim.extract.store import (
     FORMAT,
     FORMAT_VERSION,
@@ -33,28 +33,29 @@ def extract(
     loaded: LoadedModel,
     documents: Documents,
     directory: str | Path,
+    sites: list[Site],
     *,
-    layers: str = "all",
     batch_size: int = 8,
     store_dtype: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Store:
-    """Run the model over the documents and write the kept rows of the chosen sites.
+    """Run the model over the documents and write the kept rows (tokens, width) of each site.
 
     One safetensors file a batch, written whole or not at all, listed with its sha256 in the
     manifest; memory holds one batch. Started again with the same arguments, only batches whose
     file is missing are run.
 
+    sites: from `find_sites`, chosen by `select_sites`.
     store_dtype: "float16" or "bfloat16" (None: as the model computes).
     progress: called with (batches finished, batches in all).
 
     Raises StoreError if the folder holds other activations, cannot be written, or the disk is
-    full; InputError where a value does not fit float16; ModelError on an unknown layer.
+    full; InputError where a value does not fit float16.
     """
     if store_dtype is not None and store_dtype not in STORE_DTYPES:
         raise InputError(f"store_dtype must be one of {', '.join(STORE_DTYPES)}, got {store_dtype}")
     directory = Path(directory)
-    sites = select_sites(find_sites(loaded.model), layers)
+    entries = {stack.name: f"{stack.blocks}.0" for stack in find_stacks(loaded.model)}
     definition = {
         **documents.definition(),
         "model": loaded.name,
@@ -73,7 +74,7 @@ def extract(
     for number, batch in enumerate(batches):
         name = f"shard-{number:06d}.safetensors"
         if name not in shards:
-            rows = _run_batch(loaded, documents, batch, sites, definition["store_dtype"])
+            rows = _run_batch(loaded, documents, batch, sites, entries, definition["store_dtype"])
             digest = write_shard(directory / name, rows)
             shards[name] = {
                 "file": name,
@@ -126,7 +127,12 @@ def _write_manifest(
 
 
 def _run_batch(
-    loaded: LoadedModel, documents: Documents, batch: slice, sites: list[Site], store_dtype: str
+    loaded: LoadedModel,
+    documents: Documents,
+    batch: slice,
+    sites: list[Site],
+    entries: dict[str, str],
+    store_dtype: str,
 ) -> dict[str, tuple[str, NDArray[Any]]]:
     """The tensors of one shard: rows of every site, and the tokens beside them."""
     import torch
@@ -148,7 +154,7 @@ def _run_batch(
     def take(site: Site, value: Any) -> None:
         taken[site.layer] = value[wanted]
 
-    with torch.inference_mode(), _Hooks(loaded.model, sites, take):
+    with torch.inference_mode(), _Hooks(loaded.model, sites, entries, take):
         run_model(loaded.model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
     tensors = {
         f"site/{site.layer}": (store_dtype, _bits(taken[site.layer], store_dtype, site))
@@ -168,26 +174,28 @@ def _run_batch(
 class _Hooks:
     """Hooks on every site for the length of a `with` block; removed also after an error."""
 
-    def __init__(self, model: Any, sites: list[Site], take: Callable[[Site, Any], None]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        sites: list[Site],
+        entries: dict[str, str],  # path of block 0, by stack: the embedding is what it reads
+        take: Callable[[Site, Any], None],
+    ) -> None:
         self.model = model
         self.sites = sites
+        self.entries = entries
         self.take = take
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
-        first = {site.stack: site for site in self.sites if site.site == "embedding"}
         for site in self.sites:
-            if site.site != "embedding":
+            if site.site == "embedding":
+                module = self.model.get_submodule(self.entries[site.stack])
+                handle = module.register_forward_pre_hook(self._before(site), with_kwargs=True)
+            else:
                 module = self.model.get_submodule(site.module)
-                self.handles.append(module.register_forward_hook(self._after(site)))
-        if first:
-            from fastdim.extract.sites import find_stacks
-
-            for stack in find_stacks(self.model):
-                if stack.name in first:
-                    block = self.model.get_submodule(f"{stack.blocks}.0")
-                    hook = self._before(first[stack.name])
-                    self.handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+                handle = module.register_forward_hook(self._after(site))
+            self.handles.append(handle)
 
     def __exit__(self, *error: object) -> None:
         for handle in self.handles:

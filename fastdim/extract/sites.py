@@ -35,8 +35,13 @@ def find_sites(model: Any) -> list[Site]:
     for stack in stacks:
         blocks = model.get_submodule(stack.blocks)
         first, last = f"{stack.blocks}.0", f"{stack.blocks}.{len(blocks) - 1}"
-        start = trace.inputs[first]
-        end = trace.outputs[last]
+        start, end = trace.inputs.get(first), trace.outputs.get(last)
+        if start is None or end is None:
+            raise ModelError(
+                f"the blocks {stack.blocks} of {type(model).__name__} do not pass hidden states "
+                "from one to the next: save the activations yourself and measure them with "
+                "`fastdim profile`"
+            )
         width = int(start.shape[-1])
         before = [
             path for path, out in trace.outputs.items() if out is start and _outside(path, stacks)
@@ -125,7 +130,7 @@ def first_tensor(value: Any) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return value
+        return value if value.is_floating_point() else None
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdim.errors import StoreError
+from fastdim.errors import FastdimError, StoreError
 from fastdim.extract.shards import replace_file, storage_errors
 from fastdim.sweeps.definition import Definition, python_version, require_same
 
@@ -119,6 +119,13 @@ class RunFolder:
         finally:
             self.add_seconds(stage, time.perf_counter() - start)
 
+    def discard(self) -> None:
+        """Take back a run that has computed nothing, so that another may have the folder."""
+        with storage_errors(self.path):
+            self.pieces.rmdir()
+            for name in ("timings.json", "run.json"):
+                (self.path / name).unlink(missing_ok=True)
+
     def remove_activations(self) -> None:
         """Delete the hidden states; pieces and results stay."""
         with storage_errors(self.activations):
@@ -184,6 +191,12 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
             folder.pieces.mkdir(exist_ok=True)
             for leftover in [*path.glob("*.tmp"), *folder.pieces.glob("*.tmp")]:
                 leftover.unlink()  # of a writer that was killed: the lock says there is no other
-        yield folder
+        try:
+            yield folder
+        except FastdimError:
+            # Nothing was computed (unknown layer, no model): the corrected command may have it.
+            if folder.sample() is None and not folder.activations.exists():
+                folder.discard()
+            raise
     finally:
         os.close(descriptor)

@@ -2,67 +2,111 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastdim.arrays import Rows
 from fastdim.errors import InputError, require
-from fastdim.extract.files import Loader, open_activations
+from fastdim.extract.files import Matrix, open_activations
 from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.folder import RunFolder, write_json
-from fastdim.sweeps.plan import check_space, make_plan
+from fastdim.sweeps.plan import Plan, check_space, make_plan
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.source import Source
 
 
 class Input(Protocol):
-    """A source of rows that is opened with the definition it was prepared for."""
+    """A source of rows. Both methods raise FastdimError where it cannot be had as defined."""
+
+    def plan(self, definition: Definition, folder: Path | None) -> Plan:
+        """What the run is going to do; writes nothing."""
 
     def open(
-        self, definition: Definition, run: RunFolder | None, threads: int, progress: Progress
-    ) -> Source | None:
-        """Give the plan to `progress`, make the rows, write sample.json; None without a folder."""
+        self, definition: Definition, run: RunFolder, threads: int, progress: Progress
+    ) -> Source:
+        """Tell `progress` the plan, make the rows that are missing, write sample.json."""
 
 
-@dataclass(frozen=True, eq=False)
 class ModelInput:
     """A model, by name or in memory (module and tokenizer), and the texts it reads."""
 
-    corpus: Corpus
-    module: Any = None
-    tokenizer: Any = None
+    def __init__(self, corpus: Corpus, module: Any = None, tokenizer: Any = None) -> None:
+        self.corpus = corpus
+        self.module = module
+        self.tokenizer = tokenizer
+        self._prepared: tuple[Any, Any, list[Site]] | None = None
+
+    def plan(self, definition: Definition, folder: Path | None) -> Plan:
+        """Loads the model: sites and sizes are its own."""
+        loaded, documents, sites = self._prepare(definition)
+        parameters = list(loaded.model.parameters())
+        stored = folder is not None and (folder / MANIFEST).is_file()
+        return make_plan(
+            model=definition.model,
+            n_rows=documents.n_rows,
+            n_documents=len(documents),
+            columns=tuple(site.width for site in sites),
+            filters=definition.filters,
+            queries=definition.queries,
+            store_dtype=definition.store_dtype or loaded.dtype,
+            parameters=sum(item.numel() for item in parameters),
+            parameter_bytes=sum(item.numel() * item.element_size() for item in parameters),
+            batch_tokens=_batch_size(definition) * documents.context,
+            forward_tokens=documents.n_tokens,
+            extract=not stored,
+        )
 
     def open(
-        self, definition: Definition, run: RunFolder | None, threads: int, progress: Progress
-    ) -> Source | None:
+        self, definition: Definition, run: RunFolder, threads: int, progress: Progress
+    ) -> Source:
         """Load the model, extract what is missing, and hand out the store."""
-        if run is None:
-            with tempfile.TemporaryDirectory(prefix="fastdim-") as scratch:
-                return self._open(definition, RunFolder(Path(scratch)), threads, progress, dry=True)
-        return self._open(definition, run, threads, progress, dry=False)
-
-    def _open(
-        self,
-        definition: Definition,
-        run: RunFolder,
-        threads: int,
-        progress: Progress,
-        *,
-        dry: bool,
-    ) -> Source | None:
-        torch = require("torch", "models")
-        from fastdim.extract.documents import build_documents
-        from fastdim.extract.model import LoadedModel, load_model, model_dtype
         from fastdim.extract.run import extract
-        from fastdim.extract.sites import find_sites, select_sites
 
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+        with run.timed("load"), _torch_threads(threads):
+            plan = self.plan(definition, run.activations)
+        progress.plan(plan)
+        already = sum(item.stat().st_size for item in run.path.rglob("*") if item.is_file())
+        check_space(plan, run.path, already)
+        loaded, documents, sites = self._prepare(definition)
+        size = _batch_size(definition)
+        progress.start("forward", -(-len(documents) // size), "batches")
+        with run.timed("forward"), _torch_threads(threads), _evaluating(loaded.model):
+            store = extract(
+                loaded,
+                documents,
+                run.activations,
+                sites,
+                batch_size=size,
+                store_dtype=definition.store_dtype,
+                progress=lambda done, total: progress.advance(),
+            )
+        progress.finish()
+        self._prepared = None  # the model is not needed any more: its memory is
+        _write_sample(
+            run,
+            definition,
+            store.sites,
+            store.n_rows,
+            dtype=loaded.dtype,
+            store_dtype=store.dtype,
+            document_rule=documents.rule,
+            n_documents=len(documents),
+        )
+        return Source(store.sites, store.rows, store.tokens(), store.token_text)
+
+    def _prepare(self, definition: Definition) -> tuple[Any, Any, list[Site]]:
+        """Model, documents and sites, made once."""
+        if self._prepared is None:
+            require("torch", "models")
+            from fastdim.extract.documents import build_documents
+            from fastdim.extract.model import LoadedModel, load_model, model_dtype
+            from fastdim.extract.sites import find_sites, select_sites
+
             if self.module is None:
                 loaded = load_model(
                     definition.model,
@@ -73,9 +117,11 @@ class ModelInput:
                 )
             else:
                 base = getattr(self.module, "base_model", self.module)
-                loaded = LoadedModel(
-                    base, self.tokenizer, definition.model, None, model_dtype(base), "memory"
-                )
+                name = definition.model
+                dtype = model_dtype(base)
+                loaded = LoadedModel(base, self.tokenizer, name, None, dtype, "memory")
+            with _evaluating(loaded.model):
+                sites = select_sites(find_sites(loaded.model), definition.layers)
             documents = build_documents(
                 self.corpus,
                 loaded.tokenizer,
@@ -85,60 +131,8 @@ class ModelInput:
                 tokens_per_document=definition.tokens_per_document,
                 seed=definition.seed,
             )
-            sites = select_sites(find_sites(loaded.model), definition.layers)
-            parameters = list(loaded.model.parameters())
-            batch_size = definition.batch_size or 1
-            plan = make_plan(
-                model=definition.model,
-                n_rows=documents.n_rows,
-                n_documents=len(documents),
-                columns=tuple(site.width for site in sites),
-                filters=definition.filters,
-                queries=definition.queries,
-                store_dtype=definition.store_dtype or loaded.dtype,
-                parameters=sum(item.numel() for item in parameters),
-                parameter_bytes=sum(item.numel() * item.element_size() for item in parameters),
-                batch_tokens=batch_size * documents.context,
-                forward_tokens=documents.n_tokens,
-                extract=not (run.activations / MANIFEST).is_file(),
-            )
-            progress.plan(plan)
-            if dry:
-                return None
-            already = sum(item.stat().st_size for item in run.path.rglob("*") if item.is_file())
-            check_space(plan, run.path, already)
-            batches = (len(documents) + batch_size - 1) // batch_size
-            progress.start("forward", batches, "batches")
-            training = loaded.model.training
-            loaded.model.eval()
-            try:
-                with run.timed("forward"):
-                    store = extract(
-                        loaded,
-                        documents,
-                        run.activations,
-                        layers=definition.layers,
-                        batch_size=batch_size,
-                        store_dtype=definition.store_dtype,
-                        progress=lambda done, total: progress.advance(),
-                    )
-            finally:
-                loaded.model.train(training)
-            progress.finish()
-        finally:
-            torch.set_num_threads(before)
-        sample = {
-            "model": definition.model,
-            "revision": definition.revision or "",
-            "dtype": loaded.dtype,
-            "store_dtype": store.dtype,
-            "document_rule": documents.rule,
-            "n_documents": len(documents),
-            "n_rows": store.n_rows,
-            "sites": [asdict(site) for site in store.sites],
-        }
-        write_json(run.path / "sample.json", sample)
-        return Source(store.sites, store.rows, store.tokens(), store.token_text)
+            self._prepared = loaded, documents, sites
+        return self._prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,15 +141,12 @@ class FileInput:
 
     paths: tuple[Path, ...]
 
-    def open(
-        self, definition: Definition, run: RunFolder | None, threads: int, progress: Progress
-    ) -> Source | None:
-        """Look at every matrix, then hand them out one by one."""
-        source, dtype = self._stores() or self._matrices()
-        first = source.rows(source.sites[0].layer)
-        plan = make_plan(
+    def plan(self, definition: Definition, folder: Path | None) -> Plan:
+        """From the files' headers."""
+        source, dtype, n = self._found
+        return make_plan(
             model=definition.model,
-            n_rows=first.n,
+            n_rows=n,
             n_documents=0,
             columns=tuple(site.width for site in source.sites),
             filters=definition.filters,
@@ -167,42 +158,81 @@ class FileInput:
             forward_tokens=0,
             extract=False,
         )
-        progress.plan(plan)
-        if run is not None:
-            sample = {
-                "model": definition.model,
-                "revision": "",
-                "dtype": dtype,
-                "store_dtype": dtype,
-                "document_rule": "",
-                "n_documents": 0,
-                "n_rows": first.n,
-                "sites": [asdict(site) for site in source.sites],
-            }
-            write_json(run.path / "sample.json", sample)
+
+    def open(
+        self, definition: Definition, run: RunFolder, threads: int, progress: Progress
+    ) -> Source:
+        """Hand the matrices out one by one: a bad one fails alone, when its turn comes."""
+        progress.plan(self.plan(definition, None))
+        source, dtype, n = self._found
+        _write_sample(
+            run,
+            definition,
+            source.sites,
+            n,
+            dtype=dtype,
+            store_dtype=dtype,
+            document_rule="",
+            n_documents=0,
+        )
         return source
 
-    def _stores(self) -> tuple[Source, str] | None:
-        if not any((path / MANIFEST).is_file() for path in self.paths):
-            return None
-        if len(self.paths) > 1:
-            raise InputError("give one folder of a sweep's activations at a time")
-        store = Store.open(self.paths[0])
-        return Source(store.sites, store.rows, store.tokens(), store.token_text), store.dtype
-
-    def _matrices(self) -> tuple[Source, str]:
-        loaders: dict[str, Loader] = {}
+    @cached_property
+    def _found(self) -> tuple[Source, str, int]:
+        """The matrices, the number type of the first, and the most rows any has."""
+        if any((path / MANIFEST).is_file() for path in self.paths):
+            if len(self.paths) > 1:
+                raise InputError("give one folder of a sweep's activations at a time")
+            store = Store.open(self.paths[0])
+            source = Source(store.sites, store.rows, store.tokens(), store.token_text)
+            return source, store.dtype, store.n_rows
+        found: dict[str, Matrix] = {}
         for path in self.paths:
-            for name, loader in open_activations(path).items():
-                loaders[name if name not in loaders else f"{path.stem}/{name}"] = loader
-        sites, dtypes = [], set()
-        for layer, (name, loader) in enumerate(loaders.items()):
-            rows = loader()
-            sites.append(Site(layer, "module", None, name, "", rows.d))
-            dtypes.add(rows.dtype)
-        ordered = list(loaders.values())
+            for name, matrix in open_activations(path).items():
+                found[name if name not in found else f"{path}:{name}"] = matrix
+        matrices = list(found.values())
+        sites = [
+            Site(layer, "module", None, name, "", matrix.d)
+            for layer, (name, matrix) in enumerate(found.items())
+        ]
+        source = Source(sites, lambda layer: matrices[layer].load())
+        return source, matrices[0].dtype, max(matrix.n for matrix in matrices)
 
-        def rows_of(layer: int) -> Rows:
-            return ordered[layer]()
 
-        return Source(sites, rows_of), max(dtypes)
+def _batch_size(definition: Definition) -> int:
+    return definition.batch_size or 1
+
+
+def _write_sample(
+    run: RunFolder, definition: Definition, sites: list[Site], n_rows: int, **made: Any
+) -> None:
+    sample = {
+        "model": definition.model,
+        "revision": definition.revision or "",
+        "n_rows": n_rows,
+        "sites": [asdict(site) for site in sites],
+        **made,
+    }
+    write_json(run.path / "sample.json", sample)
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    torch = require("torch", "models")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards as it was."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)

@@ -18,7 +18,7 @@ from fastdim.backends.cpu import active_isa, resolve_threads
 from fastdim.errors import InputError
 from fastdim.estimate import check_confidence
 from fastdim.extract.files import open_activations
-from fastdim.extract.model import local_path
+from fastdim.extract.model import check_source, local_path
 from fastdim.extract.store import MANIFEST
 from fastdim.extract.texts import Corpus
 from fastdim.sweeps.definition import Definition, sha256_of_files
@@ -103,12 +103,17 @@ def prepare_model(
     digest = ""
     if isinstance(model, str):
         name = model
+        check_source(model, revision)
         path = local_path(model)
         if path is not None:
             files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
             weights = [f for f in files if f.suffix not in (".py", ".pyc")]
             digest = sha256_of_files(weights, path if path.is_dir() else path.parent)
     elif isinstance(model, tuple) and len(model) == 2:
+        if revision is not None or dtype is not None:
+            raise InputError(
+                "revision and dtype belong to a model that is loaded by name; this one is in memory"
+            )
         module, tokenizer = model
         name = type(module).__name__
         digest = module_sha256(module)
@@ -177,7 +182,7 @@ def check_machine(threads: int | None) -> int:
 
 def plan_job(job: Job, progress: Progress) -> None:
     """Everything up to the plan, which goes to `progress`; nothing is written."""
-    job.input.open(job.definition, None, job.threads, progress)
+    progress.plan(job.input.plan(job.definition, None))
 
 
 def run_job(job: Job, path: Path | None, formats: Sequence[str], progress: Progress) -> RunRecord:
@@ -188,7 +193,6 @@ def run_job(job: Job, path: Path | None, formats: Sequence[str], progress: Progr
     with _folder(path) as place, open_run(place, job.definition) as run:
         if not all_finished(run, job.definition):
             source = job.input.open(job.definition, run, job.threads, progress)
-            assert source is not None, "an input opened with a folder has rows"
             analyse(source, job.definition, run, threads=job.threads, progress=progress)
         record = RunRecord.read(place)
         if path is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from fastdim.arrays import Rows
 from fastdim.extract.store import Site, TokenTable
 
 
@@ -14,6 +14,6 @@ class Source:
     """Layers of rows, with the tokens beside them where there are any."""
 
     sites: list[Site]
-    rows: Callable[[int], Rows]  # by layer number
+    rows: Callable[[int], Any]  # by layer number; as `as_rows` takes them
     tokens: TokenTable | None = None
     token_text: Callable[[int], str] = str
