@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/cosine_kernels.h"
 #include "distinct.h"
 #include "pack.h"
 #include "threads.h"
@@ -30,6 +31,17 @@ void check(const CosineParams& p) {
     if (!(p.inv_norms[i] >= 0.0) || std::isinf(p.inv_norms[i]))
       throw std::invalid_argument("cosine: inverse norm of row " + std::to_string(i) +
                                   " is negative or not finite");
+}
+
+const CosineKernels& cosine_kernels(Isa isa) {
+#if defined(FASTDIM_AVX512)
+  if (isa == Isa::avx512) return *avx512_cosine_kernels();
+#endif
+#if defined(FASTDIM_AVX2)
+  if (isa == Isa::avx2) return *avx2_cosine_kernels();
+#endif
+  (void)isa;
+  return *scalar_cosine_kernels();
 }
 
 double clip(double cosine) { return std::min(1.0, std::max(-1.0, cosine)); }
@@ -57,7 +69,8 @@ Weighted nonzero_distinct(const CosineParams& p) {
 
 struct Job {
   const CosineParams& p;
-  const Kernels& kernels;
+  const Kernels& common;
+  const CosineKernels& kernels;
   const Weighted& rows;
   Transform transform;
   std::int64_t bins;
@@ -151,7 +164,7 @@ void count_block(const Job& job, const float* chunk, std::int64_t chunk_start,
   const std::int64_t panels = tasks(end - begin, rows);
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = begin + panel * rows;
-    pack_panel(job.kernels, job.p.rows, job.transform, job.rows.ids.data() + first,
+    pack_panel(job.common, job.p.rows, job.transform, job.rows.ids.data() + first,
                static_cast<int>(std::min(rows, end - first)), job.kernels.tile_rows, mine.row,
                mine.panels.data() + panel * rows * job.d);
   }
@@ -179,7 +192,17 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
   const Weighted rows = nonzero_distinct(p);
   const std::int64_t n = static_cast<std::int64_t>(rows.ids.size()), d = p.rows.d;
 
-  Job job = {p, kernels(p.isa), rows, {}, bins, 2.0 / static_cast<double>(bins), 0, 0, n, d};
+  Job job = {p,
+             kernels(p.isa),
+             cosine_kernels(p.isa),
+             rows,
+             {},
+             bins,
+             2.0 / static_cast<double>(bins),
+             0,
+             0,
+             n,
+             d};
   job.transform.mean.assign(static_cast<std::size_t>(d), 0.0);
   job.transform.row_scale = p.inv_norms;
   // Rounding a unit row to float32: 2^-24 of the row, plus 2^-150 for each element that becomes
@@ -204,7 +227,7 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
     const std::int64_t count = std::min(chunk_rows, n - start);
     parallel_for(tasks(count, tile_cols), p.threads, p.poll, [&](std::int64_t panel, int worker) {
       const std::int64_t first = panel * tile_cols;
-      pack_panel(job.kernels, p.rows, job.transform, rows.ids.data() + start + first,
+      pack_panel(job.common, p.rows, job.transform, rows.ids.data() + start + first,
                  static_cast<int>(std::min(tile_cols, count - first)), job.kernels.tile_cols,
                  gathers[static_cast<std::size_t>(worker)].row, chunk.data() + first * d);
     });
@@ -243,7 +266,7 @@ void cosine_pairs(const CosineParams& p, const std::int64_t* i, const std::int64
     if (std::min(i[pair], j[pair]) < 0 || std::max(i[pair], j[pair]) >= p.rows.n)
       throw std::invalid_argument("cosine: pair " + std::to_string(pair) +
                                   " names a row that does not exist");
-  const auto dot = kernels(p.isa).dot[static_cast<int>(p.rows.dtype)];
+  const auto dot = cosine_kernels(p.isa).dot[static_cast<int>(p.rows.dtype)];
   parallel_for(tasks(count, kPairsPerTask), p.threads, p.poll, [&](std::int64_t task, int) {
     const std::int64_t stop = std::min(count, (task + 1) * kPairsPerTask);
     for (std::int64_t pair = task * kPairsPerTask; pair < stop; ++pair) {

@@ -12,16 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-LEVEL_OBJECT = re.compile(r"kernels_(scalar|avx2|avx512)\.cpp\.o$")
+LEVEL_OBJECT = re.compile(r"([a-z0-9]+)_(scalar|avx2|avx512)\.cpp\.o$")
 UNDEFINED = {"U", "w", "v"}
 
 
-def problems(path: Path, level: str) -> list[str]:
+def problems(path: Path, family: str, level: str) -> list[str]:
     """What is wrong with one object file, one line each."""
     listing = subprocess.run(
         ["nm", "--demangle", str(path)], check=True, capture_output=True, text=True
     ).stdout
-    expected = f"fastdim::{level}_kernels()"
+    entry = "kernels" if family == "kernels" else f"{family}_kernels"
+    expected = f"fastdim::{level}_{entry}()"
     found, wrong = False, []
     for line in listing.splitlines():
         kind, name = re.sub(r"^[0-9a-f]*\s+", "", line).split(maxsplit=1)
@@ -40,14 +41,14 @@ def main() -> int:
     """Check every level object below the folder; 0 if all are clean, 1 if not."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build")
     objects = [
-        (path, match[1])
+        (path, match[1], match[2])
         for path in sorted(folder.rglob("*.o"))
         if (match := LEVEL_OBJECT.search(path.name))
     ]
     if not objects:
-        print(f"no kernels_*.cpp.o below {folder}: build first", file=sys.stderr)
+        print(f"no *_<level>.cpp.o below {folder}: build first", file=sys.stderr)
         return 1
-    wrong = [line for path, level in objects for line in problems(path, level)]
+    wrong = [line for found in objects for line in problems(*found)]
     for line in wrong:
         print(line, file=sys.stderr)
     if not wrong:

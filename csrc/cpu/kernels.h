@@ -35,18 +35,12 @@ struct Kernels {
   // Returns whether any bit is set; only then tile and hits are defined.
   bool (*filter)(float* tile, const float* row_bound, const float* col_bound, std::uint32_t* hits);
 
-  // Histogram bins of a tile of cosines: bin = clamp(floor((cosine + 1) * half_bins)). Bit c of
-  // unsure[r] is set if (cosine + 1) * half_bins is within `margin` of an inner edge, or the cosine
-  // is <= low or >= high.
-  void (*bin)(const float* tile, float half_bins, float margin, float low, float high,
-              std::int32_t* bins, std::uint32_t* unsure);
-
   // out = float32(post * (pre * x - mean)) in float64 arithmetic; *norm2 = |out|^2 and *error2 =
   // |post * (pre * x - mean) - out|^2, both summed in float64.
   void (*center)(const double* x, double pre, const double* mean, double post, std::size_t d,
                  float* out, double* norm2, double* error2);
 
-  // Exact conversion of one row to float64; indexed by Dtype, as are the two below.
+  // Exact conversion of one row to float64; indexed by Dtype, as is the one below.
   void (*decode[kDtypes])(const void* x, std::size_t d, double* out);
 
   // |scale * x - scale * y|^2 from differences in float64. `scale` is read for f64 only (1 is meant
@@ -55,10 +49,6 @@ struct Kernels {
   // x, y, d and scale alone.
   double (*distance2[kDtypes])(const void* x, const void* y, std::size_t d, double scale,
                                double limit);
-
-  // sum of (x_scale * x) * (y_scale * y) in float64.
-  double (*dot[kDtypes])(const void* x, const void* y, std::size_t d, double x_scale,
-                         double y_scale);
 };
 
 const Kernels* scalar_kernels();

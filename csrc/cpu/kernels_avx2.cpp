@@ -4,52 +4,13 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "load_avx2.h"
 
 namespace fastdim {
 namespace {
 
 constexpr int kRows = 6;
 constexpr int kCols = 16;
-
-// Four elements as float64.
-struct F16 {
-  using Element = std::uint16_t;
-  static __m256d load(const Element* p) {
-    return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-  }
-};
-
-struct BF16 {
-  using Element = std::uint16_t;
-  static __m256d load(const Element* p) {
-    const __m128i half = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    const __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(half), 16);
-    return _mm256_cvtps_pd(_mm_castsi128_ps(bits));
-  }
-};
-
-struct F32 {
-  using Element = float;
-  static __m256d load(const Element* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
-};
-
-struct F64 {
-  using Element = double;
-  static __m256d load(const Element* p) { return _mm256_loadu_pd(p); }
-};
-
-// The last 1 to 3 elements of a row, filled up with zeros.
-template <class Type>
-__m256d load_tail(const typename Type::Element* p, std::size_t count) {
-  typename Type::Element padded[4] = {};
-  std::memcpy(padded, p, count * sizeof padded[0]);
-  return Type::load(padded);
-}
-
-double sum_lanes(__m256d v) {
-  const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
-  return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
-}
 
 void product_avx2(const float* a, const float* b, std::size_t d, float* tile) {
   for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
@@ -93,35 +54,6 @@ bool filter_avx2(float* tile, const float* row_bound, const float* col_bound, st
     any |= hits[r];
   }
   return any != 0;
-}
-
-void bin_avx2(const float* tile, float half_bins, float margin, float low, float high,
-              std::int32_t* bins, std::uint32_t* unsure) {
-  const __m256 half = _mm256_set1_ps(half_bins);
-  const __m256 near_edge = _mm256_set1_ps(margin);
-  const __m256 last = _mm256_set1_ps(2.0f * half_bins - 1.0f);
-  const __m256 end = _mm256_set1_ps(2.0f * half_bins - 0.5f);
-  const __m256 begin = _mm256_set1_ps(0.5f);
-  const __m256 sign = _mm256_set1_ps(-0.0f);
-  for (int r = 0; r < kRows; ++r) {
-    std::uint32_t mask = 0;
-    for (int h = 0; h < 2; ++h) {
-      const __m256 cosine = _mm256_load_ps(tile + r * kCols + h * 8);
-      const __m256 position = _mm256_fmadd_ps(cosine, half, half);
-      const __m256 edge = _mm256_round_ps(position, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      const __m256 gap = _mm256_andnot_ps(sign, _mm256_sub_ps(position, edge));
-      __m256 flag = _mm256_cmp_ps(gap, near_edge, _CMP_LE_OQ);
-      flag = _mm256_and_ps(flag, _mm256_cmp_ps(edge, begin, _CMP_GT_OQ));
-      flag = _mm256_and_ps(flag, _mm256_cmp_ps(edge, end, _CMP_LT_OQ));
-      flag = _mm256_or_ps(flag, _mm256_cmp_ps(cosine, _mm256_set1_ps(low), _CMP_LE_OQ));
-      flag = _mm256_or_ps(flag, _mm256_cmp_ps(cosine, _mm256_set1_ps(high), _CMP_GE_OQ));
-      mask |= static_cast<std::uint32_t>(_mm256_movemask_ps(flag)) << (8 * h);
-      const __m256 clipped = _mm256_min_ps(_mm256_max_ps(position, _mm256_setzero_ps()), last);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(bins + r * kCols + h * 8),
-                         _mm256_cvttps_epi32(clipped));
-    }
-    unsure[r] = mask;
-  }
 }
 
 void center_avx2(const double* x, double pre, const double* mean, double post, std::size_t d,
@@ -192,34 +124,14 @@ double distance2_avx2(const void* x, const void* y, std::size_t d, double scale,
   return total();
 }
 
-template <class Type>
-double dot_avx2(const void* x, const void* y, std::size_t d, double x_scale, double y_scale) {
-  const auto* a = static_cast<const typename Type::Element*>(x);
-  const auto* b = static_cast<const typename Type::Element*>(y);
-  const __m256d factor_a = _mm256_set1_pd(x_scale);
-  const __m256d factor_b = _mm256_set1_pd(y_scale);
-  __m256d sum[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
-  const auto add = [&](__m256d& total, __m256d u, __m256d v) {
-    total = _mm256_fmadd_pd(_mm256_mul_pd(factor_a, u), _mm256_mul_pd(factor_b, v), total);
-  };
-  std::size_t i = 0;
-  for (; d - i >= 8; i += 8)
-    for (int s = 0; s < 2; ++s) add(sum[s], Type::load(a + i + 4 * s), Type::load(b + i + 4 * s));
-  for (; d - i >= 4; i += 4) add(sum[0], Type::load(a + i), Type::load(b + i));
-  if (i < d) add(sum[0], load_tail<Type>(a + i, d - i), load_tail<Type>(b + i, d - i));
-  return sum_lanes(_mm256_add_pd(sum[0], sum[1]));
-}
-
 constexpr Kernels kKernels = {
     kRows,
     kCols,
     product_avx2,
     filter_avx2,
-    bin_avx2,
     center_avx2,
     {decode_avx2<F16>, decode_avx2<BF16>, decode_avx2<F32>, decode_avx2<F64>},
     {distance2_avx2<F16>, distance2_avx2<BF16>, distance2_avx2<F32>, distance2_avx2<F64>},
-    {dot_avx2<F16>, dot_avx2<BF16>, dot_avx2<F32>, dot_avx2<F64>},
 };
 
 }  // namespace

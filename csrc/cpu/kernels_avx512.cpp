@@ -3,50 +3,13 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "load_avx512.h"
 
 namespace fastdim {
 namespace {
 
 constexpr int kRows = 14;
 constexpr int kCols = 32;
-
-// Eight elements as float64; the masked form reads only the elements whose bit is set, the others
-// are zero.
-struct F16 {
-  using Element = std::uint16_t;
-  static __m512d load(const Element* p) { return load(p, 0xff); }
-  static __m512d load(const Element* p, __mmask8 mask) {
-    return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_maskz_loadu_epi16(mask, p)));
-  }
-};
-
-struct BF16 {
-  using Element = std::uint16_t;
-  static __m512d load(const Element* p) { return load(p, 0xff); }
-  static __m512d load(const Element* p, __mmask8 mask) {
-    const __m256i bits =
-        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_maskz_loadu_epi16(mask, p)), 16);
-    return _mm512_cvtps_pd(_mm256_castsi256_ps(bits));
-  }
-};
-
-struct F32 {
-  using Element = float;
-  static __m512d load(const Element* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
-  static __m512d load(const Element* p, __mmask8 mask) {
-    return _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, p));
-  }
-};
-
-struct F64 {
-  using Element = double;
-  static __m512d load(const Element* p) { return _mm512_loadu_pd(p); }
-  static __m512d load(const Element* p, __mmask8 mask) { return _mm512_maskz_loadu_pd(mask, p); }
-};
-
-__mmask8 first_lanes(std::size_t count) {
-  return static_cast<__mmask8>(count >= 8 ? 0xffu : (1u << count) - 1u);
-}
 
 void product_avx512(const float* a, const float* b, std::size_t d, float* tile) {
   for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
@@ -91,36 +54,6 @@ bool filter_avx512(float* tile, const float* row_bound, const float* col_bound,
     any |= hits[r];
   }
   return any != 0;
-}
-
-void bin_avx512(const float* tile, float half_bins, float margin, float low, float high,
-                std::int32_t* bins, std::uint32_t* unsure) {
-  const __m512 half = _mm512_set1_ps(half_bins);
-  const __m512 near_edge = _mm512_set1_ps(margin);
-  const __m512 last = _mm512_set1_ps(2.0f * half_bins - 1.0f);
-  const __m512 end = _mm512_set1_ps(2.0f * half_bins - 0.5f);
-  const __m512 begin = _mm512_set1_ps(0.5f);
-  const __m512 lowest = _mm512_set1_ps(low);
-  const __m512 highest = _mm512_set1_ps(high);
-  for (int r = 0; r < kRows; ++r) {
-    std::uint32_t mask = 0;
-    for (int h = 0; h < 2; ++h) {
-      const __m512 cosine = _mm512_load_ps(tile + r * kCols + h * 16);
-      const __m512 position = _mm512_fmadd_ps(cosine, half, half);
-      const __m512 edge = _mm512_roundscale_ps(position, 0);  // to the nearest integer
-      const __m512 gap = _mm512_abs_ps(_mm512_sub_ps(position, edge));
-      __mmask16 flag = _mm512_cmp_ps_mask(gap, near_edge, _CMP_LE_OQ);
-      flag = _mm512_mask_cmp_ps_mask(flag, edge, begin, _CMP_GT_OQ);
-      flag = _mm512_mask_cmp_ps_mask(flag, edge, end, _CMP_LT_OQ);
-      const __mmask16 extreme =
-          static_cast<__mmask16>(_mm512_cmp_ps_mask(cosine, lowest, _CMP_LE_OQ) |
-                                 _mm512_cmp_ps_mask(cosine, highest, _CMP_GE_OQ));
-      mask |= (static_cast<std::uint32_t>(flag) | extreme) << (16 * h);
-      const __m512 clipped = _mm512_min_ps(_mm512_max_ps(position, _mm512_setzero_ps()), last);
-      _mm512_store_si512(bins + r * kCols + h * 16, _mm512_cvttps_epi32(clipped));
-    }
-    unsure[r] = mask;
-  }
 }
 
 void center_avx512(const double* x, double pre, const double* mean, double post, std::size_t d,
@@ -185,36 +118,14 @@ double distance2_avx512(const void* x, const void* y, std::size_t d, double scal
   return total();
 }
 
-template <class Type>
-double dot_avx512(const void* x, const void* y, std::size_t d, double x_scale, double y_scale) {
-  const auto* a = static_cast<const typename Type::Element*>(x);
-  const auto* b = static_cast<const typename Type::Element*>(y);
-  const __m512d factor_a = _mm512_set1_pd(x_scale);
-  const __m512d factor_b = _mm512_set1_pd(y_scale);
-  __m512d sum[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
-  const auto add = [&](__m512d& total, __m512d u, __m512d v) {
-    total = _mm512_fmadd_pd(_mm512_mul_pd(factor_a, u), _mm512_mul_pd(factor_b, v), total);
-  };
-  std::size_t i = 0;
-  for (; d - i >= 16; i += 16)
-    for (int s = 0; s < 2; ++s) add(sum[s], Type::load(a + i + 8 * s), Type::load(b + i + 8 * s));
-  for (; i < d; i += 8) {
-    const __mmask8 mask = first_lanes(d - i);
-    add(sum[0], Type::load(a + i, mask), Type::load(b + i, mask));
-  }
-  return _mm512_reduce_add_pd(_mm512_add_pd(sum[0], sum[1]));
-}
-
 constexpr Kernels kKernels = {
     kRows,
     kCols,
     product_avx512,
     filter_avx512,
-    bin_avx512,
     center_avx512,
     {decode_avx512<F16>, decode_avx512<BF16>, decode_avx512<F32>, decode_avx512<F64>},
     {distance2_avx512<F16>, distance2_avx512<BF16>, distance2_avx512<F32>, distance2_avx512<F64>},
-    {dot_avx512<F16>, dot_avx512<BF16>, dot_avx512<F32>, dot_avx512<F64>},
 };
 
 }  // namespace

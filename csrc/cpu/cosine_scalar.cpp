@@ -1,0 +1,67 @@
+// Cosines, the portable level.
+#include <cmath>
+
+#include "cosine_kernels.h"
+#include "load_scalar.h"
+
+namespace fastdim {
+namespace {
+
+constexpr int kRows = 4;
+constexpr int kCols = 8;
+
+void product_scalar(const float* a, const float* b, std::size_t d, float* tile) {
+  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
+    const std::size_t stop = d - start < kBlock ? d : start + kBlock;
+    float sum[kRows][kCols] = {};
+    for (std::size_t i = start; i < stop; ++i)
+      for (int r = 0; r < kRows; ++r)
+        for (int c = 0; c < kCols; ++c) sum[r][c] += a[i * kRows + r] * b[i * kCols + c];
+    for (int r = 0; r < kRows; ++r)
+      for (int c = 0; c < kCols; ++c)
+        tile[r * kCols + c] = (start == 0 ? 0.0f : tile[r * kCols + c]) + sum[r][c];
+  }
+}
+
+void bin_scalar(const float* tile, float half_bins, float margin, float low, float high,
+                std::int32_t* bins, std::uint32_t* unsure) {
+  const float last = 2.0f * half_bins - 1.0f;
+  for (int r = 0; r < kRows; ++r) {
+    std::uint32_t mask = 0;
+    for (int c = 0; c < kCols; ++c) {
+      const float cosine = tile[r * kCols + c];
+      const float position = cosine * half_bins + half_bins;
+      const float edge = std::floor(position + 0.5f);
+      const bool near_edge =
+          std::fabs(position - edge) <= margin && edge > 0.5f && edge < last + 0.5f;
+      mask |= static_cast<std::uint32_t>(near_edge || cosine <= low || cosine >= high) << c;
+      const float clipped = position < 0.0f ? 0.0f : (position > last ? last : position);
+      bins[r * kCols + c] = static_cast<std::int32_t>(clipped);
+    }
+    unsure[r] = mask;
+  }
+}
+
+template <class Type>
+double dot_scalar(const void* x, const void* y, std::size_t d, double x_scale, double y_scale) {
+  const auto* a = static_cast<const typename Type::Element*>(x);
+  const auto* b = static_cast<const typename Type::Element*>(y);
+  double sum[4] = {};
+  for (std::size_t i = 0; i < d; ++i)
+    sum[i % 4] += (x_scale * Type::value(a[i])) * (y_scale * Type::value(b[i]));
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+constexpr CosineKernels kKernels = {
+    kRows,
+    kCols,
+    product_scalar,
+    bin_scalar,
+    {dot_scalar<F16>, dot_scalar<BF16>, dot_scalar<F32>, dot_scalar<F64>},
+};
+
+}  // namespace
+
+const CosineKernels* scalar_cosine_kernels() { return &kKernels; }
+
+}  // namespace fastdim
