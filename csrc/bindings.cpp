@@ -11,6 +11,7 @@
 #include "distinct.h"
 #include "isa.h"
 #include "knn.h"
+#include "moments.h"
 
 namespace py = pybind11;
 using namespace fastdim;
@@ -125,6 +126,49 @@ void bind_cosine_pairs(std::uintptr_t data, std::int64_t n, std::int64_t d, std:
                pointer<double>(out));
 }
 
+MomentsParams moments_params(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                             std::int64_t row_stride, const std::string& dtype, std::uintptr_t ids,
+                             std::int64_t count, std::uintptr_t scale, std::uintptr_t shift,
+                             int threads, const std::string& isa) {
+  return {make_rows(data, n, d, row_stride, dtype),
+          pointer<const std::int64_t>(ids),
+          count,
+          pointer<const double>(scale),
+          pointer<const double>(shift),
+          threads,
+          resolve_isa(isa),
+          check_signals};
+}
+
+void bind_second_moments(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                         std::int64_t row_stride, const std::string& dtype, std::uintptr_t ids,
+                         std::int64_t count, std::uintptr_t scale, std::uintptr_t shift,
+                         int threads, const std::string& isa, std::uintptr_t out_sum,
+                         std::uintptr_t out_gram) {
+  const MomentsParams params =
+      moments_params(data, n, d, row_stride, dtype, ids, count, scale, shift, threads, isa);
+  const py::gil_scoped_release release;
+  second_moments(params, pointer<double>(out_sum), pointer<double>(out_gram));
+}
+
+std::string bind_row_forms(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                           std::int64_t row_stride, const std::string& dtype, std::uintptr_t ids,
+                           std::int64_t count, std::uintptr_t scale, std::uintptr_t shift,
+                           std::uintptr_t vectors, std::uintptr_t weights, std::int64_t axes,
+                           std::uintptr_t lines, std::int64_t line_count, int threads,
+                           const std::string& isa, std::uintptr_t out_first,
+                           std::uintptr_t out_rest, std::uintptr_t out_linear,
+                           std::uintptr_t out_forms) {
+  const MomentsParams params =
+      moments_params(data, n, d, row_stride, dtype, ids, count, scale, shift, threads, isa);
+  const Axes basis = {pointer<const double>(vectors), pointer<const double>(weights), axes,
+                      pointer<const double>(lines), line_count};
+  const RowForms out = {pointer<double>(out_first), pointer<double>(out_rest),
+                        pointer<double>(out_linear), pointer<double>(out_forms)};
+  const py::gil_scoped_release release;
+  return row_forms(params, basis, out);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -142,6 +186,16 @@ PYBIND11_MODULE(_core, module) {
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
              py::arg("out_inverse"));
+  module.def("second_moments", bind_second_moments, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
+             py::arg("scale"), py::arg("shift"), py::arg("threads"), py::arg("isa"),
+             py::arg("out_sum"), py::arg("out_gram"));
+  module.def("row_forms", bind_row_forms, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
+             py::arg("scale"), py::arg("shift"), py::arg("vectors"), py::arg("weights"),
+             py::arg("axes"), py::arg("lines"), py::arg("line_count"), py::arg("threads"),
+             py::arg("isa"), py::arg("out_first"), py::arg("out_rest"), py::arg("out_linear"),
+             py::arg("out_forms"));
   module.def("cosine_hist", bind_cosine_hist, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("inv_norms"), py::arg("bins"),
              py::arg("threads"), py::arg("isa"), py::arg("out_histogram"));

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/cosine_kernels.h"
+#include "cosine_levels.h"
 #include "distinct.h"
 #include "pack.h"
 #include "threads.h"
@@ -31,17 +31,6 @@ void check(const CosineParams& p) {
     if (!(p.inv_norms[i] >= 0.0) || std::isinf(p.inv_norms[i]))
       throw std::invalid_argument("cosine: inverse norm of row " + std::to_string(i) +
                                   " is negative or not finite");
-}
-
-const CosineKernels& cosine_kernels(Isa isa) {
-#if defined(FASTDIM_AVX512)
-  if (isa == Isa::avx512) return *avx512_cosine_kernels();
-#endif
-#if defined(FASTDIM_AVX2)
-  if (isa == Isa::avx2) return *avx2_cosine_kernels();
-#endif
-  (void)isa;
-  return *scalar_cosine_kernels();
 }
 
 double clip(double cosine) { return std::min(1.0, std::max(-1.0, cosine)); }
@@ -183,6 +172,19 @@ void count_block(const Job& job, const float* chunk, std::int64_t chunk_start,
 }
 
 }  // namespace
+
+const CosineKernels& cosine_kernels(Isa isa) {
+#if defined(FASTDIM_AVX512)
+  if (isa == Isa::avx512) return *avx512_cosine_kernels();
+#endif
+#if defined(FASTDIM_AVX2)
+  if (isa == Isa::avx2) return *avx2_cosine_kernels();
+#endif
+  (void)isa;
+  return *scalar_cosine_kernels();
+}
+
+bool has_int16(Isa isa) { return cosine_kernels(isa).product_i16 && cpu_features().avx512_vnni; }
 
 CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int64_t* histogram) {
   check(p);

@@ -66,3 +66,47 @@ def cosine_pairs(
     out: int,
 ) -> None:
     """i, j: int64 (count,); out: float64 (count,). Contract: csrc/cosine.h."""
+
+def second_moments(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    ids: int,
+    count: int,
+    scale: int,
+    shift: int,
+    threads: int,
+    isa: str,
+    out_sum: int,
+    out_gram: int,
+) -> None:
+    """ids: int64 (count,), or 0 for every row (then count = n); scale: float64 (n,) or 0 for 1;
+    shift, out_sum: float64 (d,); out_gram: float64 (d, d). Contract: csrc/moments.h."""
+
+def row_forms(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    ids: int,
+    count: int,
+    scale: int,
+    shift: int,
+    vectors: int,
+    weights: int,
+    axes: int,
+    lines: int,
+    line_count: int,
+    threads: int,
+    isa: str,
+    out_first: int,
+    out_rest: int,
+    out_linear: int,
+    out_forms: int,
+) -> str:
+    """As second_moments; vectors: float64 (axes, d); weights: float64 (2, axes); lines:
+    float64 (line_count, d); out_first, out_rest: float64 (count,); out_linear: float64 (count,
+    line_count); out_forms: float64 (count, 2). Contract: csrc/moments.h."""

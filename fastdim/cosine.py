@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim import moments
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
+from fastdim.covariance import Decomposition, decompose_sums
 from fastdim.errors import InputError
 from fastdim.estimate import (
     Estimate,
@@ -30,6 +32,7 @@ from fastdim.estimate import (
     clustered_stderr,
     transformed_interval,
 )
+from fastdim.moments import near_mean, sums
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -131,8 +134,10 @@ def cosine_stats(
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
         raise InputError(f"bins must be a whole number >= 1, got {bins!r}")
     check_pairs(pairs)
-    moments, inverse = cosine_moments(rows, as_groups(groups, rows.n), confidence, rows.norms())
-    return add_pairs(moments, rows, inverse, bins, pairs, seed, cpu.resolve_threads(threads))
+    workers = cpu.resolve_threads(threads)
+    labels = as_groups(groups, rows.n)
+    found, inverse = cosine_moments(rows, labels, confidence, rows.norms(), workers)
+    return add_pairs(found, rows, inverse, bins, pairs, seed, workers)
 
 
 def check_pairs(pairs: int | str | None) -> None:
@@ -143,26 +148,34 @@ def check_pairs(pairs: int | str | None) -> None:
 
 
 def cosine_moments(
-    rows: Rows, groups: Int64 | None, confidence: float, norms: Array
+    rows: Rows,
+    groups: Int64 | None,
+    confidence: float,
+    norms: Array,
+    threads: int,
+    known: Decomposition | None = None,
 ) -> tuple[CosineStats, Array]:
-    """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited."""
+    """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited.
+
+    known: the decomposed covariance of the unit rows, where it is known; its `ids` are the rows
+    that are not zero and take part. groups: one label for each row of `norms`.
+    """
     check_confidence(confidence)
-    inverse = _inverse_norms(rows, norms)
+    inverse = inverse_norms(rows, norms)
     used = inverse > 0
     count = int(used.sum())
     if count < 2:
         raise InputError(
             f"cosines need at least two rows that are not zero, got {count} of {rows.n}"
         )
-    center = np.zeros(rows.d)
-    for start, stop in rows.spans():
-        center += inverse[start:stop] @ rows.float64(start, stop)
-    center /= count
-    s = float(center @ center)
-    direct = count <= max(DIRECT_ROWS, rows.d)
-    total, by_row, shift, slopes = (_from_pairs if direct else _from_rows)(
-        rows, inverse, center, count
-    )
+    if known is None and count <= max(DIRECT_ROWS, rows.d):
+        s, total, by_row, shift, slopes = _from_pairs(rows, inverse, count)
+    else:
+        if known is None:
+            ids = None if used.all() else np.flatnonzero(used)
+            unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
+            known = decompose_sums(unit, ids, inverse)
+        s, total, by_row, shift, slopes = _from_rows(rows, known, threads)
     mean = min(1.0, max(-1.0, s - shift))
     variance = max(0.0, total / (count * (count - 1)))
     std = math.sqrt(variance)
@@ -189,7 +202,7 @@ def cosine_moments(
 
     # atanh keeps a mean inside (-1, 1), log keeps a spread positive.
     room = max(1.0 - mean * mean, 1e-300)
-    moments = CosineStats(
+    found = CosineStats(
         mean=mean,
         std=std,
         second_moment=variance + mean**2,
@@ -207,11 +220,11 @@ def cosine_moments(
         std_estimate=estimate(std, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
         backend="",
     )
-    return moments, inverse
+    return found, inverse
 
 
 def add_pairs(
-    moments: CosineStats,
+    found: CosineStats,
     rows: Rows,
     inverse: Array,
     bins: int,
@@ -219,7 +232,7 @@ def add_pairs(
     seed: int,
     threads: int,
 ) -> CosineStats:
-    """`moments` with histogram and extremes, over all pairs or a sample as cosine_stats says."""
+    """`found` with histogram and extremes, over all pairs or a sample as cosine_stats says."""
     used = np.flatnonzero(inverse)
     every = len(used) * (len(used) - 1) // 2
     if pairs is None:
@@ -239,9 +252,9 @@ def add_pairs(
         histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
         low, high = float(cosines.min()), float(cosines.max())
         kind = "sampled"
-        band = math.sqrt(math.log(2.0 / (1.0 - moments.confidence)) / (2.0 * count))
+        band = math.sqrt(math.log(2.0 / (1.0 - found.confidence)) / (2.0 * count))
     return replace(
-        moments,
+        found,
         min=low,
         max=high,
         histogram=histogram,
@@ -253,7 +266,8 @@ def add_pairs(
     )
 
 
-def _inverse_norms(rows: Rows, norms: Array) -> Array:
+def inverse_norms(rows: Rows, norms: Array) -> Array:
+    """1/|row| (n,), 0 for a zero row; InputError on a row so small that its squares vanish."""
     zero = norms == 0.0
     for row in np.flatnonzero(zero).tolist():
         if rows.float64(row, row + 1).any():
@@ -274,44 +288,45 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
 
 
 def _from_rows(
-    rows: Rows, inverse: Array, center: Array, count: int
-) -> tuple[float, Array, float, Array]:
-    """Sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i."""
-    d = rows.d
-    gram = np.zeros((d, d))
-    weighted = np.zeros(d)
-    slopes, squares = np.empty(count), np.empty(count)
-    done = 0
-    for start, stop in rows.spans():
-        w = _unit(rows, inverse, start, stop) - center
-        part = slice(done, done + len(w))
-        slopes[part] = w @ center
-        squares[part] = np.einsum("ij,ij->i", w, w)
-        gram += w.T @ w
-        weighted += slopes[part] @ w
-        done += len(w)
-    spread = float(squares.mean())  # 1 - s, without the subtraction
+    rows: Rows, known: Decomposition, threads: int
+) -> tuple[float, float, Array, float, Array]:
+    """s, sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i.
+
+    With W'W = scatter of the unit rows, sum_j (w_i.w_j)^2 = w_i'W'W w_i.
+    """
+    count, center = known.count, known.mean
+    powers = known.eigenvalues * count
+    axes = known.axes
+    along = axes @ center
+    s = float(center @ center)
+    spread = float(powers.sum()) / count  # 1 - s, without the subtraction
     shift = spread / (count - 1)
-    slope_squares = float(slopes @ slopes)
-    total = 2.0 * count * slope_squares + float(np.square(gram).sum()) - count * spread**2
+    slope_squares = float(powers @ np.square(along))
+    total = 2.0 * count * slope_squares + float(np.square(powers).sum()) - count * spread**2
     total -= count * (count - 1) * shift**2
-    by_row = np.empty(count)
-    done = 0
-    for start, stop in rows.spans():
-        w = _unit(rows, inverse, start, stop) - center
-        part = slice(done, done + len(w))
-        by_row[part] = np.einsum("ij,ij->i", w @ gram, w) + 2.0 * (w @ weighted)
-        done += len(w)
+    lines = np.stack([center, axes.T @ (powers * along)])
+    if count * rows.d**2 <= moments.DIRECT_WORK:
+        ids = np.arange(rows.n) if known.ids is None else known.ids
+        w = rows.take(ids).float64(0, count)
+        w *= np.ones(count)[:, None] if known.scale is None else known.scale[ids, None]
+        w -= center
+        squares, linear = np.square(w @ axes.T) @ powers, w @ lines.T
+    else:
+        weights = np.stack([powers, np.zeros_like(powers)])
+        forms = cpu.row_forms(rows, center, known.ids, known.scale, axes, weights, lines, threads)
+        squares, linear = forms.forms[:, 0], forms.linear
+    slopes = linear[:, 0]
+    by_row = squares + 2.0 * linear[:, 1]
     by_row += count * np.square(slopes) + slope_squares - spread**2
     by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
-    return total, by_row, shift, slopes
+    return s, total, by_row, shift, slopes
 
 
-def _from_pairs(
-    rows: Rows, inverse: Array, center: Array, count: int
-) -> tuple[float, Array, float, Array]:
+def _from_pairs(rows: Rows, inverse: Array, count: int) -> tuple[float, float, Array, float, Array]:
     """The same from the deviation of each pair: few rows, or fewer rows than columns."""
-    w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()]) - center
+    w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()])
+    center = w.sum(axis=0) / count
+    w -= center
     shift = float(np.einsum("ij,ij->", w, w)) / count / (count - 1)
     slopes = w @ center
     by_row = np.empty(count)
@@ -322,4 +337,4 @@ def _from_pairs(
         deviation += slopes[start:stop, None] + (slopes + shift)
         deviation[np.arange(stop - start), np.arange(start, stop)] = 0.0
         by_row[start:stop] = np.square(deviation).sum(axis=1)
-    return float(by_row.sum()), by_row, shift, slopes
+    return float(center @ center), float(by_row.sum()), by_row, shift, slopes

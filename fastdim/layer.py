@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
 from fastdim.cosine import CosineStats, add_pairs, check_pairs, cosine_moments
-from fastdim.covariance import STATISTICS, Spectrum, spectrum
+from fastdim.covariance import STATISTICS, Spectrum, spectrum_of
 from fastdim.errors import FastdimError, InputError
 from fastdim.estimate import Estimate, check_confidence, clustered_stderr, normal_quantile
 from fastdim.estimators.twonn import estimate, resolve, search_pairs
@@ -180,7 +180,7 @@ class _Job:
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        return spectrum(self.rows, groups=self.groups, confidence=self.confidence)
+        return spectrum_of(self.rows, self.groups, self.confidence, self.threads)
 
     @cached_property
     def norms(self) -> Array:
@@ -190,7 +190,7 @@ class _Job:
     def moments(self) -> tuple[CosineStats, Array]:
         if self.rows.d < 2:
             raise InputError(f"cosines need at least 2 columns, got {self.rows.d}")
-        return cosine_moments(self.rows, self.groups, self.confidence, self.norms)
+        return cosine_moments(self.rows, self.groups, self.confidence, self.norms, self.threads)
 
     @cached_property
     def cosine(self) -> CosineStats:

@@ -125,13 +125,13 @@ def test_numerical_failures_are_reported_and_bugs_surface(monkeypatch: pytest.Mo
 
         return fail
 
-    monkeypatch.setattr(layer, "spectrum", raising(np.linalg.LinAlgError("did not converge")))
+    monkeypatch.setattr(layer, "spectrum_of", raising(np.linalg.LinAlgError("did not converge")))
     assert by_name(measure(X).metrics)["anisotropy"].reason == "did not converge"
-    monkeypatch.setattr(layer, "spectrum", raising(MemoryError()))
+    monkeypatch.setattr(layer, "spectrum_of", raising(MemoryError()))
     metrics = by_name(measure(X).metrics)
     assert metrics["anisotropy"].reason == "out of memory"
     assert metrics["id_twonn"].status == "ok"
-    monkeypatch.setattr(layer, "spectrum", raising(TypeError("a bug")))
+    monkeypatch.setattr(layer, "spectrum_of", raising(TypeError("a bug")))
     with pytest.raises(TypeError, match="a bug"):
         measure(X)
 
@@ -140,7 +140,7 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*args: Any, **options: Any) -> Any:
         raise AssertionError("computed without need")
 
-    for name in ("search_pairs", "spectrum", "add_pairs"):
+    for name in ("search_pairs", "spectrum_of", "add_pairs"):
         monkeypatch.setattr(layer, name, refuse)
     found = measure(X, metrics=["norm_median", "mean_cosine"])
     assert [metric.name for metric in found.metrics] == ["mean_cosine", "norm_median"]

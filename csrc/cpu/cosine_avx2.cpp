@@ -83,11 +83,8 @@ double dot_avx2(const void* x, const void* y, std::size_t d, double x_scale, dou
 }
 
 constexpr CosineKernels kKernels = {
-    kRows,
-    kCols,
-    product_avx2,
-    bin_avx2,
-    {dot_avx2<F16>, dot_avx2<BF16>, dot_avx2<F32>, dot_avx2<F64>},
+    kRows,   kCols,   product_avx2, nullptr,
+    nullptr, nullptr, bin_avx2,     {dot_avx2<F16>, dot_avx2<BF16>, dot_avx2<F32>, dot_avx2<F64>},
 };
 
 }  // namespace

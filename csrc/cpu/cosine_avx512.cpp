@@ -35,6 +35,55 @@ void product_avx512(const float* a, const float* b, std::size_t d, float* tile) 
   }
 }
 
+// Compiled beyond the level's flags: the caller asks the processor first.
+__attribute__((target("avx512vnni"))) void product_i16_avx512(const std::int16_t* a,
+                                                              const std::int16_t* b,
+                                                              std::size_t pairs,
+                                                              std::int32_t* tile) {
+  __m512i sum[kRows][2];
+  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
+  for (std::size_t i = 0; i < pairs; ++i, a += 2 * kRows, b += 2 * kCols) {
+    const __m512i b0 = _mm512_load_si512(b);
+    const __m512i b1 = _mm512_load_si512(b + 32);
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; ++r) {
+      std::int32_t both;
+      __builtin_memcpy(&both, a + 2 * r, sizeof both);
+      const __m512i element = _mm512_set1_epi32(both);
+      sum[r][0] = _mm512_dpwssd_epi32(sum[r][0], element, b0);
+      sum[r][1] = _mm512_dpwssd_epi32(sum[r][1], element, b1);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int h = 0; h < 2; ++h) _mm512_store_si512(tile + r * kCols + h * 16, sum[r][h]);
+}
+
+void extent_avx512(const double* x, std::size_t d, double* norm2, double* largest) {
+  __m512d sum = _mm512_setzero_pd();
+  __m512d most = _mm512_setzero_pd();
+  for (std::size_t i = 0; i < d; i += 8) {
+    const __m512d value = F64::load(x + i, first_lanes(d - i));
+    sum = _mm512_fmadd_pd(value, value, sum);
+    most = _mm512_max_pd(most, _mm512_abs_pd(value));
+  }
+  *norm2 = _mm512_reduce_add_pd(sum);
+  *largest = _mm512_reduce_max_pd(most);
+}
+
+double quantize_avx512(const double* x, std::size_t d, double scale, std::int16_t* out) {
+  const __m512d factor = _mm512_set1_pd(scale);
+  __m512d sum = _mm512_setzero_pd();
+  for (std::size_t i = 0; i < d; i += 8) {
+    const __mmask8 mask = first_lanes(d - i);
+    const __m512d value = _mm512_mul_pd(factor, F64::load(x + i, mask));
+    const __m256i rounded = _mm512_cvtpd_epi32(value);
+    _mm256_mask_cvtepi32_storeu_epi16(out + i, mask, rounded);
+    const __m512d gap = _mm512_sub_pd(value, _mm512_cvtepi32_pd(rounded));
+    sum = _mm512_fmadd_pd(gap, gap, sum);
+  }
+  return _mm512_reduce_add_pd(sum) / (scale * scale);
+}
+
 void bin_avx512(const float* tile, float half_bins, float margin, float low, float high,
                 std::int32_t* bins, std::uint32_t* unsure) {
   const __m512 half = _mm512_set1_ps(half_bins);
@@ -86,11 +135,10 @@ double dot_avx512(const void* x, const void* y, std::size_t d, double x_scale, d
 }
 
 constexpr CosineKernels kKernels = {
-    kRows,
-    kCols,
-    product_avx512,
-    bin_avx512,
-    {dot_avx512<F16>, dot_avx512<BF16>, dot_avx512<F32>, dot_avx512<F64>},
+    kRows,          kCols,
+    product_avx512, product_i16_avx512,
+    extent_avx512,  quantize_avx512,
+    bin_avx512,     {dot_avx512<F16>, dot_avx512<BF16>, dot_avx512<F32>, dot_avx512<F64>},
 };
 
 }  // namespace

@@ -12,6 +12,19 @@ struct CosineKernels {
   int tile_cols;
   void (*product)(const float* a, const float* b, std::size_t d, float* tile);
 
+  // The same of int16 rows, exact modulo 2^32: panels of pairs of columns as csrc/int16.h lays them
+  // out, pairs = d / 2 rounded up. This and the two below are null at levels without it; where it
+  // is set it still needs CpuFeatures::avx512_vnni.
+  void (*product_i16)(const std::int16_t* a, const std::int16_t* b, std::size_t pairs,
+                      std::int32_t* tile);
+
+  // *norm2 = |x|^2, *largest = max |x_c|.
+  void (*extent)(const double* x, std::size_t d, double* norm2, double* largest);
+
+  // out = scale * x rounded to the nearest integer; returns |x - out / scale|^2. Needs
+  // |scale * x_c| <= 32767.
+  double (*quantize)(const double* x, std::size_t d, double scale, std::int16_t* out);
+
   // Histogram bins of a tile of cosines: bin = clamp(floor((cosine + 1) * half_bins)). Bit c of
   // unsure[r] is set if (cosine + 1) * half_bins is within `margin` of an inner edge, or the cosine
   // is <= low or >= high.

@@ -53,11 +53,10 @@ double dot_scalar(const void* x, const void* y, std::size_t d, double x_scale, d
 }
 
 constexpr CosineKernels kKernels = {
-    kRows,
-    kCols,
-    product_scalar,
-    bin_scalar,
-    {dot_scalar<F16>, dot_scalar<BF16>, dot_scalar<F32>, dot_scalar<F64>},
+    kRows,          kCols,
+    product_scalar, nullptr,
+    nullptr,        nullptr,
+    bin_scalar,     {dot_scalar<F16>, dot_scalar<BF16>, dot_scalar<F32>, dot_scalar<F64>},
 };
 
 }  // namespace

@@ -46,7 +46,7 @@ __m256d load_tail(const typename Type::Element* p, std::size_t count) {
   return Type::load(padded);
 }
 
-double sum_lanes(__m256d v) {
+inline double sum_lanes(__m256d v) {
   const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
 }

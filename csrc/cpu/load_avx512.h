@@ -44,7 +44,7 @@ struct F64 {
   static __m512d load(const Element* p, __mmask8 mask) { return _mm512_maskz_loadu_pd(mask, p); }
 };
 
-__mmask8 first_lanes(std::size_t count) {
+inline __mmask8 first_lanes(std::size_t count) {
   return static_cast<__mmask8>(count >= 8 ? 0xffu : (1u << count) - 1u);
 }
 

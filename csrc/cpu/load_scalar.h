@@ -8,7 +8,7 @@
 namespace fastdim {
 namespace {
 
-float from_bits(std::uint32_t bits) {
+inline float from_bits(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;

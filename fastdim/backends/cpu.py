@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,20 @@ from fastdim.errors import BackendError, InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+
+
+class RowForms(NamedTuple):
+    """Forms of every row y, with z_k = y.v_k its places along the axes.
+
+    first: z_0. rest: |y - z_0 v_0|^2. linear: y.lines (count, m). forms: sum over k of
+    weights[s, k] z_k^2 (count, 2), the terms k > 0 in `arithmetic` ("float32" or "int16").
+    """
+
+    first: Float64
+    rest: Float64
+    linear: Float64
+    forms: Float64
+    arithmetic: str
 
 
 def active_isa() -> str:
@@ -132,3 +147,85 @@ def cosine_pairs(rows: Rows, inv_norms: Float64, i: Int64, j: Int64, threads: in
         _address(out),
     )
     return out
+
+
+def second_moments(
+    rows: Rows, shift: Float64, ids: Int64 | None, scale: Float64 | None, threads: int
+) -> tuple[Float64, Float64]:
+    """Sum (d,) and sum of outer products (d, d) of scale * x - shift over the rows, float64.
+
+    ids: row numbers that take part, None for all. scale: one factor for every row of `rows` (n,),
+    None for 1. The same for any number of threads: see csrc/moments.h.
+    """
+    total, gram = np.full(rows.d, np.nan), np.full((rows.d, rows.d), np.nan)
+    ids, scale, shift = _moment_arrays(ids, scale, shift)
+    _core.second_moments(
+        *_matrix(rows),
+        *_moment_addresses(rows, ids, scale, shift),
+        threads,
+        active_isa(),
+        _address(total),
+        _address(gram),
+    )
+    return total, gram
+
+
+def row_forms(
+    rows: Rows,
+    shift: Float64,
+    ids: Int64 | None,
+    scale: Float64 | None,
+    vectors: Float64,
+    weights: Float64,
+    lines: Float64,
+    threads: int,
+) -> RowForms:
+    """Linear and quadratic forms of y = scale * x - shift: see `RowForms` and csrc/moments.h.
+
+    vectors: orthonormal axes (r, d). weights: (2, r). lines: (m, d).
+    """
+    count = rows.n if ids is None else len(ids)
+    vectors = np.ascontiguousarray(vectors, dtype=np.float64)
+    weights = np.ascontiguousarray(weights, dtype=np.float64)
+    lines = np.ascontiguousarray(lines, dtype=np.float64)
+    first, rest = np.full(count, np.nan), np.full(count, np.nan)
+    linear, forms = np.full((count, len(lines)), np.nan), np.full((count, 2), np.nan)
+    ids, scale, shift = _moment_arrays(ids, scale, shift)
+    arithmetic = _core.row_forms(
+        *_matrix(rows),
+        *_moment_addresses(rows, ids, scale, shift),
+        _address(vectors),
+        _address(weights),
+        len(vectors),
+        _address(lines),
+        len(lines),
+        threads,
+        active_isa(),
+        _address(first),
+        _address(rest),
+        _address(linear),
+        _address(forms),
+    )
+    return RowForms(first, rest, linear, forms, arithmetic)
+
+
+def _moment_arrays(
+    ids: Int64 | None, scale: Float64 | None, shift: Float64
+) -> tuple[Int64 | None, Float64 | None, Float64]:
+    """The arrays as the kernels read them; the caller keeps them alive."""
+    return (
+        None if ids is None else np.ascontiguousarray(ids, dtype=np.int64),
+        None if scale is None else np.ascontiguousarray(scale, dtype=np.float64),
+        np.ascontiguousarray(shift, dtype=np.float64),
+    )
+
+
+def _moment_addresses(
+    rows: Rows, ids: Int64 | None, scale: Float64 | None, shift: Float64
+) -> tuple[int, int, int, int]:
+    return (
+        0 if ids is None else _address(ids),
+        rows.n if ids is None else len(ids),
+        0 if scale is None else _address(scale),
+        _address(shift),
+    )

@@ -1,0 +1,14 @@
+// The kernels of csrc/cpu/cosine_<level>.cpp, chosen at run time.
+#pragma once
+
+#include "cpu/cosine_kernels.h"
+#include "isa.h"
+
+namespace fastdim {
+
+const CosineKernels& cosine_kernels(Isa isa);
+
+// Whether the level has product_i16 and this processor runs it.
+bool has_int16(Isa isa);
+
+}  // namespace fastdim

@@ -1,0 +1,90 @@
+// Sums over rows with AVX2 + FMA + F16C: read the warning in kernels.h before adding a line.
+#include <immintrin.h>
+
+#include "load_avx2.h"
+#include "moments_kernels.h"
+
+namespace fastdim {
+namespace {
+
+constexpr std::size_t kWidth = 12;
+constexpr int kTileRows = 4;
+constexpr int kFormRows = 6;  // the tile of CosineKernels
+constexpr int kFormCols = 16;
+
+template <class Type>
+__m256d load_part(const typename Type::Element* p, std::size_t count) {
+  if (count >= 4) return Type::load(p);
+  return count ? load_tail<Type>(p, count) : _mm256_setzero_pd();
+}
+
+template <class Type>
+void pack_avx2(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
+               double* out) {
+  const auto* row = static_cast<const typename Type::Element*>(x);
+  const __m256d factor = _mm256_set1_pd(scale);
+  for (std::size_t start = 0; start < d; start += kWidth, out += panel)
+    for (std::size_t i = 0; i < kWidth; i += 4) {
+      const std::size_t c = start + i, count = c < d ? d - c : 0;
+      const __m256d value = load_part<Type>(row + c, count);
+      const __m256d center = load_part<F64>(shift + c, count);
+      _mm256_storeu_pd(out + i, _mm256_sub_pd(_mm256_mul_pd(factor, value), center));
+    }
+}
+
+void gram_avx2(const double* a, const double* b, std::size_t count, double* tile) {
+  __m256d sum[kTileRows][3];
+  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm256_setzero_pd();
+  for (std::size_t k = 0; k < count; ++k, a += kWidth, b += kWidth) {
+    const __m256d b0 = _mm256_loadu_pd(b);
+    const __m256d b1 = _mm256_loadu_pd(b + 4);
+    const __m256d b2 = _mm256_loadu_pd(b + 8);
+#pragma GCC unroll 4
+    for (int r = 0; r < kTileRows; ++r) {
+      const __m256d element = _mm256_broadcast_sd(a + r);
+      sum[r][0] = _mm256_fmadd_pd(element, b0, sum[r][0]);
+      sum[r][1] = _mm256_fmadd_pd(element, b1, sum[r][1]);
+      sum[r][2] = _mm256_fmadd_pd(element, b2, sum[r][2]);
+    }
+  }
+  for (int r = 0; r < kTileRows; ++r)
+    for (int h = 0; h < 3; ++h)
+      _mm256_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 4 * h, sum[r][h]);
+}
+
+__m256 load_values(const float* p) { return _mm256_loadu_ps(p); }
+__m256 load_values(const std::int32_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+float sum_floats(__m256 v) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+template <class Element>
+void forms_avx2(const Element* tile, const float* weights, float* out) {
+  for (int r = 0; r < kFormRows; ++r) {
+    const __m256 v0 = load_values(tile + r * kFormCols);
+    const __m256 v1 = load_values(tile + r * kFormCols + 8);
+    const __m256 q0 = _mm256_mul_ps(v0, v0);
+    const __m256 q1 = _mm256_mul_ps(v1, v1);
+    for (int s = 0; s < 2; ++s) {
+      const float* w = weights + s * kFormCols;
+      out[2 * r + s] = sum_floats(
+          _mm256_fmadd_ps(q0, _mm256_loadu_ps(w), _mm256_mul_ps(q1, _mm256_loadu_ps(w + 8))));
+    }
+  }
+}
+
+constexpr MomentsKernels kKernels = {
+    kWidth,    kTileRows,         {pack_avx2<F16>, pack_avx2<BF16>, pack_avx2<F32>, pack_avx2<F64>},
+    gram_avx2, forms_avx2<float>, forms_avx2<std::int32_t>,
+};
+
+}  // namespace
+
+const MomentsKernels* avx2_moments_kernels() { return &kKernels; }
+
+}  // namespace fastdim

@@ -1,0 +1,82 @@
+// Sums over rows with AVX-512 F, BW, VL, DQ: read the warning in kernels.h before adding a line.
+#include <immintrin.h>
+
+#include "load_avx512.h"
+#include "moments_kernels.h"
+
+namespace fastdim {
+namespace {
+
+constexpr std::size_t kWidth = 24;
+constexpr int kTileRows = 8;
+constexpr int kFormRows = 14;  // the tile of CosineKernels
+constexpr int kFormCols = 32;
+
+template <class Type>
+void pack_avx512(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
+                 double* out) {
+  const auto* row = static_cast<const typename Type::Element*>(x);
+  const __m512d factor = _mm512_set1_pd(scale);
+  for (std::size_t start = 0; start < d; start += kWidth, out += panel)
+    for (std::size_t i = 0; i < kWidth; i += 8) {
+      const std::size_t c = start + i;
+      const __mmask8 mask = c < d ? first_lanes(d - c) : 0;
+      const __m512d value = mask == 0xff ? Type::load(row + c) : Type::load(row + c, mask);
+      const __m512d center = _mm512_maskz_loadu_pd(mask, shift + c);
+      _mm512_storeu_pd(out + i, _mm512_sub_pd(_mm512_mul_pd(factor, value), center));
+    }
+}
+
+void gram_avx512(const double* a, const double* b, std::size_t count, double* tile) {
+  __m512d sum[kTileRows][3];
+  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm512_setzero_pd();
+  for (std::size_t k = 0; k < count; ++k, a += kWidth, b += kWidth) {
+    const __m512d b0 = _mm512_loadu_pd(b);
+    const __m512d b1 = _mm512_loadu_pd(b + 8);
+    const __m512d b2 = _mm512_loadu_pd(b + 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) {
+      const __m512d element = _mm512_set1_pd(a[r]);
+      sum[r][0] = _mm512_fmadd_pd(element, b0, sum[r][0]);
+      sum[r][1] = _mm512_fmadd_pd(element, b1, sum[r][1]);
+      sum[r][2] = _mm512_fmadd_pd(element, b2, sum[r][2]);
+    }
+  }
+  for (int r = 0; r < kTileRows; ++r)
+    for (int h = 0; h < 3; ++h)
+      _mm512_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 8 * h, sum[r][h]);
+}
+
+__m512 load_values(const float* p) { return _mm512_loadu_ps(p); }
+__m512 load_values(const std::int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+
+template <class Element>
+void forms_avx512(const Element* tile, const float* weights, float* out) {
+  const __m512 first0 = _mm512_loadu_ps(weights);
+  const __m512 first1 = _mm512_loadu_ps(weights + 16);
+  const __m512 second0 = _mm512_loadu_ps(weights + kFormCols);
+  const __m512 second1 = _mm512_loadu_ps(weights + kFormCols + 16);
+  for (int r = 0; r < kFormRows; ++r) {
+    const __m512 v0 = load_values(tile + r * kFormCols);
+    const __m512 v1 = load_values(tile + r * kFormCols + 16);
+    const __m512 q0 = _mm512_mul_ps(v0, v0);
+    const __m512 q1 = _mm512_mul_ps(v1, v1);
+    out[2 * r] = _mm512_reduce_add_ps(_mm512_fmadd_ps(q0, first0, _mm512_mul_ps(q1, first1)));
+    out[2 * r + 1] = _mm512_reduce_add_ps(_mm512_fmadd_ps(q0, second0, _mm512_mul_ps(q1, second1)));
+  }
+}
+
+constexpr MomentsKernels kKernels = {
+    kWidth,
+    kTileRows,
+    {pack_avx512<F16>, pack_avx512<BF16>, pack_avx512<F32>, pack_avx512<F64>},
+    gram_avx512,
+    forms_avx512<float>,
+    forms_avx512<std::int32_t>,
+};
+
+}  // namespace
+
+const MomentsKernels* avx512_moments_kernels() { return &kKernels; }
+
+}  // namespace fastdim

@@ -1,0 +1,33 @@
+// The leaf operations of csrc/moments.cpp, written once per instruction set; kernels.h says what
+// the files that implement them must not do.
+#pragma once
+
+#include "kernels.h"
+
+namespace fastdim {
+
+struct MomentsKernels {
+  // A panel holds `width` columns of many rows: column c of row k lies at panel[k * width + c].
+  int width;
+  int tile_rows;  // divides width
+
+  // One row into its place in consecutive panels, float64: column c becomes scale * x[c] - shift[c]
+  // at out[(c / width) * panel + c % width]; columns from d to the end of the last panel are 0.
+  void (*pack[kDtypes])(const void* x, std::size_t d, double scale, const double* shift,
+                        std::size_t panel, double* out);
+
+  // tile[r * width + c] = sum over count rows k of a[k * width + r] * b[k * width + c], float64,
+  // r < tile_rows.
+  void (*gram)(const double* a, const double* b, std::size_t count, double* tile);
+
+  // out[r][s] = sum over c of weights[s * cols + c] * tile[r][c]^2 for s = 0, 1, on the tiles of
+  // CosineKernels::product (float32) or product_i16 (int32).
+  void (*forms)(const float* tile, const float* weights, float* out);
+  void (*forms_i32)(const std::int32_t* tile, const float* weights, float* out);
+};
+
+const MomentsKernels* scalar_moments_kernels();
+const MomentsKernels* avx2_moments_kernels();
+const MomentsKernels* avx512_moments_kernels();
+
+}  // namespace fastdim

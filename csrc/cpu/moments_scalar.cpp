@@ -1,0 +1,57 @@
+// Sums over rows, the portable level.
+#include "load_scalar.h"
+#include "moments_kernels.h"
+
+namespace fastdim {
+namespace {
+
+constexpr std::size_t kWidth = 8;
+constexpr int kTileRows = 4;
+constexpr int kFormRows = 4;  // the tile of CosineKernels
+constexpr int kFormCols = 8;
+
+template <class Type>
+void pack_scalar(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
+                 double* out) {
+  const auto* row = static_cast<const typename Type::Element*>(x);
+  for (std::size_t start = 0; start < d; start += kWidth, out += panel)
+    for (std::size_t i = 0; i < kWidth; ++i)
+      out[i] = start + i < d ? scale * Type::value(row[start + i]) - shift[start + i] : 0.0;
+}
+
+void gram_scalar(const double* a, const double* b, std::size_t count, double* tile) {
+  double sum[kTileRows][kWidth] = {};
+  for (std::size_t k = 0; k < count; ++k)
+    for (int r = 0; r < kTileRows; ++r)
+      for (std::size_t c = 0; c < kWidth; ++c) sum[r][c] += a[k * kWidth + r] * b[k * kWidth + c];
+  for (int r = 0; r < kTileRows; ++r)
+    for (std::size_t c = 0; c < kWidth; ++c) tile[r * kWidth + c] = sum[r][c];
+}
+
+template <class Element>
+void forms_scalar(const Element* tile, const float* weights, float* out) {
+  for (int r = 0; r < kFormRows; ++r)
+    for (int s = 0; s < 2; ++s) {
+      float sum = 0.0f;
+      for (int c = 0; c < kFormCols; ++c) {
+        const float value = static_cast<float>(tile[r * kFormCols + c]);
+        sum += value * value * weights[s * kFormCols + c];
+      }
+      out[2 * r + s] = sum;
+    }
+}
+
+constexpr MomentsKernels kKernels = {
+    kWidth,
+    kTileRows,
+    {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
+    gram_scalar,
+    forms_scalar<float>,
+    forms_scalar<std::int32_t>,
+};
+
+}  // namespace
+
+const MomentsKernels* scalar_moments_kernels() { return &kKernels; }
+
+}  // namespace fastdim

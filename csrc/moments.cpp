@@ -1,0 +1,250 @@
+#include "moments.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+#include "aligned.h"
+#include "cosine_levels.h"
+#include "cpu/moments_kernels.h"
+#include "int16.h"
+#include "threads.h"
+
+namespace fastdim {
+namespace {
+
+constexpr std::int64_t kSumRows = 512;  // rows added in one go
+constexpr std::int64_t kPackRows = 64;  // rows packed by one task
+constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
+constexpr std::int64_t kLanes = 8;  // partial sums, so that the compiler may use vectors
+
+std::int64_t tasks(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+
+const MomentsKernels& moments_kernels(Isa isa) {
+#if defined(FASTDIM_AVX512)
+  if (isa == Isa::avx512) return *avx512_moments_kernels();
+#endif
+#if defined(FASTDIM_AVX2)
+  if (isa == Isa::avx2) return *avx2_moments_kernels();
+#endif
+  (void)isa;
+  return *scalar_moments_kernels();
+}
+
+void check(const MomentsParams& p) {
+  if (p.threads < 1) throw std::invalid_argument("moments: threads must be at least 1");
+  if (p.count < 0 || (!p.ids && p.count != p.rows.n))
+    throw std::invalid_argument("moments: count does not fit the rows");
+  for (std::int64_t i = 0; p.ids && i < p.count; ++i)
+    if (p.ids[i] < 0 || p.ids[i] >= p.rows.n)
+      throw std::invalid_argument("moments: a row number is outside the matrix");
+}
+
+void pack_row(const MomentsKernels& kernels, const MomentsParams& p, std::int64_t place,
+              std::size_t panel, double* out) {
+  const std::int64_t row = p.ids ? p.ids[place] : place;
+  kernels.pack[static_cast<int>(p.rows.dtype)](p.rows.row(row), static_cast<std::size_t>(p.rows.d),
+                                               p.scale ? p.scale[row] : 1.0, p.shift, panel, out);
+}
+
+// Products of panel `i` with itself and all later ones over the rows of one chunk.
+void add_panel(const MomentsKernels& kernels, const double* packed, std::size_t panel,
+               std::int64_t rows, std::int64_t d, std::int64_t i, double* sum, double* gram) {
+  const std::int64_t width = kernels.width, step = kernels.tile_rows;
+  std::vector<double> tile(static_cast<std::size_t>(step * width));
+  const double* first = packed + static_cast<std::size_t>(i) * panel;
+  for (std::int64_t c = 0; c < std::min(width, d - i * width); ++c) {
+    double total = 0.0;
+    for (std::int64_t k = 0; k < rows; ++k) total += first[k * width + c];
+    sum[i * width + c] += total;
+  }
+  for (std::int64_t start = 0; start < rows; start += kSumRows) {
+    const std::size_t count = static_cast<std::size_t>(std::min(kSumRows, rows - start));
+    for (std::int64_t j = i; j * width < d; ++j) {
+      const double* second = packed + static_cast<std::size_t>(j) * panel + start * width;
+      const std::int64_t columns = std::min(width, d - j * width);
+      for (std::int64_t part = 0; part < width && i * width + part < d; part += step) {
+        kernels.gram(first + start * width + part, second, count, tile.data());
+        for (std::int64_t r = 0; r < std::min(step, d - i * width - part); ++r) {
+          double* out = gram + (i * width + part + r) * d + j * width;
+          for (std::int64_t c = 0; c < columns; ++c)
+            out[c] += tile[static_cast<std::size_t>(r * width + c)];
+        }
+      }
+    }
+  }
+}
+
+// Columns of axes 1, 2, ... as the panels of one of the two products.
+struct Basis {
+  Aligned<float> floats;
+  Aligned<std::int16_t> ints;
+  std::vector<float> weights;  // 2 x cols for each panel
+  double unit[2];              // of the weights
+};
+
+struct Scratch {
+  std::vector<double> row;
+  std::vector<std::int16_t> ints;
+  Aligned<float> floats;
+  Aligned<std::int16_t> panel;
+  Aligned<float> tile;
+  std::vector<double> length2;
+
+  Scratch(std::int64_t padded, std::int64_t d, std::int64_t rows)
+      : row(static_cast<std::size_t>(padded)),
+        ints(static_cast<std::size_t>(int16_columns(d))),
+        floats(static_cast<std::size_t>(rows * d)),
+        panel(static_cast<std::size_t>(rows * int16_columns(d))),
+        tile(kMaxTileRows * kMaxTileCols),
+        length2(static_cast<std::size_t>(rows)) {}
+};
+
+double product(const double* a, const double* b, std::int64_t d) {
+  double sum[kLanes] = {};
+  std::int64_t c = 0;
+  for (; c + kLanes <= d; c += kLanes)
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) sum[lane] += a[c + lane] * b[c + lane];
+  for (; c < d; ++c) sum[c % kLanes] += a[c] * b[c];
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+// One row or axis into place r of a panel, in either arithmetic; returns the factor that was taken
+// out of its product.
+double place(const CosineKernels& kernels, const double* row, double length2, std::int64_t d,
+             bool ints, int width, int r, Scratch& scratch, float* floats, std::int16_t* panel) {
+  if (ints) {
+    const double scale = quantize(kernels, row, d, scratch.ints.data()).scale;
+    interleave(scratch.ints.data(), d, width, r, panel);
+    return 1.0 / scale;
+  }
+  const double length = std::sqrt(length2), factor = length > 0.0 ? 1.0 / length : 0.0;
+  for (std::int64_t c = 0; c < d; ++c) floats[c * width + r] = static_cast<float>(row[c] * factor);
+  return length;
+}
+
+Basis make_basis(const CosineKernels& kernels, const Axes& axes, std::int64_t d, bool ints,
+                 Scratch& scratch) {
+  const std::int64_t cols = kernels.tile_cols, panels = tasks(axes.count - 1, cols);
+  Basis basis = {
+      Aligned<float>(static_cast<std::size_t>(ints ? 0 : panels * cols * d)),
+      Aligned<std::int16_t>(static_cast<std::size_t>(ints ? panels * cols * int16_columns(d) : 0)),
+      std::vector<float>(static_cast<std::size_t>(2 * panels * cols), 0.0f),
+      {0.0, 0.0}};
+  for (int s = 0; s < 2; ++s)
+    for (std::int64_t k = 1; k < axes.count; ++k)
+      basis.unit[s] = std::max(basis.unit[s], std::fabs(axes.weights[s * axes.count + k]));
+  const std::vector<double> none(static_cast<std::size_t>(d), 0.0);
+  for (std::int64_t slot = 0; slot < panels * cols; ++slot) {
+    const std::int64_t panel = slot / cols, c = slot % cols;
+    const bool real = slot + 1 < axes.count;
+    const double* axis = real ? axes.vectors + (slot + 1) * d : none.data();
+    const double factor =
+        place(kernels, axis, real ? 1.0 : 0.0, d, ints, static_cast<int>(cols), static_cast<int>(c),
+              scratch, basis.floats.data() + (ints ? 0 : panel * cols * d),
+              basis.ints.data() + (ints ? panel * cols * int16_columns(d) : 0));
+    for (int s = 0; s < 2; ++s)
+      if (real && basis.unit[s] > 0.0)
+        basis.weights[static_cast<std::size_t>((2 * panel + s) * cols + c)] = static_cast<float>(
+            axes.weights[s * axes.count + slot + 1] / basis.unit[s] * factor * factor);
+  }
+  return basis;
+}
+
+}  // namespace
+
+void second_moments(const MomentsParams& p, double* sum, double* gram) {
+  check(p);
+  const MomentsKernels& kernels = moments_kernels(p.isa);
+  const std::int64_t d = p.rows.d, panels = tasks(d, kernels.width);
+  std::fill(sum, sum + d, 0.0);
+  std::fill(gram, gram + d * d, 0.0);
+  const std::int64_t chunk = std::min(std::max<std::int64_t>(p.count, 1),
+                                      std::clamp<std::int64_t>(kChunkBytes / (8 * d), 1024, 4096));
+  const std::size_t panel = static_cast<std::size_t>(chunk * kernels.width);
+  Aligned<double> packed(panel * static_cast<std::size_t>(panels));
+  for (std::int64_t start = 0; start < p.count; start += chunk) {
+    const std::int64_t rows = std::min(chunk, p.count - start);
+    parallel_for(tasks(rows, kPackRows), p.threads, p.poll, [&](std::int64_t task, int) {
+      for (std::int64_t k = task * kPackRows; k < std::min(rows, (task + 1) * kPackRows); ++k)
+        pack_row(kernels, p, start + k, panel, packed.data() + k * kernels.width);
+    });
+    parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int) {
+      add_panel(kernels, packed.data(), panel, rows, d, i, sum, gram);
+    });
+  }
+  for (std::int64_t i = 0; i < d; ++i)
+    for (std::int64_t j = 0; j < i; ++j) gram[i * d + j] = gram[j * d + i];
+}
+
+const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& out) {
+  check(p);
+  if (axes.count < 1) throw std::invalid_argument("moments: row_forms needs at least one axis");
+  const MomentsKernels& kernels = moments_kernels(p.isa);
+  const CosineKernels& tiles = cosine_kernels(p.isa);
+  const bool ints = has_int16(p.isa);
+  const std::int64_t d = p.rows.d, padded = tasks(d, kernels.width) * kernels.width;
+  const std::int64_t rows = tiles.tile_rows, cols = tiles.tile_cols;
+  const std::int64_t block = 8 * rows;  // their panels stay in the second level cache
+  std::vector<Scratch> scratches;
+  for (int worker = 0; worker < p.threads; ++worker) scratches.emplace_back(padded, d, block);
+  const Basis basis = make_basis(tiles, axes, d, ints, scratches[0]);
+  const std::int64_t panels = tasks(axes.count - 1, cols);
+
+  parallel_for(tasks(p.count, block), p.threads, p.poll, [&](std::int64_t task, int worker) {
+    Scratch& mine = scratches[static_cast<std::size_t>(worker)];
+    const std::int64_t begin = task * block, end = std::min(p.count, begin + block);
+    const std::int64_t groups = tasks(end - begin, rows);
+    for (std::int64_t slot = 0; slot < groups * rows; ++slot) {
+      const std::int64_t i = begin + slot, group = slot / rows;
+      double length2 = 0.0;
+      if (i < end) {
+        pack_row(kernels, p, i, static_cast<std::size_t>(kernels.width), mine.row.data());
+        for (std::int64_t j = 0; j < axes.line_count; ++j)
+          out.linear[i * axes.line_count + j] = product(mine.row.data(), axes.lines + j * d, d);
+        const double z = product(mine.row.data(), axes.vectors, d);
+        for (std::int64_t c = 0; c < d; ++c)
+          mine.row[static_cast<std::size_t>(c)] -= z * axes.vectors[c];
+        length2 = product(mine.row.data(), mine.row.data(), d);
+        out.first[i] = z;
+        out.rest[i] = length2;
+        for (int s = 0; s < 2; ++s) out.forms[2 * i + s] = axes.weights[s * axes.count] * z * z;
+      } else {
+        std::fill(mine.row.begin(), mine.row.end(), 0.0);
+      }
+      const double factor =
+          place(tiles, mine.row.data(), length2, d, ints, static_cast<int>(rows),
+                static_cast<int>(slot % rows), mine, mine.floats.data() + group * rows * d,
+                mine.panel.data() + group * rows * int16_columns(d));
+      mine.length2[static_cast<std::size_t>(slot)] = factor * factor;
+    }
+    float sums[2 * kMaxTileRows];
+    for (std::int64_t panel = 0; panel < panels; ++panel)
+      for (std::int64_t group = 0; group < groups; ++group) {
+        const float* weights = basis.weights.data() + 2 * panel * cols;
+        if (ints) {
+          std::int32_t* tile = reinterpret_cast<std::int32_t*>(mine.tile.data());
+          tiles.product_i16(mine.panel.data() + group * rows * int16_columns(d),
+                            basis.ints.data() + panel * cols * int16_columns(d),
+                            static_cast<std::size_t>(int16_columns(d) / 2), tile);
+          kernels.forms_i32(tile, weights, sums);
+        } else {
+          tiles.product(mine.floats.data() + group * rows * d,
+                        basis.floats.data() + panel * cols * d, static_cast<std::size_t>(d),
+                        mine.tile.data());
+          kernels.forms(mine.tile.data(), weights, sums);
+        }
+        for (std::int64_t r = 0; r < std::min(rows, end - begin - group * rows); ++r) {
+          const std::int64_t slot = group * rows + r;
+          for (int s = 0; s < 2; ++s)
+            out.forms[2 * (begin + slot) + s] += mine.length2[static_cast<std::size_t>(slot)] *
+                                                 basis.unit[s] *
+                                                 static_cast<double>(sums[2 * r + s]);
+        }
+      }
+  });
+  return ints ? "int16" : "float32";
+}
+
+}  // namespace fastdim

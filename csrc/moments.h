@@ -1,0 +1,60 @@
+// Sums over rows: first and second moments, and quadratic forms of every row in an eigenbasis.
+//
+// second_moments: float64 throughout. A row x enters as y = scale * x - shift (two roundings, scale
+// and shift float64); products of float64 values are added in blocks of 512 rows and the blocks one
+// by one, so an entry of the matrix is off by at most (512 + n / 512 + 2) 2^-53 sum |y_i| |y_j|.
+// The caller takes a shift near the mean: then nothing cancels when the mean is removed.
+//
+// row_forms: for errors, not for values. The first axis and the length of what remains are float64;
+// the other axes are multiplied in float32, or int16 with int32 sums where the processor has VNNI.
+// A row h loses its part along the first axis before it is rounded, so the error of a score h.v_k
+// is relative to the remaining length r: below 2^-21 r in float32 and about 2e-5 r in int16.
+//
+// Both give the same bits for any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "isa.h"
+#include "rows.h"
+
+namespace fastdim {
+
+struct MomentsParams {
+  Rows rows;
+  const std::int64_t* ids;  // rows that take part, null for all
+  std::int64_t count;       // how many
+  const double* scale;      // one factor for every row of `rows`, null for 1
+  const double* shift;      // d
+  int threads;
+  Isa isa;
+  std::function<void()> poll;  // called now and then by the calling thread; may throw to stop
+};
+
+// sum (d) and gram (d x d, both triangles) of the y. Memory beyond them: 1,024 to 4,096 packed
+// rows.
+void second_moments(const MomentsParams& params, double* sum, double* gram);
+
+struct Axes {
+  const double* vectors;  // count x d, orthonormal rows
+  const double* weights;  // 2 x count
+  std::int64_t count;     // at least 1
+  const double* lines;    // line_count x d
+  std::int64_t line_count;
+};
+
+// One entry a row that takes part; linear holds line_count, forms two.
+struct RowForms {
+  double* first;
+  double* rest;
+  double* linear;
+  double* forms;
+};
+
+// With z_k = y.v_k and r = y - z_0 v_0: first = z_0, rest = |r|^2, linear[j] = y.lines[j], and
+// forms[s] = weights[s][0] z_0^2 + sum over k > 0 of weights[s][k] (r.v_k)^2 for s = 0, 1.
+// All but the sum over k > 0 is float64. Returns the arithmetic of that sum: "float32" or "int16".
+const char* row_forms(const MomentsParams& params, const Axes& axes, const RowForms& out);
+
+}  // namespace fastdim

@@ -1,0 +1,100 @@
+"""First and second moments of rows in float64, additive over parts of the rows.
+
+Moments are taken about a shift near the mean, so that nothing cancels when the mean is removed: an
+entry of the scatter matrix is off by about 500 units of float64 rounding of sum |y_i| |y_j|, y the
+shifted rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from fastdim.arrays import Rows
+from fastdim.backends import cpu
+
+Array = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+SHIFT_ROWS = 1024
+
+# Up to so many multiplications (rows x columns^2) the forms of rows are computed in float64 by
+# numpy; beyond, by a kernel whose products are float32 or int16.
+DIRECT_WORK = 1 << 28
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """count, sum (d,) and sum of outer products (d, d) of rows less `shift` (d,)."""
+
+    shift: Array
+    count: int
+    total: Array
+    outer: Array
+
+    def __add__(self, other: Sums) -> Sums:
+        """Both parts together; they must share the shift."""
+        if other.shift is not self.shift:
+            raise ValueError("sums about two different shifts cannot be added")
+        return Sums(
+            self.shift,
+            self.count + other.count,
+            self.total + other.total,
+            self.outer + other.outer,
+        )
+
+    @property
+    def mean(self) -> Array:
+        """Mean row (d,)."""
+        return np.asarray(self.shift + self.total / self.count)
+
+    def scatter(self) -> Array:
+        """Sum of outer products of the rows less their mean (d, d)."""
+        return np.asarray(self.outer - np.outer(self.total, self.total / self.count))
+
+
+def near_mean(rows: Rows, scale: Array | None = None) -> Array:
+    """A point (d,) near the mean of the scaled rows: the mean of up to 1,024 of them.
+
+    Summed about the first: exact where a column is constant, however large.
+    """
+    step = max(1, rows.n // SHIFT_ROWS)
+    sample = Rows(rows.data[::step][:SHIFT_ROWS], rows.dtype).float64(0, SHIFT_ROWS)
+    if scale is not None:
+        sample *= scale[::step][:SHIFT_ROWS, None]
+    return np.asarray(sample[0] + (sample - sample[0]).sum(axis=0) / len(sample))
+
+
+def sums(
+    rows: Rows,
+    shift: Array,
+    threads: int,
+    ids: Int64 | None = None,
+    scale: Array | None = None,
+) -> Sums:
+    """Moments of scale * x about `shift`, over the rows `ids` or all."""
+    total, outer = cpu.second_moments(rows, shift, ids, scale, threads)
+    return Sums(shift, rows.n if ids is None else len(ids), total, outer)
+
+
+@cache
+def _pools() -> Any:
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Numpy's linear algebra on one thread while the block runs.
+
+    A decomposition of a few hundred columns gains a third from a second thread on an idle machine;
+    where other programs run, threads that wait for each other spin and it takes many times longer.
+    """
+    with _pools().limit(limits=1, user_api="blas"):
+        yield
