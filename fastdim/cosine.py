@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim import moments
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
-from fastdim.covariance import Decomposition, decompose_sums
+from fastdim.covariance import Decomposition, decompose_sums, scores
 from fastdim.errors import InputError
 from fastdim.estimate import (
     Estimate,
@@ -296,27 +295,17 @@ def _from_rows(
     """
     count, center = known.count, known.mean
     powers = known.eigenvalues * count
-    axes = known.axes
-    along = axes @ center
+    along = known.axes @ center
     s = float(center @ center)
     spread = float(powers.sum()) / count  # 1 - s, without the subtraction
     shift = spread / (count - 1)
     slope_squares = float(powers @ np.square(along))
     total = 2.0 * count * slope_squares + float(np.square(powers).sum()) - count * spread**2
     total -= count * (count - 1) * shift**2
-    lines = np.stack([center, axes.T @ (powers * along)])
-    if count * rows.d**2 <= moments.DIRECT_WORK:
-        ids = np.arange(rows.n) if known.ids is None else known.ids
-        w = rows.take(ids).float64(0, count)
-        w *= np.ones(count)[:, None] if known.scale is None else known.scale[ids, None]
-        w -= center
-        squares, linear = np.square(w @ axes.T) @ powers, w @ lines.T
-    else:
-        weights = np.stack([powers, np.zeros_like(powers)])
-        forms = cpu.row_forms(rows, center, known.ids, known.scale, axes, weights, lines, threads)
-        squares, linear = forms.forms[:, 0], forms.linear
-    slopes = linear[:, 0]
-    by_row = squares + 2.0 * linear[:, 1]
+    forms = scores(rows, known, threads)
+    squares = count * (forms.forms[:, 0] + known.eigenvalues[0] * np.square(forms.first))
+    slopes = forms.linear[:, 0]
+    by_row = squares + 2.0 * count * forms.linear[:, 1]
     by_row += count * np.square(slopes) + slope_squares - spread**2
     by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
     return s, total, by_row, shift, slopes

@@ -113,7 +113,7 @@ def spectrum_of(
     found = decompose(rows, threads) if known is None else known
     _check_variance(found.eigenvalues, found.count)
     values, slopes = _statistics(found.eigenvalues)
-    influence, first = _influence(rows, found, values, slopes, threads)
+    influence, first = _influence(rows, found, slopes, threads)
     # The values do not change with the scale of x, so the influences already sum to zero (Euler).
     errors = clustered_stderr(influence, labels)
     estimates = {
@@ -143,12 +143,13 @@ def anisotropy(x: Any, *, threads: int | None = None) -> float:
     return float(eigenvalues[0] / eigenvalues.sum())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Decomposition:
     """Covariance of the rows `ids` (None: all), each times `scale` (n,), as axes and eigenvalues.
 
     eigenvalues: (r,) descending. axes: (r, d) orthonormal; (n, r) unit scores in columns if
-    `by_rows`, where there are fewer rows than columns. mean: (d,).
+    `by_rows`, where there are fewer rows than columns. mean: (d,). forms: filled by `scores`.
+    ids ascend.
     """
 
     eigenvalues: Array
@@ -158,6 +159,7 @@ class Decomposition:
     count: int
     ids: NDArray[np.int64] | None = None
     scale: Array | None = None
+    forms: cpu.RowForms | None = None
 
 
 def decompose(rows: Rows, threads: int) -> Decomposition:
@@ -208,43 +210,61 @@ def _descending(ascending: Array) -> Array:
     return np.asarray(np.where(ascending > noise, ascending, 0.0)[::-1].copy())
 
 
+def scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
+    """Forms of every row y less the mean, computed once for a decomposition.
+
+    With z_k = y.v_k: first = z_0, rest = |y|^2 - z_0^2, forms[:, 0] = sum over k > 0 of l_k z_k^2,
+    forms[:, 1] the same with the slopes of the effective rank; linear = y.mean and y.(C mean) with
+    C the covariance. Without columns of y (`by_rows`) linear is empty.
+    """
+    if found.forms is None:
+        found.forms = _scores(rows, found, threads)
+    return found.forms
+
+
+def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
+    powers = found.eigenvalues
+    weights = np.stack([powers, _statistics(powers)[1][:, 2] if powers[0] > 0 else powers])
+    weights[:, 0] = 0.0
+    if found.by_rows:
+        squares = np.square(found.axes) * (rows.n * powers)
+        first = found.axes[:, 0] * math.sqrt(rows.n * powers[0])
+        rest, none = squares[:, 1:].sum(axis=1), np.zeros((rows.n, 0))
+        return cpu.RowForms(first, rest, none, squares @ weights.T, "float64")
+    lines = np.stack([found.mean, found.axes.T @ (powers * (found.axes @ found.mean))])
+    ids, scale = found.ids, found.scale
+    if found.count * rows.d**2 > moments.DIRECT_WORK:
+        return cpu.row_forms(rows, found.mean, ids, scale, found.axes, weights, lines, threads)
+    parts = []
+    for start, stop in rows.spans():
+        inside = np.arange(start, stop) if ids is None else ids[(ids >= start) & (ids < stop)]
+        y = rows.float64(start, stop)[inside - start]
+        if scale is not None:
+            y *= scale[inside, None]
+        y -= found.mean
+        z = y @ found.axes.T
+        squares = np.square(z)
+        parts.append((z[:, 0], squares[:, 1:].sum(axis=1), y @ lines.T, squares @ weights.T))
+    joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return cpu.RowForms(joined[0], joined[1], joined[2], joined[3], "float64")
+
+
 def _influence(
-    rows: Rows, found: Decomposition, values: Array, slopes: Array, threads: int
+    rows: Rows, found: Decomposition, slopes: Array, threads: int
 ) -> tuple[Array, Array]:
     """Influence of every row on the four values (n, 4), and its squared first score (n,)."""
-    whole = found.ids is None and found.scale is None
-    if whole and (found.by_rows or rows.n * rows.d**2 <= moments.DIRECT_WORK):
-        influence = np.empty((rows.n, len(STATISTICS)))
-        squares = np.empty(rows.n)
-        for start, stop in rows.spans():
-            if found.by_rows:
-                scores = np.square(found.axes[start:stop]) * (rows.n * found.eigenvalues)
-            else:
-                scores = np.square((rows.float64(start, stop) - found.mean) @ found.axes.T)
-            influence[start:stop] = scores @ slopes
-            squares[start:stop] = scores[:, 0]
-        return influence, squares
-    forms = cpu.row_forms(
-        rows,
-        found.mean,
-        found.ids,
-        found.scale,
-        found.axes,
-        slopes[:, 1:3].T,
-        np.zeros((0, rows.d)),
-        threads,
-    )
+    powers, forms = found.eigenvalues, scores(rows, found, threads)
     squares = np.square(forms.first)
+    total, power = float(powers.sum()), float(np.square(powers).sum())
     # The slopes of anisotropy and stable rank are equal along all axes but the first.
-    return np.stack(
-        [
-            slopes[0, 0] * squares + slopes[-1, 0] * forms.rest,
-            forms.forms[:, 0],
-            forms.forms[:, 1],
-            slopes[0, 3] * squares + slopes[-1, 3] * forms.rest,
-        ],
-        axis=1,
-    ), squares
+    others = [
+        slopes[-1, 0] * forms.rest,
+        2.0 * total / power * (forms.rest - total / power * forms.forms[:, 0]),
+        forms.forms[:, 1],
+        slopes[-1, 3] * forms.rest,
+    ]
+    influence = np.stack(others, axis=1) + squares[:, None] * slopes[0]
+    return influence, squares
 
 
 def _statistics(eigenvalues: Array) -> tuple[Array, Array]:

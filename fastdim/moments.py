@@ -60,15 +60,16 @@ class Sums:
         return np.asarray(self.outer - np.outer(self.total, self.total / self.count))
 
 
-def near_mean(rows: Rows, scale: Array | None = None) -> Array:
-    """A point (d,) near the mean of the scaled rows: the mean of up to 1,024 of them.
+def near_mean(rows: Rows, scale: Array | None = None, ids: Int64 | None = None) -> Array:
+    """A point (d,) near the mean of the scaled rows (all, or `ids`): that of up to 1,024 of them.
 
     Summed about the first: exact where a column is constant, however large.
     """
-    step = max(1, rows.n // SHIFT_ROWS)
-    sample = Rows(rows.data[::step][:SHIFT_ROWS], rows.dtype).float64(0, SHIFT_ROWS)
+    chosen = np.arange(rows.n) if ids is None else ids
+    chosen = chosen[:: max(1, len(chosen) // SHIFT_ROWS)][:SHIFT_ROWS]
+    sample = rows.take(chosen).float64(0, len(chosen))
     if scale is not None:
-        sample *= scale[::step][:SHIFT_ROWS, None]
+        sample *= scale[chosen, None]
     return np.asarray(sample[0] + (sample - sample[0]).sum(axis=0) / len(sample))
 
 
