@@ -44,11 +44,17 @@ struct Weighted {
 Weighted nonzero_distinct(const CosineParams& p) {
   std::vector<std::int64_t> first(static_cast<std::size_t>(p.rows.n)), inverse(first.size());
   const std::int64_t groups = distinct(p.rows, p.threads, p.poll, first.data(), inverse.data());
+  // Equal rows may be left out one by one: the first that takes part stands for the others.
   std::vector<std::int64_t> count(static_cast<std::size_t>(groups), 0);
-  for (const std::int64_t g : inverse) ++count[static_cast<std::size_t>(g)];
+  for (std::int64_t row = p.rows.n; row-- > 0;) {
+    if (p.inv_norms[row] == 0.0) continue;
+    const std::int64_t g = inverse[static_cast<std::size_t>(row)];
+    first[static_cast<std::size_t>(g)] = row;
+    ++count[static_cast<std::size_t>(g)];
+  }
   Weighted rows;
   for (std::size_t g = 0; g < count.size(); ++g) {
-    if (p.inv_norms[first[g]] == 0.0) continue;
+    if (count[g] == 0) continue;
     rows.ids.push_back(first[g]);
     rows.weights.push_back(count[g]);
     rows.repeated = rows.repeated || count[g] > 1;

@@ -26,7 +26,8 @@ namespace fastdim {
 
 struct CosineParams {
   Rows rows;
-  const double* inv_norms;  // n: 1 / |row|; 0 marks a zero row, which takes part in no pair
+  const double*
+      inv_norms;  // n: 1 / |row|; 0 for a row that takes part in no pair, as zero rows must
   int threads;
   Isa isa;
   std::function<void()> poll;  // called now and then by the calling thread; may throw to stop

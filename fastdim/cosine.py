@@ -152,21 +152,24 @@ def cosine_moments(
     confidence: float,
     norms: Array,
     threads: int,
+    kept: Int64 | None = None,
     known: Decomposition | None = None,
 ) -> tuple[CosineStats, Array]:
     """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited.
 
-    known: the decomposed covariance of the unit rows, where it is known; its `ids` are the rows
-    that are not zero and take part. groups: one label for each row of `norms`.
+    kept: row numbers that take part, ascending, None for all; the others get 0 as well. groups: one
+    label for each row that takes part. known: the decomposed covariance of the unit rows among
+    them, where it is known.
     """
     check_confidence(confidence)
     inverse = inverse_norms(rows, norms)
+    n = rows.n if kept is None else len(kept)
+    if kept is not None:
+        inverse[np.setdiff1d(np.arange(rows.n), kept, assume_unique=True)] = 0.0
     used = inverse > 0
     count = int(used.sum())
     if count < 2:
-        raise InputError(
-            f"cosines need at least two rows that are not zero, got {count} of {rows.n}"
-        )
+        raise InputError(f"cosines need at least two rows that are not zero, got {count} of {n}")
     if known is None and count <= max(DIRECT_ROWS, rows.d):
         s, total, by_row, shift, slopes = _from_pairs(rows, inverse, count)
     else:
@@ -180,7 +183,8 @@ def cosine_moments(
     std = math.sqrt(variance)
     mean_influence = 2.0 * slopes * count / (count - 1)
     std_influence = (by_row / (count - 1) - variance) / std if std > 0 else np.zeros(count)
-    labels = None if groups is None else np.unique(groups[used], return_inverse=True)[1]
+    taking = used if kept is None else used[kept]
+    labels = None if groups is None else np.unique(groups[taking], return_inverse=True)[1]
     errors = clustered_stderr(np.stack([mean_influence, std_influence], axis=1), labels)
     mean_error = float(errors[0]) if abs(mean) < 1.0 else 0.0
 
@@ -191,7 +195,7 @@ def cosine_moments(
             lower=lower,
             upper=upper,
             stderr=error,
-            n_points=rows.n,
+            n_points=n,
             n_distinct=None,
             n_queries=count,
             method="all pairs, by sums over rows",
@@ -209,8 +213,8 @@ def cosine_moments(
         max=math.nan,
         histogram=np.zeros(0, dtype=np.int64),
         edges=np.zeros(0),
-        n_rows=rows.n,
-        n_zero_rows=rows.n - count,
+        n_rows=n,
+        n_zero_rows=n - count,
         n_pairs=0,
         pairs="",
         band=0.0,
@@ -230,8 +234,12 @@ def add_pairs(
     pairs: int | str | None,
     seed: int,
     threads: int,
+    sample: Array | None = None,
 ) -> CosineStats:
-    """`found` with histogram and extremes, over all pairs or a sample as cosine_stats says."""
+    """`found` with histogram and extremes, over all pairs or a sample as cosine_stats says.
+
+    sample: cosines of `pairs` independent pairs, where they have been drawn already.
+    """
     used = np.flatnonzero(inverse)
     every = len(used) * (len(used) - 1) // 2
     if pairs is None:
@@ -242,12 +250,10 @@ def add_pairs(
         kind, count, band = "all", every, 0.0
     else:
         count = int(pairs)
-        rng = np.random.default_rng(seed)
-        first = rng.integers(0, len(used), size=count)
-        second = rng.integers(0, len(used) - 1, size=count)
-        second += second >= first
-        ends = np.sort(np.stack([used[first], used[second]]), axis=0)
-        cosines = np.clip(cpu.cosine_pairs(rows, inverse, ends[0], ends[1], threads), -1.0, 1.0)
+        cosines = sample
+        if cosines is None:
+            first, second = draw_pairs(np.random.default_rng(seed), len(used), count)
+            cosines = cpu.cosine_pairs(rows, inverse, used[first], used[second], threads)
         histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
         low, high = float(cosines.min()), float(cosines.max())
         kind = "sampled"
@@ -263,6 +269,16 @@ def add_pairs(
         band=band,
         backend=f"cpu-{cpu.active_isa()}",
     )
+
+
+def draw_pairs(rng: np.random.Generator, n: int, count: int) -> tuple[Int64, Int64]:
+    """`count` independent pairs i < j of n >= 2 rows, in the order of i: rows are read in turn."""
+    first = rng.integers(0, n, size=count)
+    second = rng.integers(0, n - 1, size=count)
+    second += second >= first
+    lower, upper = np.minimum(first, second), np.maximum(first, second)
+    order = np.argsort(lower, kind="stable")
+    return lower[order], upper[order]
 
 
 def inverse_norms(rows: Rows, norms: Array) -> Array:

@@ -100,7 +100,7 @@ def profile(
         norm_median=float(np.median(job.norms)),
         norm_max=float(job.norms.max()),
         norm_ratio=float(job.norms.max() / np.median(job.norms)),
-        n_rows=job.rows.n,
+        n_rows=job.n,
         n_distinct=len(job.distinct.first),
         top_rows=job.top_rows,
         _metrics=tuple(metrics),
@@ -127,18 +127,22 @@ def measure(
     unknown = [name for name in wanted if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
-    job = _job(x, queries, pairs, groups, seed, confidence, threads)
+    return measure_job(_job(x, queries, pairs, groups, seed, confidence, threads), wanted)
+
+
+def measure_job(job: Job, wanted: Iterable[str] = tuple(METRICS)) -> Measurement:
+    """The metrics of a job; one that fails carries its reason."""
     found = _compute(job, [name for name in METRICS if name in wanted], strict=False)
     empty = (np.zeros(0, dtype=np.int64), np.zeros(0))
     return Measurement(
         metrics=found,
         top_rows=job.top_rows if "spectrum" in vars(job) else empty,
-        n_rows=job.rows.n,
+        n_rows=job.n,
         n_distinct=job.n_distinct,
     )
 
 
-class _Job:
+class Job:
     """One matrix and its options; each shared result is computed when first asked for."""
 
     def __init__(
@@ -151,13 +155,19 @@ class _Job:
         confidence: float,
         threads: int,
     ) -> None:
-        self.rows = rows
+        self._rows = rows
+        self.n, self.d = rows.n, rows.d
         self.queries = queries
         self.pairs = pairs
         self.groups = groups
         self.seed = seed
         self.confidence = confidence
         self.threads = threads
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that are measured."""
+        return self._rows
 
     @property
     def n_distinct(self) -> int | None:
@@ -170,8 +180,11 @@ class _Job:
 
     @cached_property
     def neighbors(self) -> Neighbors:
-        if self.rows.d < 2:
-            raise InputError(f"TwoNN needs at least 2 columns, got {self.rows.d}")
+        if self.d < 2:
+            raise InputError(f"TwoNN needs at least 2 columns, got {self.d}")
+        return self._neighbors()
+
+    def _neighbors(self) -> Neighbors:
         return search_pairs(self.rows, self.queries, self.distinct, self.threads, self.seed)
 
     @cached_property
@@ -188,8 +201,11 @@ class _Job:
 
     @cached_property
     def moments(self) -> tuple[CosineStats, Array]:
-        if self.rows.d < 2:
-            raise InputError(f"cosines need at least 2 columns, got {self.rows.d}")
+        if self.d < 2:
+            raise InputError(f"cosines need at least 2 columns, got {self.d}")
+        return self._moments()
+
+    def _moments(self) -> tuple[CosineStats, Array]:
         return cosine_moments(self.rows, self.groups, self.confidence, self.norms, self.threads)
 
     @cached_property
@@ -212,10 +228,10 @@ def _job(
     seed: int,
     confidence: float,
     threads: int | None,
-) -> _Job:
+) -> Job:
     rows = as_rows(x)
     check_pairs(pairs)
-    return _Job(
+    return Job(
         rows,
         queries,
         pairs,
@@ -237,7 +253,7 @@ class _Value:
     backend: str
 
 
-def _compute(job: _Job, names: list[str], strict: bool) -> list[Metric]:
+def _compute(job: Job, names: list[str], strict: bool) -> list[Metric]:
     """The named metrics, in the order given; what several need is computed and timed once."""
     found = {}
     # The count of distinct rows stands beside every other value, so it comes first.
@@ -258,7 +274,7 @@ def _compute(job: _Job, names: list[str], strict: bool) -> list[Metric]:
             lower=result.lower,
             upper=result.upper,
             stderr=result.stderr,
-            n_rows=job.rows.n,
+            n_rows=job.n,
             n_distinct=job.n_distinct,
             n_queries=result.n_queries,
             seconds=time.perf_counter() - start,
@@ -282,23 +298,23 @@ def _from_estimate(found: Estimate, backend: str) -> _Value:
     )
 
 
-def _twonn(job: _Job, name: str) -> _Value:
+def _twonn(job: Job, name: str) -> _Value:
     return _from_estimate(job.twonn, job.neighbors.backend)
 
 
-def _spectral(job: _Job, name: str) -> _Value:
+def _spectral(job: Job, name: str) -> _Value:
     return _from_estimate(job.spectrum.estimate(name), "numpy")
 
 
-def _mean_cosine(job: _Job, name: str) -> _Value:
+def _mean_cosine(job: Job, name: str) -> _Value:
     return _from_estimate(job.moments[0].mean_estimate, "numpy")
 
 
-def _cosine_std(job: _Job, name: str) -> _Value:
+def _cosine_std(job: Job, name: str) -> _Value:
     return _from_estimate(job.moments[0].std_estimate, "numpy")
 
 
-def _cosine_quantile(job: _Job, name: str) -> _Value:
+def _cosine_quantile(job: Job, name: str) -> _Value:
     """Bounds from binning and the sampling of pairs; they leave out the choice of rows."""
     q = {"cosine_q05": 0.05, "cosine_median": 0.5, "cosine_q95": 0.95}[name]
     found = job.cosine
@@ -307,7 +323,7 @@ def _cosine_quantile(job: _Job, name: str) -> _Value:
     return _Value(found.quantile(q), lower, upper, math.nan, found.n_pairs, method, found.backend)
 
 
-def _norm_median(job: _Job, name: str) -> _Value:
+def _norm_median(job: Job, name: str) -> _Value:
     """Interval by inverting the error of the share below the median (Woodruff, JASA 1952)."""
     norms = job.norms
     median = float(np.median(norms))
@@ -319,30 +335,30 @@ def _norm_median(job: _Job, name: str) -> _Value:
         ends = np.clip([0.5 - half, 0.5 + half], 0.0, 1.0)
         lower, upper = (float(end) for end in np.quantile(norms, ends))
     stderr = (upper - lower) / (2.0 * normal_quantile(job.confidence))
-    return _Value(median, lower, upper, stderr, job.rows.n, "order statistics", "numpy")
+    return _Value(median, lower, upper, stderr, job.n, "order statistics", "numpy")
 
 
-def _norm_ratio(job: _Job, name: str) -> _Value:
+def _norm_ratio(job: Job, name: str) -> _Value:
     """No interval: rows that were not seen may be longer."""
     median = float(np.median(job.norms))
     if median == 0.0:
         raise InputError("half of the rows are zero: the largest norm over the median is undefined")
     ratio = float(job.norms.max()) / median
-    return _Value(ratio, math.nan, math.nan, math.nan, job.rows.n, "largest row", "numpy")
+    return _Value(ratio, math.nan, math.nan, math.nan, job.n, "largest row", "numpy")
 
 
-def _top_share(job: _Job, name: str) -> _Value:
+def _top_share(job: Job, name: str) -> _Value:
     """No interval: it describes the very rows it was given."""
     share = float(job.top_rows[1].sum())
-    return _Value(share, math.nan, math.nan, math.nan, job.rows.n, "centered covariance", "numpy")
+    return _Value(share, math.nan, math.nan, math.nan, job.n, "centered covariance", "numpy")
 
 
-def _distinct_rows(job: _Job, name: str) -> _Value:
+def _distinct_rows(job: Job, name: str) -> _Value:
     count = float(len(job.distinct.first))
-    return _Value(count, count, count, 0.0, job.rows.n, "exact comparison", "cpu")
+    return _Value(count, count, count, 0.0, job.n, "exact comparison", "cpu")
 
 
-_FORMULAS: dict[str, Callable[[_Job, str], _Value]] = {
+_FORMULAS: dict[str, Callable[[Job, str], _Value]] = {
     "id_twonn": _twonn,
     **dict.fromkeys(STATISTICS, _spectral),
     "mean_cosine": _mean_cosine,

@@ -96,6 +96,16 @@ def test_zero_rows_take_part_in_no_pair(isa: str) -> None:
     assert histogram.sum() == 116 * 115 // 2
 
 
+def test_rows_left_out_though_equal_rows_take_part(isa: str) -> None:
+    x = gaussian(40, 24)[np.random.default_rng(3).integers(0, 40, 300)]
+    rows = in_dtype(x, "float32")
+    kept = np.random.default_rng(4).random(300) < 0.7
+    found = cpu.cosine_histogram(rows, np.where(kept, inverse_norms(rows), 0.0), 200, 2)
+    expected = naive.cosine_stats(x[kept].astype(np.float32))
+    np.testing.assert_array_equal(found[0], expected.histogram)
+    assert found[1] == pytest.approx(expected.min, abs=1e-12)
+
+
 @pytest.mark.parametrize("nonzero", [0, 1])
 def test_no_pair_at_all(isa: str, nonzero: int) -> None:
     x = np.zeros((5, 3))

@@ -41,6 +41,7 @@ __attribute__((target("avx512vnni"))) void product_i16_avx512(const std::int16_t
                                                               std::size_t pairs,
                                                               std::int32_t* tile) {
   __m512i sum[kRows][2];
+#pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
   for (std::size_t i = 0; i < pairs; ++i, a += 2 * kRows, b += 2 * kCols) {
     const __m512i b0 = _mm512_load_si512(b);
@@ -54,8 +55,11 @@ __attribute__((target("avx512vnni"))) void product_i16_avx512(const std::int16_t
       sum[r][1] = _mm512_dpwssd_epi32(sum[r][1], element, b1);
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int h = 0; h < 2; ++h) _mm512_store_si512(tile + r * kCols + h * 16, sum[r][h]);
+#pragma GCC unroll 14
+  for (int r = 0; r < kRows; ++r) {
+    _mm512_store_si512(tile + r * kCols, sum[r][0]);
+    _mm512_store_si512(tile + r * kCols + 16, sum[r][1]);
+  }
 }
 
 void extent_avx512(const double* x, std::size_t d, double* norm2, double* largest) {

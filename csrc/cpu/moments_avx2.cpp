@@ -34,6 +34,7 @@ void pack_avx2(const void* x, std::size_t d, double scale, const double* shift, 
 
 void gram_avx2(const double* a, const double* b, std::size_t count, double* tile) {
   __m256d sum[kTileRows][3];
+#pragma GCC unroll 4
   for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm256_setzero_pd();
   for (std::size_t k = 0; k < count; ++k, a += kWidth, b += kWidth) {
     const __m256d b0 = _mm256_loadu_pd(b);
@@ -47,9 +48,13 @@ void gram_avx2(const double* a, const double* b, std::size_t count, double* tile
       sum[r][2] = _mm256_fmadd_pd(element, b2, sum[r][2]);
     }
   }
-  for (int r = 0; r < kTileRows; ++r)
-    for (int h = 0; h < 3; ++h)
-      _mm256_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 4 * h, sum[r][h]);
+#pragma GCC unroll 4
+  for (int r = 0; r < kTileRows; ++r) {
+    double* out = tile + static_cast<std::size_t>(r) * kWidth;
+    _mm256_storeu_pd(out, sum[r][0]);
+    _mm256_storeu_pd(out + 4, sum[r][1]);
+    _mm256_storeu_pd(out + 8, sum[r][2]);
+  }
 }
 
 __m256 load_values(const float* p) { return _mm256_loadu_ps(p); }

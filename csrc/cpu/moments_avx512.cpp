@@ -29,6 +29,7 @@ void pack_avx512(const void* x, std::size_t d, double scale, const double* shift
 
 void gram_avx512(const double* a, const double* b, std::size_t count, double* tile) {
   __m512d sum[kTileRows][3];
+#pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm512_setzero_pd();
   for (std::size_t k = 0; k < count; ++k, a += kWidth, b += kWidth) {
     const __m512d b0 = _mm512_loadu_pd(b);
@@ -42,9 +43,13 @@ void gram_avx512(const double* a, const double* b, std::size_t count, double* ti
       sum[r][2] = _mm512_fmadd_pd(element, b2, sum[r][2]);
     }
   }
-  for (int r = 0; r < kTileRows; ++r)
-    for (int h = 0; h < 3; ++h)
-      _mm512_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 8 * h, sum[r][h]);
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r) {
+    double* out = tile + static_cast<std::size_t>(r) * kWidth;
+    _mm512_storeu_pd(out, sum[r][0]);
+    _mm512_storeu_pd(out + 8, sum[r][1]);
+    _mm512_storeu_pd(out + 16, sum[r][2]);
+  }
 }
 
 __m512 load_values(const float* p) { return _mm512_loadu_ps(p); }

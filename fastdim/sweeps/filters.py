@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,22 @@ class LayerRows:
 class Filtered:
     """The rows a filter keeps."""
 
-    rows: Rows
-    kept: NDArray[np.int64]  # row numbers of the layer
-    n_removed: int
+    layer: LayerRows
+    kept: NDArray[np.int64]  # row numbers of the layer, ascending
+    normalize: bool
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows themselves: those of the layer, or a copy where some are left out or changed."""
+        rows = self.layer.rows
+        if self.normalize:
+            return _normalized(rows, self.kept, self.layer.norms)
+        return rows.take(self.kept) if self.n_removed else rows
+
+    @property
+    def n_removed(self) -> int:
+        """Rows left out."""
+        return self.layer.rows.n - len(self.kept)
 
 
 @dataclass(frozen=True)
@@ -133,12 +147,7 @@ def apply(item: Filter, layer: LayerRows, outlier_factor: float) -> Filtered:
     kept = np.flatnonzero(mask)
     if not len(kept):
         raise InputError(f"filter {item.name} leaves no row of {layer.rows.n:,}")
-    rows = layer.rows
-    if item.normalize:
-        rows = _normalized(rows, kept, layer.norms)
-    elif len(kept) < rows.n:
-        rows = rows.take(kept)
-    return Filtered(rows, kept, layer.rows.n - len(kept))
+    return Filtered(layer, kept, item.normalize)
 
 
 def _normalized(rows: Rows, kept: NDArray[np.int64], norms: NDArray[np.float64]) -> Rows:
@@ -146,5 +155,9 @@ def _normalized(rows: Rows, kept: NDArray[np.int64], norms: NDArray[np.float64])
     for start, stop in rows.spans():
         low, high = np.searchsorted(kept, (start, stop))
         inside = kept[low:high]
-        out[low:high] = rows.float64(start, stop)[inside - start] / norms[inside, None]
+        block = rows.block(start, stop)
+        if len(inside) < len(block):
+            block = block[inside - start]
+        # float64 arithmetic without a float64 copy
+        np.divide(block, norms[inside, None], out=out[low:high], casting="same_kind")
     return Rows(out, "float32")

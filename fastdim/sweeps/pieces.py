@@ -7,33 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import as_rows
+from fastdim.arrays import as_groups, as_rows
 from fastdim.errors import InputError, StoreError
 from fastdim.extract.store import Site
-from fastdim.layer import METRICS, measure
+from fastdim.layer import METRICS, measure_job
 from fastdim.sweeps.definition import Definition
-from fastdim.sweeps.filters import Filter, LayerRows, apply
+from fastdim.sweeps.filters import FILTERS, Filter, LayerRows, apply
 from fastdim.sweeps.schema import encode_float, encode_metric, failed_metric
+from fastdim.sweeps.shared import SharedJob, SharedLayer
 from fastdim.sweeps.source import Source
 
 
 class Layer:
-    """One layer loaded for its pieces: rows and norms read once, shared by every filter."""
+    """One layer loaded for its pieces: read once, and what the filters share computed once."""
 
-    def __init__(self, source: Source, site: Site) -> None:
+    def __init__(self, source: Source, site: Site, definition: Definition, threads: int) -> None:
         self.site = site
         self.source = source
         self.failure = ""
-        self.rows: LayerRows | None = None
+        self.definition = definition
+        self.shared: SharedLayer | None = None
         try:
             rows = as_rows(source.rows(site.layer), name=site.label)
             beside = source.tokens
-            self.rows = LayerRows(
+            layer = LayerRows(
                 rows,
                 rows.norms(),
                 None if beside is None else beside.position,
                 None if beside is None else beside.special,
             )
+            filters = [FILTERS[name] for name in definition.filters]
+            self.shared = SharedLayer(layer, filters, definition, threads)
         except StoreError:
             raise  # the store is not to be trusted: no layer of it is
         except (InputError, MemoryError) as error:
@@ -44,24 +48,23 @@ def _words(error: BaseException) -> str:
     return "out of memory" if isinstance(error, MemoryError) else str(error)
 
 
-def compute_piece(
-    layer: Layer, item: Filter, definition: Definition, threads: int | None
-) -> dict[str, Any]:
+def compute_piece(layer: Layer, item: Filter) -> dict[str, Any]:
     """The piece as it is written to disk.
 
     A failure of the whole piece (NaN in the layer, too few distinct rows) gives one failed row a
     metric with the reason. Errors of the store are raised: they concern more than this piece.
     """
+    definition = layer.definition
     piece: dict[str, Any] = {
         "definition": definition.sha256,
         "site": asdict(layer.site),
         "filter": item.name,
         "rule": item.stated(definition.outlier_factor),
     }
-    if layer.rows is None:
+    if layer.shared is None:
         return {**piece, **_failed(layer.failure)}
     try:
-        return {**piece, **_measured(layer.rows, layer.source, item, definition, threads)}
+        return {**piece, **_measured(layer.shared, layer.source, item)}
     except (InputError, MemoryError, np.linalg.LinAlgError) as error:
         return {**piece, **_failed(f"{layer.site.label}: {_words(error)}")}
 
@@ -75,23 +78,12 @@ def _failed(reason: str) -> dict[str, Any]:
     return {"metrics": [failed_metric(name, reason) for name in METRICS], "extras": None}
 
 
-def _measured(
-    layer: LayerRows,
-    source: Source,
-    item: Filter,
-    definition: Definition,
-    threads: int | None,
-) -> dict[str, Any]:
-    filtered = apply(item, layer, definition.outlier_factor)
-    measured = measure(
-        filtered.rows,
-        queries=definition.queries,
-        pairs="all" if definition.pairs is None else definition.pairs,
-        groups=None if source.tokens is None else source.tokens.document[filtered.kept],
-        seed=definition.seed,
-        confidence=definition.confidence,
-        threads=threads,
-    )
+def _measured(shared: SharedLayer, source: Source, item: Filter) -> dict[str, Any]:
+    layer = shared.layer
+    filtered = apply(item, layer, shared.definition.outlier_factor)
+    documents = None if source.tokens is None else source.tokens.document[filtered.kept]
+    groups = as_groups(documents, len(filtered.kept))
+    measured = measure_job(SharedJob(shared, filtered, groups))
     by_name = {metric.name: metric for metric in measured.metrics}
     norms = layer.norms[filtered.kept]
     indices, shares = measured.top_rows

@@ -39,9 +39,9 @@ def analyse(
         if not missing:
             continue
         start = time.perf_counter()
-        layer = Layer(source, site)
+        layer = Layer(source, site, definition, threads)
         for item in missing:
-            piece = compute_piece(layer, item, definition, threads)
+            piece = compute_piece(layer, item)
             write_json(folder.piece_path(site.layer, item.name), piece)
             progress.advance()
         folder.add_seconds("analysis", time.perf_counter() - start)

@@ -1,0 +1,307 @@
+"""What the filters of one layer have in common, computed once and handed to each of them.
+
+Filters that leave out a few rows keep nearly the same set: sums over rows, neighbours and sampled
+cosines are computed for all rows and completed for each filter. What a filter gets depends on the
+layer, the filters of the run and its options alone, not on which pieces are left to compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows
+from fastdim.backends import cpu
+from fastdim.cosine import DIRECT_ROWS, CosineStats, add_pairs, cosine_moments, draw_pairs
+from fastdim.cosine import inverse_norms as inverse_of
+from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
+from fastdim.layer import BINS, Job
+from fastdim.moments import Sums, near_mean, sums
+from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
+from fastdim.sweeps.definition import Definition
+from fastdim.sweeps.filters import Filter, Filtered, LayerRows
+
+Array = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+# Neighbours searched among all rows, so that two are left when a filter removes some.
+NEIGHBORS = 4
+
+# A filter that keeps fewer of the rows shares no sample: too many draws would be thrown away.
+SHARED_SHARE = 0.8
+
+
+class SharedLayer:
+    """One layer under the filters of a run. Each property is computed when first asked for."""
+
+    def __init__(
+        self, layer: LayerRows, filters: list[Filter], definition: Definition, threads: int
+    ) -> None:
+        self.layer = layer
+        self.definition = definition
+        self.threads = threads
+        self._masks = {
+            item.name: (item.keep(layer, definition.outlier_factor), item.normalize)
+            for item in filters
+        }
+        self._parts: dict[bool, list[tuple[Int64, Sums]]] = {}
+        self._decompositions: dict[tuple[bool, bytes], Decomposition] = {}
+        self._histograms: dict[bytes, CosineStats] = {}
+
+    @property
+    def rows(self) -> Rows:
+        """All rows of the layer."""
+        return self.layer.rows
+
+    @cached_property
+    def inverse(self) -> Array:
+        """1/|row| (n,), 0 for a zero row."""
+        return inverse_of(self.rows, self.layer.norms)
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        """Groups of equal rows among all rows."""
+        return find_distinct(self.rows, self.threads)
+
+    @cached_property
+    def distinct_rows(self) -> Rows:
+        """The first of each group of equal rows."""
+        first = self.distinct.first
+        return self.rows if len(first) == self.rows.n else self.rows.take(first)
+
+    def decomposition(self, kept: Int64, unit: bool) -> Decomposition:
+        """Covariance of the rows `kept`, or of their directions, decomposed.
+
+        Sums are taken over the rows that the same filters keep, and those of a filter added up:
+        nothing is subtracted, so a few massive rows cost the other filters no digit.
+        """
+        mask = np.zeros(self.rows.n, dtype=bool)
+        mask[kept] = True
+        if unit:
+            mask &= self.inverse > 0
+        key = (unit, mask.tobytes())
+        if key not in self._decompositions:
+            inside = [part for ids, part in self._sums(unit) if mask[ids[0]]]
+            total = inside[0]
+            for part in inside[1:]:
+                total = total + part
+            ids = None if mask.all() else np.flatnonzero(mask)
+            scale = self.inverse if unit else None
+            self._decompositions[key] = decompose_sums(total, ids, scale)
+        return self._decompositions[key]
+
+    def _sums(self, unit: bool) -> list[tuple[Int64, Sums]]:
+        """Rows that exactly the same filters keep, and their sums, for each such set."""
+        if unit not in self._parts:
+            pattern = np.zeros(self.rows.n, dtype=np.int64)
+            for place, (mask, normalize) in enumerate(self._masks.values()):
+                if unit or not normalize:
+                    pattern |= mask.astype(np.int64) << place
+            if unit:
+                pattern[self.inverse == 0] = 0
+            scale = self.inverse if unit else None
+            codes, sizes = np.unique(pattern[pattern > 0], return_counts=True)
+            members = [np.flatnonzero(pattern == code) for code in codes]
+            shift = near_mean(self.rows, scale, members[int(np.argmax(sizes))])
+            self._parts[unit] = [
+                (
+                    ids,
+                    sums(self.rows, shift, self.threads, self._all_or(ids), scale),
+                )
+                for ids in members
+            ]
+        return self._parts[unit]
+
+    def _all_or(self, ids: Int64) -> Int64 | None:
+        return None if len(ids) == self.rows.n else ids
+
+    @cached_property
+    def _query_order(self) -> Int64:
+        """Distinct rows in random order: a filter queries the first of those it keeps."""
+        count = len(self.distinct.first)
+        return np.random.default_rng(self.definition.seed).permutation(count)
+
+    def _queries(self, present: Mask) -> Int64:
+        """Groups of equal rows to query among those present, ascending."""
+        wanted = self.definition.queries
+        if wanted is None or wanted >= int(present.sum()):
+            return np.flatnonzero(present)
+        order = self._query_order
+        return np.sort(order[present[order]][:wanted])
+
+    @cached_property
+    def _neighbors(self) -> Neighbors:
+        """Neighbours among all distinct rows, by place there, of the queries of every filter."""
+        groups = self.distinct
+        asked = np.zeros(len(groups.first), dtype=bool)
+        for mask, normalize in self._masks.values():
+            if not normalize and self.shares(int(mask.sum())):
+                present = np.zeros(len(groups.first), dtype=bool)
+                present[groups.inverse[mask]] = True
+                asked[self._queries(present)] = True
+        places = None if asked.all() else np.flatnonzero(asked)
+        return self._search(places, NEIGHBORS)
+
+    def _search(self, places: Int64 | None, k: int) -> Neighbors:
+        """Neighbours among the distinct rows, by their places there."""
+        k = min(k, len(self.distinct.first) - 1)
+        return search(self.distinct_rows, k, places, None, self.threads, self.definition.seed)
+
+    def neighbors(self, kept: Int64) -> Neighbors:
+        """The two nearest distinct rows among `kept` of each of the filter's queries."""
+        groups = self.distinct
+        present = np.zeros(len(groups.first), dtype=bool)
+        present[groups.inverse[kept]] = True
+        found = self._neighbors
+        asked = found.queries
+        mine = np.isin(asked, self._queries(present))
+        distances, indices = _two_nearest(found, np.flatnonzero(mine), present)
+        # Where fewer than two are left among those found, look at more.
+        k = NEIGHBORS
+        short = np.flatnonzero(indices[:, 1] < 0)
+        while len(short):
+            k *= 8
+            more = self._search(asked[mine][short], k)
+            distances[short], indices[short] = _two_nearest(more, np.arange(len(short)), present)
+            short = short[indices[short, 1] < 0]
+        return replace(
+            found,
+            distances=distances,
+            indices=groups.first[indices],
+            queries=groups.first[asked[mine]],
+            n_points=len(kept),
+            n_distinct=int(present.sum()),
+            duplicates="collapse",
+        )
+
+    def shares(self, count: int) -> bool:
+        """Whether a filter that keeps `count` rows takes part in what is sampled for all."""
+        return count >= SHARED_SHARE * self.rows.n
+
+    @cached_property
+    def _pairs(self) -> tuple[Int64, Int64, Array]:
+        """Random pairs of rows and their cosines, enough for every filter that shares them."""
+        wanted = self.definition.pairs or 0
+        rng = np.random.default_rng(self.definition.seed)
+        used = [
+            mask & (self.inverse > 0)
+            for mask, _ in self._masks.values()
+            if self.shares(int((mask & (self.inverse > 0)).sum()))
+        ]
+        first, second = draw_pairs(rng, self.rows.n, wanted)
+        while min(int((mask[first] & mask[second]).sum()) for mask in used) < wanted:
+            more = draw_pairs(rng, self.rows.n, max(1, wanted // 8))
+            first, second = np.append(first, more[0]), np.append(second, more[1])
+        return first, second, cpu.cosine_pairs(self.rows, self.inverse, first, second, self.threads)
+
+    def add_pairs(self, found: CosineStats, inverse: Array) -> CosineStats:
+        """`found` with histogram and extremes: every pair, or the shared sample."""
+        definition = self.definition
+        used = inverse > 0
+        count = int(used.sum())
+        wanted: int | str = "all" if definition.pairs is None else definition.pairs
+        sample = None
+        if wanted == "all":
+            key = used.tobytes()
+            if key in self._histograms:
+                known = self._histograms[key]
+                names = ("min", "max", "histogram", "edges", "n_pairs", "pairs", "band", "backend")
+                return replace(found, **{name: getattr(known, name) for name in names})
+        elif int(wanted) < count * (count - 1) // 2 and self.shares(count):
+            first, second, cosines = self._pairs
+            sample = cosines[used[first] & used[second]][: int(wanted)]
+        result = add_pairs(
+            found, self.rows, inverse, BINS, wanted, definition.seed, self.threads, sample
+        )
+        if wanted == "all":
+            self._histograms[used.tobytes()] = result
+        return result
+
+
+def _two_nearest(
+    found: Neighbors, chosen: Int64, present: Mask
+) -> tuple[NDArray[np.floating[Any]], Int64]:
+    """Of the chosen queries the two nearest rows that are present; -1 where there are fewer."""
+    there = present[found.indices[chosen]]
+    two = np.argsort(~there, axis=1, kind="stable")[:, :2]
+    distances = np.take_along_axis(found.distances[chosen], two, axis=1)
+    indices = np.take_along_axis(found.indices[chosen], two, axis=1)
+    indices[there.sum(axis=1) < 2] = -1
+    return distances, indices
+
+
+class SharedJob(Job):
+    """The metrics of one filter, taken from what its layer shares where that is possible."""
+
+    def __init__(self, shared: SharedLayer, filtered: Filtered, groups: Int64 | None) -> None:
+        definition = shared.definition
+        self.shared = shared
+        self.filtered = filtered
+        self.n, self.d = len(filtered.kept), shared.rows.d
+        self.queries = definition.queries
+        self.pairs = "all" if definition.pairs is None else definition.pairs
+        self.groups = groups
+        self.seed = definition.seed
+        self.confidence = definition.confidence
+        self.threads = shared.threads
+
+    @property
+    def rows(self) -> Rows:
+        """The filtered rows; most metrics do without this copy."""
+        return self.filtered.rows
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        if self.filtered.normalize:
+            return super().distinct
+        _, first, inverse = np.unique(
+            self.shared.distinct.inverse[self.filtered.kept],
+            return_index=True,
+            return_inverse=True,
+        )
+        return Distinct(first, inverse)
+
+    @cached_property
+    def norms(self) -> Array:
+        if self.filtered.normalize:
+            return super().norms
+        return self.shared.layer.norms[self.filtered.kept]
+
+    def _neighbors(self) -> Neighbors:
+        apart = self.filtered.normalize or not self.shared.shares(self.n)
+        if apart or len(self.distinct.first) < 3:
+            return super()._neighbors()
+        return self.shared.neighbors(self.filtered.kept)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        if self.d < 2 or self.n < max(2, self.d):
+            return super().spectrum
+        known = self.shared.decomposition(self.filtered.kept, unit=self.filtered.normalize)
+        return spectrum_of(self.shared.rows, self.groups, self.confidence, self.threads, known)
+
+    def _moments(self) -> tuple[CosineStats, Array]:
+        kept = self.filtered.kept
+        shared = self.shared
+        known = None
+        if int((shared.inverse[kept] > 0).sum()) > max(DIRECT_ROWS, self.d):
+            known = shared.decomposition(kept, unit=True)
+        return cosine_moments(
+            shared.rows,
+            self.groups,
+            self.confidence,
+            shared.layer.norms,
+            self.threads,
+            kept,
+            known,
+        )
+
+    @cached_property
+    def cosine(self) -> CosineStats:
+        moments, inverse = self.moments
+        return self.shared.add_pairs(moments, inverse)
