@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cosine.h"
+#include "cosine_levels.h"
 #include "distinct.h"
 #include "isa.h"
 #include "knn.h"
@@ -26,6 +27,13 @@ Rows make_rows(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t
 template <class T>
 T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
+}
+
+Arithmetic parse_arithmetic(const std::string& text) {
+  if (text.empty()) return Arithmetic::any;
+  if (text == "float32") return Arithmetic::float32;
+  if (text == "int16") return Arithmetic::int16;
+  throw std::invalid_argument("arithmetic '" + text + "' is not float32 or int16");
 }
 
 // Lets Ctrl-C stop a kernel: called by the calling thread, which does not hold the GIL.
@@ -95,13 +103,22 @@ std::int64_t bind_distinct(std::uintptr_t data, std::int64_t n, std::int64_t d,
 
 py::dict bind_cosine_hist(std::uintptr_t data, std::int64_t n, std::int64_t d,
                           std::int64_t row_stride, const std::string& dtype,
-                          std::uintptr_t inv_norms, std::int64_t bins, int threads,
-                          const std::string& isa, std::uintptr_t out_histogram) {
+                          std::uintptr_t inv_norms, std::int64_t bins, bool exact_counts,
+                          const std::string& arithmetic, std::uintptr_t axes,
+                          std::int64_t axis_count, int threads, const std::string& isa,
+                          std::uintptr_t out_histogram) {
   const Isa level = resolve_isa(isa);
   CosineRange range;
   {
     const CosineParams params = {make_rows(data, n, d, row_stride, dtype),
-                                 pointer<const double>(inv_norms), threads, level, check_signals};
+                                 pointer<const double>(inv_norms),
+                                 threads,
+                                 level,
+                                 exact_counts,
+                                 parse_arithmetic(arithmetic),
+                                 pointer<const double>(axes),
+                                 axis_count,
+                                 check_signals};
     const py::gil_scoped_release release;
     range = cosine_histogram(params, bins, pointer<std::int64_t>(out_histogram));
   }
@@ -111,6 +128,7 @@ py::dict bind_cosine_hist(std::uintptr_t data, std::int64_t n, std::int64_t d,
   out["max"] = range.max;
   out["pairs_filtered"] = range.pairs_filtered;
   out["pairs_refined"] = range.pairs_refined;
+  out["arithmetic"] = range.arithmetic;
   return out;
 }
 
@@ -119,7 +137,13 @@ void bind_cosine_pairs(std::uintptr_t data, std::int64_t n, std::int64_t d, std:
                        std::uintptr_t j, std::int64_t count, int threads, const std::string& isa,
                        std::uintptr_t out) {
   const CosineParams params = {make_rows(data, n, d, row_stride, dtype),
-                               pointer<const double>(inv_norms), threads, resolve_isa(isa),
+                               pointer<const double>(inv_norms),
+                               threads,
+                               resolve_isa(isa),
+                               true,
+                               Arithmetic::any,
+                               nullptr,
+                               0,
                                check_signals};
   const py::gil_scoped_release release;
   cosine_pairs(params, pointer<const std::int64_t>(i), pointer<const std::int64_t>(j), count,
@@ -198,7 +222,11 @@ PYBIND11_MODULE(_core, module) {
              py::arg("out_forms"));
   module.def("cosine_hist", bind_cosine_hist, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("inv_norms"), py::arg("bins"),
+             py::arg("exact_counts"), py::arg("arithmetic"), py::arg("axes"), py::arg("axis_count"),
              py::arg("threads"), py::arg("isa"), py::arg("out_histogram"));
+  module.def(
+      "has_int16", [](const std::string& isa) { return has_int16(resolve_isa(isa)); },
+      py::arg("isa") = "");
   module.def("cosine_pairs", bind_cosine_pairs, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("inv_norms"), py::arg("i"),
              py::arg("j"), py::arg("count"), py::arg("threads"), py::arg("isa"), py::arg("out"));

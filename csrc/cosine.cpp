@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "aligned.h"
 #include "cosine_levels.h"
 #include "distinct.h"
+#include "int16.h"
 #include "pack.h"
 #include "threads.h"
 
@@ -16,12 +19,16 @@ namespace fastdim {
 namespace {
 
 constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
-constexpr std::int64_t kBlockBytes = std::int64_t{256} << 10;  // row panels kept in L2
+// Row panels kept in the second level cache: many, since each block reads the rows of every pair
+// near an edge again.
+constexpr std::int64_t kBlockBytes = std::int64_t{576} << 10;
 constexpr std::int64_t kPairsPerTask = 4096;
+constexpr std::int64_t kRowsPerTask = 64;
+constexpr double kAxisError = 1e-12;
 constexpr double kUnit = 1.0 - 1e-12;
 // Neighbouring pairs often fall into one bin: several histograms keep one increment from waiting
 // for the one before.
-constexpr std::int64_t kCopies = 4;
+constexpr std::int64_t kCopies = 8;  // divides every tile_cols
 
 std::int64_t tasks(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
 
@@ -69,10 +76,13 @@ struct Job {
   const Weighted& rows;
   Transform transform;
   std::int64_t bins;
-  double step;        // width of a bin
-  double margin;      // of a float32 cosine
-  float edge_margin;  // the same in bins, with the rounding of the position
+  double step;  // width of a bin
+  bool exact_counts;
+  bool ints;
   std::int64_t n, d;
+  std::int64_t axes;    // taken out of the int16 rows; they are multiplied in float32
+  std::int64_t floats;  // columns of the float32 product: d, or the axes
+  double margin;        // of a float32 product of unit rows, or of all but the rounding to int16
 
   double exact(std::int64_t i, std::int64_t j) const {
     const std::int64_t x = rows.ids[static_cast<std::size_t>(i)];
@@ -92,11 +102,86 @@ struct Job {
   }
 };
 
+// The unit rows without their parts along the axes, as int16; the parts as float32.
+struct Coded {
+  std::int64_t columns;
+  Aligned<std::int16_t> ints;  // n x columns
+  Aligned<float> places;       // n x axes
+  std::vector<Quantized> rows;
+
+  Coded(const Job& job, std::int64_t count)
+      : columns(int16_columns(job.d)),
+        ints(static_cast<std::size_t>(count * columns)),
+        places(static_cast<std::size_t>(count * job.axes)),
+        rows(static_cast<std::size_t>(count)) {}
+
+  // Row `from` of the job into place `to`.
+  void encode(const Job& job, std::int64_t from, std::int64_t to, std::vector<double>& scratch) {
+    const std::int64_t row = job.rows.ids[static_cast<std::size_t>(from)];
+    job.common.decode[static_cast<int>(job.p.rows.dtype)](
+        job.p.rows.row(row), static_cast<std::size_t>(job.d), scratch.data());
+    for (std::int64_t c = 0; c < job.d; ++c)
+      scratch[static_cast<std::size_t>(c)] *= job.p.inv_norms[row];
+    double along[kMaxCosineAxes];
+    job.kernels.deflate(scratch.data(), job.p.axes, static_cast<std::size_t>(job.axes),
+                        static_cast<std::size_t>(job.d), along);
+    for (std::int64_t k = 0; k < job.axes; ++k)
+      places.data()[to * job.axes + k] = static_cast<float>(along[k]);
+    rows[static_cast<std::size_t>(to)] =
+        quantize(job.kernels, scratch.data(), job.d, ints.data() + to * columns);
+  }
+};
+
+// Panels of consecutive rows, `width` rows each, with what the margins need.
+struct Panels {
+  std::int64_t width, d, columns, floats;
+  Aligned<float> unit;
+  Aligned<std::int16_t> ints;
+  std::vector<float> scale;  // 1 / scale of an int16 row
+  std::vector<double> length, error;
+
+  Panels(const Job& job, std::int64_t count, std::int64_t rows_wide)
+      : width(rows_wide),
+        d(job.d),
+        columns(job.ints ? int16_columns(job.d) : 0),
+        floats(job.floats),
+        unit(static_cast<std::size_t>(tasks(count, width) * width * floats)),
+        ints(static_cast<std::size_t>(tasks(count, width) * width * columns)),
+        scale(static_cast<std::size_t>(tasks(count, width) * width), 0.0f),
+        length(scale.size(), 0.0),
+        error(scale.size(), 0.0) {}
+
+  // Rows first, ..., first + count - 1 of the job into one panel.
+  void fill(const Job& job, const Coded* coded, std::int64_t panel, std::int64_t first,
+            std::int64_t count, RowScratch& scratch) {
+    float* values = unit.data() + panel * width * floats;
+    if (!coded) {
+      pack_panel(job.common, job.p.rows, job.transform, job.rows.ids.data() + first,
+                 static_cast<int>(count), static_cast<int>(width), scratch, values);
+      return;
+    }
+    for (std::int64_t r = 0; r < width; ++r) {
+      const bool real = r < count;
+      const std::int64_t row = first + r;
+      const std::size_t slot = static_cast<std::size_t>(panel * width + r);
+      interleave(real ? coded->ints.data() + row * columns : nullptr, d, static_cast<int>(width),
+                 static_cast<int>(r), ints.data() + panel * width * columns);
+      for (std::int64_t k = 0; k < floats; ++k)
+        values[k * width + r] = real ? coded->places.data()[row * floats + k] : 0.0f;
+      const Quantized code = real ? coded->rows[static_cast<std::size_t>(row)] : Quantized{1, 0, 0};
+      scale[slot] = real ? static_cast<float>(1.0 / code.scale) : 0.0f;
+      length[slot] = code.length;
+      error[slot] = code.error;
+    }
+  }
+};
+
 // What one thread gathers.
 struct Gather {
   RowScratch row;
-  AlignedFloats panels;
+  Panels panels;
   AlignedFloats tile;
+  Aligned<std::int32_t> ints;
   std::vector<std::int64_t> histogram;  // kCopies x bins
   double min = std::numeric_limits<double>::infinity();
   double max = -std::numeric_limits<double>::infinity();
@@ -104,8 +189,9 @@ struct Gather {
 
   Gather(const Job& job, std::int64_t block_rows)
       : row(job.d),
-        panels(static_cast<std::size_t>(block_rows * job.d)),
+        panels(job, block_rows, job.kernels.tile_rows),
         tile(kMaxTileRows * kMaxTileCols),
+        ints(kMaxTileRows * kMaxTileCols),
         histogram(static_cast<std::size_t>(kCopies * job.bins), 0) {}
 };
 
@@ -114,14 +200,74 @@ struct Tile {
   std::int64_t col, cols;
 };
 
-void count_tile(const Job& job, const Tile& at, Gather& mine) {
+// Cosines of one panel of rows with one of columns, and a bound on the error in each row.
+void multiply(const Job& job, const Panels& columns, std::int64_t column, std::int64_t panel,
+              Gather& mine, double* margin) {
+  const std::int64_t rows = job.kernels.tile_rows, cols = job.kernels.tile_cols;
+  const Panels& own = mine.panels;
+  job.kernels.product(own.unit.data() + panel * rows * job.floats,
+                      columns.unit.data() + column * cols * job.floats,
+                      static_cast<std::size_t>(job.floats), mine.tile.data());
+  std::fill(margin, margin + rows, job.margin);
+  if (!job.ints) return;
+  job.kernels.product_i16(own.ints.data() + panel * rows * own.columns,
+                          columns.ints.data() + column * cols * own.columns,
+                          static_cast<std::size_t>(own.columns / 2), mine.ints.data());
+  job.kernels.combine(mine.ints.data(), own.scale.data() + panel * rows,
+                      columns.scale.data() + column * cols, mine.tile.data());
+  const auto slot = static_cast<std::ptrdiff_t>(column * cols);
+  const double length =
+      *std::max_element(columns.length.begin() + slot, columns.length.begin() + slot + cols);
+  const double error =
+      *std::max_element(columns.error.begin() + slot, columns.error.begin() + slot + cols);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::size_t i = static_cast<std::size_t>(panel * rows + r);
+    // |q.p / (s t) - x.y| <= |x| e_y + e_x |y| + e_x e_y
+    margin[r] += (own.length[i] * error + own.error[i] * (length + error)) * (1.0 + 0x1p-20);
+  }
+}
+
+// One count for each of the bins row[0], ..., row[width - 1]. Sizes are passed by value: a count
+// that is written could be the job's own number for all the compiler knows.
+void add_full_row(const std::int32_t* row, std::int64_t width, std::int64_t bins,
+                  std::int64_t* histogram) {
+  std::int64_t* const h[kCopies] = {histogram,
+                                    histogram + bins,
+                                    histogram + 2 * bins,
+                                    histogram + 3 * bins,
+                                    histogram + 4 * bins,
+                                    histogram + 5 * bins,
+                                    histogram + 6 * bins,
+                                    histogram + 7 * bins};
+  for (std::int64_t c = 0; c < width; c += kCopies) {
+    ++h[0][row[c]];
+    ++h[1][row[c + 1]];
+    ++h[2][row[c + 2]];
+    ++h[3][row[c + 3]];
+    ++h[4][row[c + 4]];
+    ++h[5][row[c + 5]];
+    ++h[6][row[c + 6]];
+    ++h[7][row[c + 7]];
+  }
+}
+
+void count_tile(const Job& job, const Tile& at, const double* margin, Gather& mine) {
   alignas(64) std::int32_t bins[kMaxTileRows * kMaxTileCols];
   std::uint32_t unsure[kMaxTileRows];
+  float near_edge[kMaxTileRows], low[kMaxTileRows], high[kMaxTileRows];
   constexpr float infinity = std::numeric_limits<float>::infinity();
-  const float low = mine.min <= -kUnit ? -infinity : round_up(mine.min + job.margin);
-  const float high = mine.max >= kUnit ? infinity : round_down(mine.max - job.margin);
-  job.kernels.bin(mine.tile.data(), static_cast<float>(job.bins) * 0.5f, job.edge_margin, low, high,
-                  bins, unsure);
+  const double widest = *std::max_element(margin, margin + job.kernels.tile_rows);
+  std::fill(low, low + kMaxTileRows, mine.min <= -kUnit ? -infinity : round_up(mine.min + widest));
+  std::fill(high, high + kMaxTileRows,
+            mine.max >= kUnit ? infinity : round_down(mine.max - widest));
+  for (int r = 0; r < job.kernels.tile_rows; ++r) {
+    // The position is at most bins (1 + margin) and rounded once or twice; 2^-22 of the sum pays
+    // for its own rounding to float32.
+    const double sum = static_cast<double>(job.bins) * (0.5 * margin[r] + 0x1p-22);
+    near_edge[r] = job.exact_counts ? static_cast<float>(sum * (1.0 + 0x1p-22)) : -1.0f;
+  }
+  job.kernels.bin(mine.tile.data(), static_cast<float>(job.bins) * 0.5f, near_edge, low, high, bins,
+                  unsure);
 
   const std::int64_t width = job.kernels.tile_cols;
   std::int64_t* histogram = mine.histogram.data();
@@ -129,12 +275,14 @@ void count_tile(const Job& job, const Tile& at, Gather& mine) {
     const std::int64_t i = at.row + r;
     const std::int32_t* row = bins + r * width;
     const std::int64_t from = std::max<std::int64_t>(0, i + 1 - at.col);
-    if (!job.rows.repeated) {
-      for (std::int64_t c = from; c < at.cols; ++c) ++histogram[(c % kCopies) * job.bins + row[c]];
-    } else {
+    if (job.rows.repeated) {
       const std::int64_t* weights = job.rows.weights.data();
       for (std::int64_t c = from; c < at.cols; ++c)
         histogram[(c % kCopies) * job.bins + row[c]] += weights[i] * weights[at.col + c];
+    } else if (from == 0 && at.cols == width) {
+      add_full_row(row, width, job.bins, histogram);
+    } else {
+      for (std::int64_t c = from; c < at.cols; ++c) ++histogram[(c % kCopies) * job.bins + row[c]];
     }
     for (std::uint32_t mask = unsure[r]; mask; mask &= mask - 1) {
       const std::int64_t c = __builtin_ctz(mask);
@@ -153,16 +301,15 @@ void count_tile(const Job& job, const Tile& at, Gather& mine) {
 }
 
 // Pairs of the rows [begin, end) with the later rows of a chunk.
-void count_block(const Job& job, const float* chunk, std::int64_t chunk_start,
+void count_block(const Job& job, const Coded* coded, const Panels& chunk, std::int64_t chunk_start,
                  std::int64_t chunk_count, std::int64_t begin, std::int64_t end, Gather& mine) {
   const std::int64_t rows = job.kernels.tile_rows, cols = job.kernels.tile_cols;
   const std::int64_t panels = tasks(end - begin, rows);
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = begin + panel * rows;
-    pack_panel(job.common, job.p.rows, job.transform, job.rows.ids.data() + first,
-               static_cast<int>(std::min(rows, end - first)), job.kernels.tile_rows, mine.row,
-               mine.panels.data() + panel * rows * job.d);
+    mine.panels.fill(job, coded, panel, first, std::min(rows, end - first), mine.row);
   }
+  double margin[kMaxTileRows];
   const std::int64_t skip = std::max<std::int64_t>(0, begin + 1 - chunk_start) / cols;
   for (std::int64_t column = skip; column < tasks(chunk_count, cols); ++column) {
     const std::int64_t col = chunk_start + column * cols;
@@ -170,11 +317,59 @@ void count_block(const Job& job, const float* chunk, std::int64_t chunk_start,
     for (std::int64_t panel = 0; panel < panels; ++panel) {
       const std::int64_t row = begin + panel * rows;
       if (col + count - 1 <= row) break;  // this and all further rows come after the columns
-      job.kernels.product(mine.panels.data() + panel * rows * job.d, chunk + column * cols * job.d,
-                          static_cast<std::size_t>(job.d), mine.tile.data());
-      count_tile(job, {row, std::min(rows, end - row), col, count}, mine);
+      multiply(job, chunk, column, panel, mine, margin);
+      count_tile(job, {row, std::min(rows, end - row), col, count}, margin, mine);
     }
   }
+}
+
+void check_axes(const CosineParams& p) {
+  if (p.axis_count < 0 || p.axis_count > kMaxCosineAxes)
+    throw std::invalid_argument("cosine: at most 16 axes");
+  for (std::int64_t i = 0; i < p.axis_count; ++i)
+    for (std::int64_t j = 0; j <= i; ++j) {
+      double product = i == j ? -1.0 : 0.0;
+      for (std::int64_t c = 0; c < p.rows.d; ++c)
+        product += p.axes[i * p.rows.d + c] * p.axes[j * p.rows.d + c];
+      if (!(std::fabs(product) <= kAxisError))
+        throw std::invalid_argument("cosine: the axes are not orthonormal");
+    }
+}
+
+// Error of everything but the rounding of rows to int16.
+double arithmetic_margin(const Job& job) {
+  const double e =
+      0x1p-24 * (1.0 + 0x1p-20) + std::sqrt(static_cast<double>(job.floats)) * 0x1p-149;
+  const double float64 = static_cast<double>(job.d + 16) * 0x1p-51;
+  double margin = product_error(job.floats) * (1.0 + e) * (1.0 + e) + underflow(job.floats) +
+                  2.0 * e + e * e + float64;
+  // An int32 and two scales become float32, two products and a sum of at most 1.01 are rounded;
+  // what axes that are not quite orthogonal leave of each other.
+  if (job.ints) margin += 8.0 * 0x1p-24 + 4.0 * static_cast<double>(job.axes) * kAxisError;
+  return margin;
+}
+
+// Whether int16 with its wider margin costs less than float32, judged from up to 256 rows: times of
+// a pair in nanoseconds, products at 490 and 175 billion operations a second and thread, and
+// float64 products of the pairs near an edge. As measured on Zen 5; only the ratio matters.
+bool prefer_int16(Job job) {
+  if (!has_int16(job.p.isa)) return false;
+  const std::int64_t step = std::max<std::int64_t>(1, job.n / 256);
+  const std::int64_t count = tasks(job.n, step);
+  Coded sample(job, count);
+  std::vector<double> scratch(static_cast<std::size_t>(job.d));
+  double length = 0.0, error = 0.0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    sample.encode(job, i * step, i, scratch);
+    length += sample.rows[static_cast<std::size_t>(i)].length / static_cast<double>(count);
+    error += sample.rows[static_cast<std::size_t>(i)].error / static_cast<double>(count);
+  }
+  const double d = static_cast<double>(job.d), refine = 20.0 + 0.1 * d;
+  const auto cost = [&](double margin, double rate) {
+    const double share = job.exact_counts ? std::min(1.0, 2.0 * margin / job.step) : 0.0;
+    return 2.0 * d / rate + share * refine;
+  };
+  return cost(2.0 * length * error + 2e-6, 490.0) < cost(product_error(job.d), 175.0);
 }
 
 }  // namespace
@@ -194,8 +389,11 @@ bool has_int16(Isa isa) { return cosine_kernels(isa).product_i16 && cpu_features
 
 CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int64_t* histogram) {
   check(p);
+  check_axes(p);
   if (bins < 1 || bins > (std::int64_t{1} << 22))
     throw std::invalid_argument("cosine: bins must be between 1 and 2^22");
+  if (p.arithmetic == Arithmetic::int16 && !has_int16(p.isa))
+    throw std::invalid_argument("cosine: int16 products need the level avx512 and a CPU with VNNI");
   std::fill(histogram, histogram + bins, 0);
   const Weighted rows = nonzero_distinct(p);
   const std::int64_t n = static_cast<std::int64_t>(rows.ids.size()), d = p.rows.d;
@@ -207,48 +405,61 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
              {},
              bins,
              2.0 / static_cast<double>(bins),
-             0,
-             0,
+             p.exact_counts,
+             false,
              n,
-             d};
+             d,
+             p.axis_count,
+             d,
+             0.0};
   job.transform.mean.assign(static_cast<std::size_t>(d), 0.0);
   job.transform.row_scale = p.inv_norms;
-  // Rounding a unit row to float32: 2^-24 of the row, plus 2^-150 for each element that becomes
-  // subnormal; 2^-20 of it pays for norms that are 1 to float64 rounding only.
-  const double e = 0x1p-24 * (1.0 + 0x1p-20) + std::sqrt(static_cast<double>(d)) * 0x1p-149;
-  job.margin = product_error(d) * (1.0 + e) * (1.0 + e) + underflow(d) + 2.0 * e + e * e +
-               static_cast<double>(d + 16) * 0x1p-51;
-  // The position is at most bins (1 + margin) and rounded once or twice.
-  job.edge_margin = round_up(static_cast<double>(bins) * (0.5 * job.margin + 0x1p-22));
+  job.ints = p.arithmetic == Arithmetic::any ? n > 1 && prefer_int16(job)
+                                             : p.arithmetic == Arithmetic::int16;
+  if (job.ints) job.floats = job.axes;
+  job.margin = arithmetic_margin(job);
 
   const std::int64_t tile_rows = job.kernels.tile_rows, tile_cols = job.kernels.tile_cols;
+  const std::int64_t row_bytes = job.ints ? 2 * d + 4 * job.axes : 4 * d;
   const std::int64_t block_rows =
-      std::clamp<std::int64_t>(kBlockBytes / (4 * tile_rows * d), 1, 112 / tile_rows) * tile_rows;
+      std::clamp<std::int64_t>(std::min(kBlockBytes / row_bytes, n / (8 * p.threads)) / tile_rows,
+                               1, 448 / tile_rows) *
+      tile_rows;
   std::vector<Gather> gathers;
   for (int worker = 0; worker < p.threads; ++worker) gathers.emplace_back(job, block_rows);
 
+  std::unique_ptr<Coded> coded;
+  if (job.ints) {
+    coded = std::make_unique<Coded>(job, n);
+    parallel_for(tasks(n, kRowsPerTask), p.threads, p.poll, [&](std::int64_t task, int worker) {
+      std::vector<double>& scratch = gathers[static_cast<std::size_t>(worker)].row.decoded;
+      for (std::int64_t i = task * kRowsPerTask; i < std::min(n, (task + 1) * kRowsPerTask); ++i)
+        coded->encode(job, i, i, scratch);
+    });
+  }
+
   const std::int64_t chunk_panels =
-      std::min(tasks(n, tile_cols), std::max(kChunkBytes / (4 * d) / tile_cols, std::int64_t{1}));
+      std::min(tasks(n, tile_cols), std::max(kChunkBytes / row_bytes / tile_cols, std::int64_t{1}));
   const std::int64_t chunk_rows = chunk_panels * tile_cols;
-  AlignedFloats chunk(static_cast<std::size_t>(chunk_rows * d));
+  Panels chunk(job, chunk_rows, tile_cols);
   for (std::int64_t start = 0; start < n; start += chunk_rows) {
     const std::int64_t count = std::min(chunk_rows, n - start);
     parallel_for(tasks(count, tile_cols), p.threads, p.poll, [&](std::int64_t panel, int worker) {
       const std::int64_t first = panel * tile_cols;
-      pack_panel(job.common, p.rows, job.transform, rows.ids.data() + start + first,
-                 static_cast<int>(std::min(tile_cols, count - first)), job.kernels.tile_cols,
-                 gathers[static_cast<std::size_t>(worker)].row, chunk.data() + first * d);
+      chunk.fill(job, coded.get(), panel, start + first, std::min(tile_cols, count - first),
+                 gathers[static_cast<std::size_t>(worker)].row);
     });
     parallel_for(tasks(start + count, block_rows), p.threads, p.poll,
                  [&](std::int64_t block, int worker) {
-                   count_block(job, chunk.data(), start, count, block * block_rows,
+                   count_block(job, coded.get(), chunk, start, count, block * block_rows,
                                std::min(start + count, (block + 1) * block_rows),
                                gathers[static_cast<std::size_t>(worker)]);
                  });
   }
 
   CosineRange range = {std::numeric_limits<double>::infinity(),
-                       -std::numeric_limits<double>::infinity(), n * (n - 1) / 2, 0};
+                       -std::numeric_limits<double>::infinity(), n * (n - 1) / 2, 0,
+                       job.ints ? "int16" : "float32"};
   for (const Gather& mine : gathers) {
     for (std::int64_t b = 0; b < kCopies * bins; ++b)
       histogram[b % bins] += mine.histogram[static_cast<std::size_t>(b)];

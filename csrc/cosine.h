@@ -2,16 +2,25 @@
 //
 // Counts are those of the float64 cosines sum (x_c / |x|) (y_c / |y|), clipped to [-1, 1], in the
 // bins [edge_b, edge_{b+1}) with edge_b = -1 + b (2 / bins), the last bin closed: the edges of
-// numpy.linspace(-1, 1, bins + 1). Rows are normalized, rounded to float32 (|c_x| <= 1 + e,
-// |error| <= e) and multiplied in float32 tiles; the product differs from the float64 cosine by at
-// most
-//     margin = g (1 + e)^2 + w + 2 e + e^2 + (d + 16) 2^-51,
-// g and w as in pack.h. A pair whose float32 value lies within the margin (and the rounding of the
-// bin position) of an inner edge, or could be the smallest or largest so far, is recomputed in
-// float64. Sets with very many pairs there (sparse rows: cosine exactly 0, an edge) stay right but
-// become slow. Minimum and maximum are those of the float64 cosines; within 1e-12 of -1 or 1 they
-// are reported as -1 or 1, since float64 rounding decides no more. All results are the same for any
-// number of threads.
+// numpy.linspace(-1, 1, bins + 1). Two arithmetics filter the pairs:
+//
+// float32. Unit rows are rounded to float32 (|c_x| <= 1 + e, |error| <= e) and multiplied in tiles;
+// the product differs from the float64 cosine by at most
+//     g (1 + e)^2 + w + 2 e + e^2 + (d + 16) 2^-51,        g and w as in pack.h.
+//
+// int16, on processors with VNNI. A unit row u = V z + r is split along up to 16 orthonormal axes V
+// (columns; |V'V - I| <= 1e-12, checked); z is multiplied in float32 as above, r becomes integers
+// q / s as in int16.h with an error e that is summed, not estimated. The product of integers is
+// exact, so a pair is wrong by at most
+//     |r| e' + e |r'| + e e' + 2^-21 + axes 4e-12           beyond the float32 part of the axes.
+// e is about 1.5e-4 |r| at d = 576, and the axes make |r|^2 small: 0.2 to 0.4 on hidden states.
+//
+// exact_counts: a pair whose value lies within its margin (and the rounding of the bin position) of
+// an inner edge is recomputed in float64, so counts are those of the float64 cosines. Sets with
+// very many pairs there (sparse rows: cosine exactly 0, an edge) stay right but become slow.
+// Without exact_counts these pairs stay where they are, at most one bin off. Minimum and maximum
+// are those of the float64 cosines in either case; within 1e-12 of -1 or 1 they are reported as -1
+// or 1, since float64 rounding decides no more. All results are the same for any number of threads.
 //
 // Equal rows are grouped first and counted with their multiplicity.
 #pragma once
@@ -24,22 +33,31 @@
 
 namespace fastdim {
 
+enum class Arithmetic { any, float32, int16 };
+constexpr int kMaxCosineAxes = 16;
+
 struct CosineParams {
   Rows rows;
   const double*
       inv_norms;  // n: 1 / |row|; 0 for a row that takes part in no pair, as zero rows must
   int threads;
   Isa isa;
+  bool exact_counts;
+  Arithmetic arithmetic;  // any: the one that is likely to be faster
+  const double* axes;     // axis_count x d, orthonormal; used by int16
+  std::int64_t axis_count;
   std::function<void()> poll;  // called now and then by the calling thread; may throw to stop
 };
 
 struct CosineRange {
   double min, max;              // NaN if there is no pair
-  std::int64_t pairs_filtered;  // pairs that went through the float32 tiles
+  std::int64_t pairs_filtered;  // pairs that went through the tiles
   std::int64_t pairs_refined;   // pairs recomputed in float64
+  const char* arithmetic;       // of the tiles
 };
 
-// Memory beyond input and output: one packed chunk (64 MB) and 32 bytes a row.
+// Memory beyond input and output: one packed chunk (64 MB) and 64 bytes a row; with int16 also two
+// bytes an element.
 CosineRange cosine_histogram(const CosineParams& params, std::int64_t bins,
                              std::int64_t* histogram);
 

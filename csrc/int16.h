@@ -12,8 +12,9 @@
 namespace fastdim {
 
 struct Quantized {
-  double scale;  // y is close to q / scale; 1 for a zero row
-  double error;  // |y - q / scale|
+  double scale;   // y is close to q / scale; 1 for a zero row
+  double error;   // |y - q / scale|
+  double length;  // |y|
 };
 
 // Columns of a panel: d, made even.

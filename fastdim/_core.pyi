@@ -45,12 +45,18 @@ def cosine_hist(
     dtype: str,
     inv_norms: int,
     bins: int,
+    exact_counts: bool,
+    arithmetic: str,
+    axes: int,
+    axis_count: int,
     threads: int,
     isa: str,
     out_histogram: int,
 ) -> dict[str, int | float | str]:
-    """inv_norms: float64 (n,); out_histogram: int64 (bins,). Contract: csrc/cosine.h."""
+    """inv_norms: float64 (n,); arithmetic: "float32", "int16" or "" for the likely faster; axes:
+    float64 (axis_count, d); out_histogram: int64 (bins,). Contract: csrc/cosine.h."""
 
+def has_int16(isa: str = "") -> bool: ...
 def cosine_pairs(
     data: int,
     n: int,

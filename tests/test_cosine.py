@@ -180,3 +180,90 @@ def test_bad_inverse_norms(isa: str) -> None:
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="row 2"):
             cpu.cosine_histogram(rows, np.where(np.arange(5) == 2, bad, 1.0), 10, 1)
+
+
+def orthonormal(count: int, d: int) -> np.ndarray:
+    return np.ascontiguousarray(np.linalg.qr(gaussian(d, count, seed=9))[0].T)
+
+
+ARITHMETICS = ["float32", "int16"]
+
+
+@pytest.fixture(params=ARITHMETICS)
+def arithmetic(isa: str, request: pytest.FixtureRequest) -> str:
+    """Each arithmetic on each level; int16 where the level and the processor have it."""
+    if request.param == "int16" and not cpu.has_int16():
+        rows = in_dtype(gaussian(5, 3), "float32")
+        with pytest.raises(ValueError, match="VNNI"):
+            cpu.cosine_histogram(rows, inverse_norms(rows), 10, 1, arithmetic="int16")
+        return "float32"
+    return str(request.param)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 16])
+@pytest.mark.parametrize("case", ["gaussian", "massive", "parallel", "peaked", "sparse", "float64"])
+def test_exact_counts_in_either_arithmetic(arithmetic: str, case: str, axes: int) -> None:
+    for n, d in ((70, 17), (230, 40), (97, 131)):
+        x = gaussian(n, d) + 0.5
+        if case == "massive":
+            x[::20, 3] += 3000.0
+        elif case == "parallel":
+            x = 1.0 + 1e-3 * x
+        elif case == "peaked":
+            x[:, 5] *= 1e4
+        elif case == "sparse":
+            x *= np.random.default_rng(1).random((n, d)) < 0.2
+            x[4] = 0.0
+        rows = in_dtype(x * (1e120 if case == "float64" else 1.0), "float64")
+        for bins in (3, 200, 20_001):
+            histogram, low, high, counts = cpu.cosine_histogram(
+                rows,
+                inverse_norms(rows),
+                bins,
+                2,
+                axes=orthonormal(min(axes, d), d),
+                arithmetic=arithmetic,
+            )
+            expected = naive.cosine_stats(rows, bins)
+            if case == "sparse":  # cosines of 0 but for rounding lie on either side of an edge
+                gap = np.cumsum(histogram - expected.histogram)
+                assert np.abs(gap).max() <= (np.abs(histogram).max() if bins % 2 == 0 else 0)
+            else:
+                np.testing.assert_array_equal(histogram, expected.histogram)
+            assert low == pytest.approx(expected.min, abs=1e-12)
+            assert high == pytest.approx(expected.max, abs=1e-12)
+            assert counts["arithmetic"] == arithmetic
+
+
+def test_fast_counts_are_at_most_one_bin_off(arithmetic: str) -> None:
+    x = gaussian(900, 96) * np.geomspace(1.0, 0.05, 96) + 0.3
+    rows = in_dtype(x, "float32")
+    inverse, axes = inverse_norms(rows), orthonormal(16, 96)
+    exact = cpu.cosine_histogram(rows, inverse, 2000, 2)
+    fast = cpu.cosine_histogram(rows, inverse, 2000, 2, "fast", axes, arithmetic)
+    assert fast[1:3] == exact[1:3]
+    moved = np.abs(np.cumsum(fast[0] - exact[0]))
+    assert fast[0].sum() == exact[0].sum()
+    assert moved.sum() < 0.01 * exact[0].sum()
+    assert int(str(fast[3]["pairs_refined"])) < int(str(exact[3]["pairs_refined"]))
+
+
+def test_duplicates_and_threads_in_either_arithmetic(arithmetic: str) -> None:
+    x = gaussian(300, 33)[np.random.default_rng(3).integers(0, 300, 700)]
+    rows, axes = in_dtype(x, "bfloat16"), orthonormal(7, 33)
+    expected = naive.cosine_stats(rows)
+    for threads in (1, 2, 7):
+        found = cpu.cosine_histogram(
+            rows, inverse_norms(rows), 200, threads, axes=axes, arithmetic=arithmetic
+        )
+        np.testing.assert_array_equal(found[0], expected.histogram)
+        assert found[1] == pytest.approx(expected.min, abs=1e-12)
+
+
+def test_axes_must_be_orthonormal(isa: str) -> None:
+    rows = in_dtype(gaussian(9, 20), "float32")
+    for axes in (2.0 * np.eye(3, 20), np.ones((2, 20)) / np.sqrt(20)):
+        with pytest.raises(ValueError, match="not orthonormal"):
+            cpu.cosine_histogram(rows, inverse_norms(rows), 10, 1, axes=axes)
+    with pytest.raises(ValueError, match="at most 16"):
+        cpu.cosine_histogram(rows, inverse_norms(rows), 10, 1, axes=np.eye(17, 20))

@@ -142,6 +142,20 @@ def test_defaults_sample_beyond_the_stated_number_of_rows(monkeypatch: pytest.Mo
     assert cosine_stats(gaussian(20, 4), pairs=190).pairs == "all"
 
 
+def test_precision_and_arithmetic_are_recorded(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cosine, "AXES_PAIRS", 0)
+    x = token_like(500, 80)
+    exact, fast = cosine_stats(x), cosine_stats(x, precision="fast")
+    expected = naive.cosine_stats(x)
+    np.testing.assert_array_equal(exact.histogram, expected.histogram)
+    assert (exact.precision, fast.precision) == ("exact", "fast")
+    assert {exact.arithmetic, fast.arithmetic} <= {"float32", "int16"}
+    assert (fast.min, fast.max) == (exact.min, exact.max)
+    assert np.abs(np.cumsum(fast.histogram - exact.histogram)).sum() < 0.01 * exact.n_pairs
+    sampled = cosine_stats(x, pairs=50, precision="fast")
+    assert (sampled.precision, sampled.arithmetic) == ("exact", "float64")
+
+
 def test_sampled_pairs_leave_zero_rows_out() -> None:
     x = np.zeros((1000, 3))
     x[:30] = np.abs(gaussian(30, 3))
@@ -204,6 +218,8 @@ def test_errors_are_those_of_repeated_samples(grouped: bool) -> None:
         (gaussian(5, 3), {"groups": [1, 2]}, "groups"),
         (gaussian(5, 3), {"confidence": 0.0}, "confidence"),
         (gaussian(5, 3), {"threads": -1}, "threads"),
+        (gaussian(5, 3), {"precision": "half"}, "precision must be one of exact, fast"),
+        (gaussian(5, 3), {"precision": "fast", "bins": 2001}, "up to 2000 bins, got 2001"),
     ],
 )
 def test_refusals(x: np.ndarray, options: dict[str, Any], message: str) -> None:

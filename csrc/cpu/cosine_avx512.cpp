@@ -88,16 +88,58 @@ double quantize_avx512(const double* x, std::size_t d, double scale, std::int16_
   return _mm512_reduce_add_pd(sum) / (scale * scale);
 }
 
-void bin_avx512(const float* tile, float half_bins, float margin, float low, float high,
-                std::int32_t* bins, std::uint32_t* unsure) {
+void deflate_avx512(double* x, const double* axes, std::size_t count, std::size_t d,
+                    double* places) {
+  for (std::size_t k = 0; k < count; ++k) {
+    const double* axis = axes + k * d;
+    __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
+                      _mm512_setzero_pd()};
+    std::size_t i = 0;
+    for (; d - i >= 32; i += 32)
+      for (int s = 0; s < 4; ++s)
+        sum[s] = _mm512_fmadd_pd(_mm512_loadu_pd(x + i + 8 * s), _mm512_loadu_pd(axis + i + 8 * s),
+                                 sum[s]);
+    for (; i < d; i += 8) {
+      const __mmask8 mask = first_lanes(d - i);
+      sum[0] = _mm512_fmadd_pd(F64::load(x + i, mask), F64::load(axis + i, mask), sum[0]);
+    }
+    places[k] = _mm512_reduce_add_pd(
+        _mm512_add_pd(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])));
+  }
+  for (std::size_t i = 0; i < d; i += 8) {
+    const __mmask8 mask = first_lanes(d - i);
+    __m512d value = F64::load(x + i, mask);
+    for (std::size_t k = 0; k < count; ++k)
+      value = _mm512_fnmadd_pd(_mm512_set1_pd(places[k]), F64::load(axes + k * d + i, mask), value);
+    _mm512_mask_storeu_pd(x + i, mask, value);
+  }
+}
+
+void combine_avx512(const std::int32_t* ints, const float* row_scale, const float* col_scale,
+                    float* tile) {
+  const __m512 scale0 = _mm512_loadu_ps(col_scale);
+  const __m512 scale1 = _mm512_loadu_ps(col_scale + 16);
+  for (int r = 0; r < kRows; ++r) {
+    const __m512 scale = _mm512_set1_ps(row_scale[r]);
+    float* out = tile + r * kCols;
+    const __m512 v0 = _mm512_cvtepi32_ps(_mm512_load_si512(ints + r * kCols));
+    const __m512 v1 = _mm512_cvtepi32_ps(_mm512_load_si512(ints + r * kCols + 16));
+    _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_mul_ps(v0, scale), scale0, _mm512_load_ps(out)));
+    _mm512_store_ps(out + 16,
+                    _mm512_fmadd_ps(_mm512_mul_ps(v1, scale), scale1, _mm512_load_ps(out + 16)));
+  }
+}
+
+void bin_avx512(const float* tile, float half_bins, const float* margin, const float* low,
+                const float* high, std::int32_t* bins, std::uint32_t* unsure) {
   const __m512 half = _mm512_set1_ps(half_bins);
-  const __m512 near_edge = _mm512_set1_ps(margin);
   const __m512 last = _mm512_set1_ps(2.0f * half_bins - 1.0f);
   const __m512 end = _mm512_set1_ps(2.0f * half_bins - 0.5f);
   const __m512 begin = _mm512_set1_ps(0.5f);
-  const __m512 lowest = _mm512_set1_ps(low);
-  const __m512 highest = _mm512_set1_ps(high);
   for (int r = 0; r < kRows; ++r) {
+    const __m512 near_edge = _mm512_set1_ps(margin[r]);
+    const __m512 lowest = _mm512_set1_ps(low[r]);
+    const __m512 highest = _mm512_set1_ps(high[r]);
     std::uint32_t mask = 0;
     for (int h = 0; h < 2; ++h) {
       const __m512 cosine = _mm512_load_ps(tile + r * kCols + h * 16);
@@ -120,13 +162,18 @@ void bin_avx512(const float* tile, float half_bins, float margin, float low, flo
 
 template <class Type>
 double dot_avx512(const void* x, const void* y, std::size_t d, double x_scale, double y_scale) {
+  // Only products of float64 elements can leave the range of float64.
+  constexpr bool kScaleFirst = sizeof(typename Type::Element) == 8;
   const auto* a = static_cast<const typename Type::Element*>(x);
   const auto* b = static_cast<const typename Type::Element*>(y);
   const __m512d factor_a = _mm512_set1_pd(x_scale);
   const __m512d factor_b = _mm512_set1_pd(y_scale);
   __m512d sum[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
   const auto add = [&](__m512d& total, __m512d u, __m512d v) {
-    total = _mm512_fmadd_pd(_mm512_mul_pd(factor_a, u), _mm512_mul_pd(factor_b, v), total);
+    if (kScaleFirst)
+      total = _mm512_fmadd_pd(_mm512_mul_pd(factor_a, u), _mm512_mul_pd(factor_b, v), total);
+    else
+      total = _mm512_fmadd_pd(u, v, total);
   };
   std::size_t i = 0;
   for (; d - i >= 16; i += 16)
@@ -135,13 +182,15 @@ double dot_avx512(const void* x, const void* y, std::size_t d, double x_scale, d
     const __mmask8 mask = first_lanes(d - i);
     add(sum[0], Type::load(a + i, mask), Type::load(b + i, mask));
   }
-  return _mm512_reduce_add_pd(_mm512_add_pd(sum[0], sum[1]));
+  const double all = _mm512_reduce_add_pd(_mm512_add_pd(sum[0], sum[1]));
+  return kScaleFirst ? all : all * x_scale * y_scale;
 }
 
 constexpr CosineKernels kKernels = {
     kRows,          kCols,
     product_avx512, product_i16_avx512,
     extent_avx512,  quantize_avx512,
+    deflate_avx512, combine_avx512,
     bin_avx512,     {dot_avx512<F16>, dot_avx512<BF16>, dot_avx512<F32>, dot_avx512<F64>},
 };
 

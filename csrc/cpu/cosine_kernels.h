@@ -13,8 +13,8 @@ struct CosineKernels {
   void (*product)(const float* a, const float* b, std::size_t d, float* tile);
 
   // The same of int16 rows, exact modulo 2^32: panels of pairs of columns as csrc/int16.h lays them
-  // out, pairs = d / 2 rounded up. This and the two below are null at levels without it; where it
-  // is set it still needs CpuFeatures::avx512_vnni.
+  // out, pairs = d / 2 rounded up. This, `extent` to `combine` are null at levels without it; where
+  // it is set it still needs CpuFeatures::avx512_vnni.
   void (*product_i16)(const std::int16_t* a, const std::int16_t* b, std::size_t pairs,
                       std::int32_t* tile);
 
@@ -25,13 +25,20 @@ struct CosineKernels {
   // |scale * x_c| <= 32767.
   double (*quantize)(const double* x, std::size_t d, double scale, std::int16_t* out);
 
-  // Histogram bins of a tile of cosines: bin = clamp(floor((cosine + 1) * half_bins)). Bit c of
-  // unsure[r] is set if (cosine + 1) * half_bins is within `margin` of an inner edge, or the cosine
-  // is <= low or >= high.
-  void (*bin)(const float* tile, float half_bins, float margin, float low, float high,
-              std::int32_t* bins, std::uint32_t* unsure);
+  // places[k] = x.axes[k] for count <= 16 axes of d columns, then x -= sum of places[k] * axes[k].
+  void (*deflate)(double* x, const double* axes, std::size_t count, std::size_t d, double* places);
 
-  // sum of (x_scale * x) * (y_scale * y) in float64.
+  // tile[r][c] += ints[r][c] * row_scale[r] * col_scale[c].
+  void (*combine)(const std::int32_t* ints, const float* row_scale, const float* col_scale,
+                  float* tile);
+
+  // Histogram bins of a tile of cosines: bin = clamp(floor((cosine + 1) * half_bins)). Bit c of
+  // unsure[r] is set if (cosine + 1) * half_bins is within margin[r] of an inner edge, or the
+  // cosine is <= low[r] or >= high[r].
+  void (*bin)(const float* tile, float half_bins, const float* margin, const float* low,
+              const float* high, std::int32_t* bins, std::uint32_t* unsure);
+
+  // sum of (x_scale * x) * (y_scale * y) in float64; rows other than f64 are scaled after the sum.
   double (*dot[kDtypes])(const void* x, const void* y, std::size_t d, double x_scale,
                          double y_scale);
 };

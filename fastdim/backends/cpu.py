@@ -112,19 +112,43 @@ def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
     return first[:groups].copy(), inverse
 
 
+def has_int16() -> bool:
+    """Whether the level that runs now multiplies int16 rows (avx512 on a CPU with VNNI)."""
+    return _core.has_int16(active_isa())
+
+
 def cosine_histogram(
-    rows: Rows, inv_norms: Float64, bins: int, threads: int
+    rows: Rows,
+    inv_norms: Float64,
+    bins: int,
+    threads: int,
+    precision: str = "exact",
+    axes: Float64 | None = None,
+    arithmetic: str = "",
 ) -> tuple[Int64, float, float, dict[str, int | float | str]]:
     """Histogram over [-1, 1], minimum, maximum of the cosines of all pairs, and the counts.
 
-    inv_norms: 1 / |row| (n,), 0 for a zero row, which takes part in no pair. Counts are those of
-    the float64 cosines: see csrc/cosine.h. Minimum and maximum are NaN if there is no pair.
+    inv_norms: 1 / |row| (n,), 0 for a row that takes part in no pair. precision: "exact" for the
+    counts of the float64 cosines, "fast" for pairs near an edge left at most one bin off. axes: up
+    to 16 orthonormal rows (k, d), along which the rows are long: they tighten int16 products.
+    arithmetic: "float32", "int16", or "" for the likely faster: see csrc/cosine.h. Minimum and
+    maximum are exact, NaN if there is no pair.
     """
     isa = active_isa()
     inv_norms = np.ascontiguousarray(inv_norms, dtype=np.float64)
+    axes = np.zeros((0, rows.d)) if axes is None else np.ascontiguousarray(axes, dtype=np.float64)
     histogram = np.empty(bins, dtype=np.int64)
     counts = _core.cosine_hist(
-        *_matrix(rows), _address(inv_norms), bins, threads, isa, _address(histogram)
+        *_matrix(rows),
+        _address(inv_norms),
+        bins,
+        precision == "exact",
+        arithmetic,
+        _address(axes),
+        len(axes),
+        threads,
+        isa,
+        _address(histogram),
     )
     return histogram, float(counts["min"]), float(counts["max"]), counts
 

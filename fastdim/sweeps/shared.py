@@ -36,6 +36,13 @@ NEIGHBORS = 4
 SHARED_SHARE = 0.8
 
 
+# Fields of CosineStats that come from visiting pairs.
+PAIRWISE = (
+    *("min", "max", "histogram", "edges", "n_pairs", "pairs", "band"),
+    *("backend", "precision", "arithmetic"),
+)
+
+
 class SharedLayer:
     """One layer under the filters of a run. Each property is computed when first asked for."""
 
@@ -210,8 +217,7 @@ class SharedLayer:
             key = used.tobytes()
             if key in self._histograms:
                 known = self._histograms[key]
-                names = ("min", "max", "histogram", "edges", "n_pairs", "pairs", "band", "backend")
-                return replace(found, **{name: getattr(known, name) for name in names})
+                return replace(found, **{name: getattr(known, name) for name in PAIRWISE})
         elif int(wanted) < count * (count - 1) // 2 and self.shares(count):
             first, second, cosines = self._pairs
             sample = cosines[used[first] & used[second]][: int(wanted)]
