@@ -14,7 +14,7 @@
 namespace fastdim {
 namespace {
 
-constexpr std::int64_t kSumRows = 512;  // rows added in one go
+constexpr std::int64_t kSumRows = 256;  // rows added in one go
 constexpr std::int64_t kPackRows = 64;  // rows packed by one task
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kLanes = 8;  // partial sums, so that the compiler may use vectors
@@ -54,11 +54,12 @@ void add_panel(const MomentsKernels& kernels, const double* packed, std::size_t 
   const std::int64_t width = kernels.width, step = kernels.tile_rows;
   std::vector<double> tile(static_cast<std::size_t>(step * width));
   const double* first = packed + static_cast<std::size_t>(i) * panel;
-  for (std::int64_t c = 0; c < std::min(width, d - i * width); ++c) {
-    double total = 0.0;
-    for (std::int64_t k = 0; k < rows; ++k) total += first[k * width + c];
-    sum[i * width + c] += total;
-  }
+  std::vector<double> total(static_cast<std::size_t>(width), 0.0);
+  for (std::int64_t k = 0; k < rows; ++k)
+    for (std::int64_t c = 0; c < width; ++c)
+      total[static_cast<std::size_t>(c)] += first[k * width + c];
+  for (std::int64_t c = 0; c < std::min(width, d - i * width); ++c)
+    sum[i * width + c] += total[static_cast<std::size_t>(c)];
   for (std::int64_t start = 0; start < rows; start += kSumRows) {
     const std::size_t count = static_cast<std::size_t>(std::min(kSumRows, rows - start));
     for (std::int64_t j = i; j * width < d; ++j) {

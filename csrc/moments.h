@@ -1,8 +1,8 @@
 // Sums over rows: first and second moments, and quadratic forms of every row in an eigenbasis.
 //
 // second_moments: float64 throughout. A row x enters as y = scale * x - shift (two roundings, scale
-// and shift float64); products of float64 values are added in blocks of 512 rows and the blocks one
-// by one, so an entry of the matrix is off by at most (512 + n / 512 + 2) 2^-53 sum |y_i| |y_j|.
+// and shift float64); products of float64 values are added in blocks of 256 rows and the blocks one
+// by one, so an entry of the matrix is off by at most (256 + n / 256 + 2) 2^-53 sum |y_i| |y_j|.
 // The caller takes a shift near the mean: then nothing cancels when the mean is removed.
 //
 // row_forms: for errors, not for values. The first axis and the length of what remains are float64;

@@ -141,7 +141,7 @@ def cosine_stats(
     groups: (n,) labels, e.g. documents; rows of one group may depend on each other.
     precision: "exact" for the counts of the float64 cosines, except that a cosine within 1e-12 of
         an edge may fall on either side; "fast" tolerates one pair in a hundred one bin off, with
-        bins no narrower than 1e-3 (measured: 1 in 10,000 with 200 bins). Sampled pairs are exact.
+        bins no narrower than 1e-3 (measured: 2 in 10,000 with 200 bins). Sampled pairs are exact.
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
 
     Raises InputError on bad values, fewer than two rows that are not zero, or a single column.

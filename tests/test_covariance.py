@@ -9,7 +9,7 @@ import torch
 from conftest import gaussian, in_dtype, token_like
 
 from fastdim import InputError, anisotropy, naive, spectrum
-from fastdim.covariance import STATISTICS
+from fastdim.covariance import STATISTICS, largest_eigenvalue
 
 SCALES = np.array([5.0, 3.0, 2.0, 1.0, 1.0, 1.0, 0.5, 0.1])
 
@@ -53,6 +53,37 @@ def test_anisotropy_is_llm_microscopes(dtype: torch.dtype) -> None:
     singular = torch.linalg.svd(centered, full_matrices=False)[1]
     power = singular * singular / (len(x) - 1)
     assert anisotropy(x) == pytest.approx(float(power.max() / power.sum()), rel=1e-5)
+
+
+LARGE = {
+    "massive rows": token_like(1200, 600),
+    "no gap": gaussian(1500, 600),
+    "wide": token_like(560, 900),
+    "low rank": gaussian(800, 3) @ gaussian(3, 600),
+    "two equal": gaussian(900, 600) * np.where(np.arange(600) < 2, 30.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_largest_eigenvalue_alone(case: str) -> None:
+    x = LARGE[case]
+    gram = np.cov(x.T, bias=True)
+    exact = float(np.linalg.eigvalsh(gram)[-1])
+    found = largest_eigenvalue(gram)
+    assert found == pytest.approx(exact, rel=1e-9)
+    assert anisotropy(x) == pytest.approx(exact / np.trace(gram), rel=1e-9)
+
+
+def test_an_eigenvalue_that_lanczos_cannot_see_is_not_passed_over() -> None:
+    # The start is orthogonal to the first axis, so that the iteration settles on the second.
+    start = np.random.default_rng(0).standard_normal(600)
+    hidden = np.zeros(600)
+    hidden[:2] = start[1], -start[0]
+    hidden /= np.linalg.norm(hidden)
+    gram = np.diag(np.r_[1.0, 1.0, np.linspace(0.9, 0.1, 598)]) + 5.0 * np.outer(hidden, hidden)
+    gram[:2, :2] = np.eye(2) + 5.0 * np.outer(hidden[:2], hidden[:2])
+    found = largest_eigenvalue(gram)
+    assert found is None or found == pytest.approx(6.0, rel=1e-9)
 
 
 def test_float16_whose_squares_overflow() -> None:
