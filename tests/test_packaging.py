@@ -46,7 +46,7 @@ def test_extras_and_base_dependencies():
     assert set(described.get_all("Provides-Extra")) == EXTRAS
     requirements = described.get_all("Requires-Dist")
     base = {re.split(r"[<>=!~ ;\[]", line)[0] for line in requirements if "extra ==" not in line}
-    assert base == {"numpy", "rich", "safetensors"}
+    assert base == {"numpy", "rich", "safetensors", "threadpoolctl"}
     faiss = [line for line in requirements if line.startswith("faiss")]
     assert len(faiss) == 2, "faiss-cpu and faiss-gpu are alternatives, each in one extra"
     assert {re.split(r"extra == ", line)[1].strip("\"'") for line in faiss} == {
