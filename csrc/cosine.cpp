@@ -30,8 +30,6 @@ constexpr double kUnit = 1.0 - 1e-12;
 // for the one before.
 constexpr std::int64_t kCopies = 8;  // divides every tile_cols
 
-std::int64_t tasks(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
-
 void check(const CosineParams& p) {
   if (p.threads < 1) throw std::invalid_argument("cosine: threads must be at least 1");
   for (std::int64_t i = 0; i < p.rows.n; ++i)
@@ -180,7 +178,7 @@ struct Panels {
 struct Gather {
   RowScratch row;
   Panels panels;
-  AlignedFloats tile;
+  Aligned<float> tile;
   Aligned<std::int32_t> ints;
   std::vector<std::int64_t> histogram;  // kCopies x bins
   double min = std::numeric_limits<double>::infinity();
@@ -189,7 +187,7 @@ struct Gather {
 
   Gather(const Job& job, std::int64_t block_rows)
       : row(job.d),
-        panels(job, block_rows, job.kernels.tile_rows),
+        panels(job, block_rows, job.common.tile_rows),
         tile(kMaxTileRows * kMaxTileCols),
         ints(kMaxTileRows * kMaxTileCols),
         histogram(static_cast<std::size_t>(kCopies * job.bins), 0) {}
@@ -203,11 +201,11 @@ struct Tile {
 // Cosines of one panel of rows with one of columns, and a bound on the error in each row.
 void multiply(const Job& job, const Panels& columns, std::int64_t column, std::int64_t panel,
               Gather& mine, double* margin) {
-  const std::int64_t rows = job.kernels.tile_rows, cols = job.kernels.tile_cols;
+  const std::int64_t rows = job.common.tile_rows, cols = job.common.tile_cols;
   const Panels& own = mine.panels;
-  job.kernels.product(own.unit.data() + panel * rows * job.floats,
-                      columns.unit.data() + column * cols * job.floats,
-                      static_cast<std::size_t>(job.floats), mine.tile.data());
+  job.common.product(own.unit.data() + panel * rows * job.floats,
+                     columns.unit.data() + column * cols * job.floats,
+                     static_cast<std::size_t>(job.floats), mine.tile.data());
   std::fill(margin, margin + rows, job.margin);
   if (!job.ints) return;
   job.kernels.product_i16(own.ints.data() + panel * rows * own.columns,
@@ -256,11 +254,11 @@ void count_tile(const Job& job, const Tile& at, const double* margin, Gather& mi
   std::uint32_t unsure[kMaxTileRows];
   float near_edge[kMaxTileRows], low[kMaxTileRows], high[kMaxTileRows];
   constexpr float infinity = std::numeric_limits<float>::infinity();
-  const double widest = *std::max_element(margin, margin + job.kernels.tile_rows);
+  const double widest = *std::max_element(margin, margin + job.common.tile_rows);
   std::fill(low, low + kMaxTileRows, mine.min <= -kUnit ? -infinity : round_up(mine.min + widest));
   std::fill(high, high + kMaxTileRows,
             mine.max >= kUnit ? infinity : round_down(mine.max - widest));
-  for (int r = 0; r < job.kernels.tile_rows; ++r) {
+  for (int r = 0; r < job.common.tile_rows; ++r) {
     // The position is at most bins (1 + margin) and rounded once or twice; 2^-22 of the sum pays
     // for its own rounding to float32.
     const double sum = static_cast<double>(job.bins) * (0.5 * margin[r] + 0x1p-22);
@@ -269,7 +267,7 @@ void count_tile(const Job& job, const Tile& at, const double* margin, Gather& mi
   job.kernels.bin(mine.tile.data(), static_cast<float>(job.bins) * 0.5f, near_edge, low, high, bins,
                   unsure);
 
-  const std::int64_t width = job.kernels.tile_cols;
+  const std::int64_t width = job.common.tile_cols;
   std::int64_t* histogram = mine.histogram.data();
   for (std::int64_t r = 0; r < at.rows; ++r) {
     const std::int64_t i = at.row + r;
@@ -303,7 +301,7 @@ void count_tile(const Job& job, const Tile& at, const double* margin, Gather& mi
 // Pairs of the rows [begin, end) with the later rows of a chunk.
 void count_block(const Job& job, const Coded* coded, const Panels& chunk, std::int64_t chunk_start,
                  std::int64_t chunk_count, std::int64_t begin, std::int64_t end, Gather& mine) {
-  const std::int64_t rows = job.kernels.tile_rows, cols = job.kernels.tile_cols;
+  const std::int64_t rows = job.common.tile_rows, cols = job.common.tile_cols;
   const std::int64_t panels = tasks(end - begin, rows);
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = begin + panel * rows;
@@ -419,7 +417,7 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
   if (job.ints) job.floats = job.axes;
   job.margin = arithmetic_margin(job);
 
-  const std::int64_t tile_rows = job.kernels.tile_rows, tile_cols = job.kernels.tile_cols;
+  const std::int64_t tile_rows = job.common.tile_rows, tile_cols = job.common.tile_cols;
   const std::int64_t row_bytes = job.ints ? 2 * d + 4 * job.axes : 4 * d;
   const std::int64_t block_rows =
       std::clamp<std::int64_t>(std::min(kBlockBytes / row_bytes, n / (8 * p.threads)) / tile_rows,

@@ -19,8 +19,6 @@ constexpr std::int64_t kPackRows = 64;  // rows packed by one task
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kLanes = 8;  // partial sums, so that the compiler may use vectors
 
-std::int64_t tasks(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
-
 const MomentsKernels& moments_kernels(Isa isa) {
 #if defined(FASTDIM_AVX512)
   if (isa == Isa::avx512) return *avx512_moments_kernels();
@@ -91,6 +89,7 @@ struct Scratch {
   Aligned<float> floats;
   Aligned<std::int16_t> panel;
   Aligned<float> tile;
+  Aligned<std::int32_t> int_tile;
   std::vector<double> length2;
 
   Scratch(std::int64_t padded, std::int64_t d, std::int64_t rows)
@@ -99,6 +98,7 @@ struct Scratch {
         floats(static_cast<std::size_t>(rows * d)),
         panel(static_cast<std::size_t>(rows * int16_columns(d))),
         tile(kMaxTileRows * kMaxTileCols),
+        int_tile(kMaxTileRows * kMaxTileCols),
         length2(static_cast<std::size_t>(rows)) {}
 };
 
@@ -125,9 +125,9 @@ double place(const CosineKernels& kernels, const double* row, double length2, st
   return length;
 }
 
-Basis make_basis(const CosineKernels& kernels, const Axes& axes, std::int64_t d, bool ints,
-                 Scratch& scratch) {
-  const std::int64_t cols = kernels.tile_cols, panels = tasks(axes.count - 1, cols);
+Basis make_basis(const CosineKernels& kernels, std::int64_t cols, const Axes& axes, std::int64_t d,
+                 bool ints, Scratch& scratch) {
+  const std::int64_t panels = tasks(axes.count - 1, cols);
   Basis basis = {
       Aligned<float>(static_cast<std::size_t>(ints ? 0 : panels * cols * d)),
       Aligned<std::int16_t>(static_cast<std::size_t>(ints ? panels * cols * int16_columns(d) : 0)),
@@ -183,14 +183,15 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
   check(p);
   if (axes.count < 1) throw std::invalid_argument("moments: row_forms needs at least one axis");
   const MomentsKernels& kernels = moments_kernels(p.isa);
-  const CosineKernels& tiles = cosine_kernels(p.isa);
+  const Kernels& common = fastdim::kernels(p.isa);
+  const CosineKernels& coder = cosine_kernels(p.isa);
   const bool ints = has_int16(p.isa);
   const std::int64_t d = p.rows.d, padded = tasks(d, kernels.width) * kernels.width;
-  const std::int64_t rows = tiles.tile_rows, cols = tiles.tile_cols;
+  const std::int64_t rows = common.tile_rows, cols = common.tile_cols;
   const std::int64_t block = 8 * rows;  // their panels stay in the second level cache
   std::vector<Scratch> scratches;
   for (int worker = 0; worker < p.threads; ++worker) scratches.emplace_back(padded, d, block);
-  const Basis basis = make_basis(tiles, axes, d, ints, scratches[0]);
+  const Basis basis = make_basis(coder, common.tile_cols, axes, d, ints, scratches[0]);
   const std::int64_t panels = tasks(axes.count - 1, cols);
 
   parallel_for(tasks(p.count, block), p.threads, p.poll, [&](std::int64_t task, int worker) {
@@ -215,7 +216,7 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
         std::fill(mine.row.begin(), mine.row.end(), 0.0);
       }
       const double factor =
-          place(tiles, mine.row.data(), length2, d, ints, static_cast<int>(rows),
+          place(coder, mine.row.data(), length2, d, ints, static_cast<int>(rows),
                 static_cast<int>(slot % rows), mine, mine.floats.data() + group * rows * d,
                 mine.panel.data() + group * rows * int16_columns(d));
       mine.length2[static_cast<std::size_t>(slot)] = factor * factor;
@@ -225,15 +226,14 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
       for (std::int64_t group = 0; group < groups; ++group) {
         const float* weights = basis.weights.data() + 2 * panel * cols;
         if (ints) {
-          std::int32_t* tile = reinterpret_cast<std::int32_t*>(mine.tile.data());
-          tiles.product_i16(mine.panel.data() + group * rows * int16_columns(d),
+          coder.product_i16(mine.panel.data() + group * rows * int16_columns(d),
                             basis.ints.data() + panel * cols * int16_columns(d),
-                            static_cast<std::size_t>(int16_columns(d) / 2), tile);
-          kernels.forms_i32(tile, weights, sums);
+                            static_cast<std::size_t>(int16_columns(d) / 2), mine.int_tile.data());
+          kernels.forms_i32(mine.int_tile.data(), weights, sums);
         } else {
-          tiles.product(mine.floats.data() + group * rows * d,
-                        basis.floats.data() + panel * cols * d, static_cast<std::size_t>(d),
-                        mine.tile.data());
+          common.product(mine.floats.data() + group * rows * d,
+                         basis.floats.data() + panel * cols * d, static_cast<std::size_t>(d),
+                         mine.tile.data());
           kernels.forms(mine.tile.data(), weights, sums);
         }
         for (std::int64_t r = 0; r < std::min(rows, end - begin - group * rows); ++r) {

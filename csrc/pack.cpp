@@ -3,17 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <new>
 
 namespace fastdim {
-
-AlignedFloats::AlignedFloats(std::size_t size)
-    : pointer_(static_cast<float*>(::operator new[](std::max<std::size_t>(size, 1) * sizeof(float),
-                                                    std::align_val_t{64}))) {}
-
-void AlignedFloats::Release::operator()(float* pointer) const {
-  ::operator delete[](pointer, std::align_val_t{64});
-}
 
 void transform_row(const Kernels& kernels, const Rows& rows, const Transform& transform,
                    std::int64_t row, RowScratch& scratch, double* norm2, double* error2) {

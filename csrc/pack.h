@@ -2,26 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "aligned.h"
 #include "rows.h"
 
 namespace fastdim {
-
-// Uninitialised float32 memory, 64-byte aligned as the kernels require.
-class AlignedFloats {
- public:
-  explicit AlignedFloats(std::size_t size);
-  float* data() { return pointer_.get(); }
-  const float* data() const { return pointer_.get(); }
-
- private:
-  struct Release {
-    void operator()(float* pointer) const;
-  };
-  std::unique_ptr<float[], Release> pointer_;
-};
 
 // How a row becomes float32: post * (pre * x - mean). Scales are powers of two where exactness
 // matters; `row_scale`, if not null, replaces `pre` by one factor a row.
@@ -35,7 +21,7 @@ struct Transform {
 // Per-thread memory of one row.
 struct RowScratch {
   std::vector<double> decoded;
-  AlignedFloats centered;
+  Aligned<float> centered;
   explicit RowScratch(std::int64_t d)
       : decoded(static_cast<std::size_t>(d)), centered(static_cast<std::size_t>(d)) {}
 };

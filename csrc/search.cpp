@@ -19,8 +19,6 @@ constexpr std::int64_t kFirstGroup = 256;  // reference columns between two refi
 constexpr std::int64_t kLastGroup = 4096;  // and at most
 constexpr double kSplit = 0x1p-10;         // t in knn.h
 
-std::int64_t tasks(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
-
 // Everything about the references that does not depend on a query.
 struct References {
   Transform transform;
@@ -41,9 +39,9 @@ struct Hit {
 // Per-thread memory of the scan.
 struct Scratch {
   RowScratch row;
-  AlignedFloats panels;
-  AlignedFloats tile;
-  AlignedFloats row_bound;
+  Aligned<float> panels;
+  Aligned<float> tile;
+  Aligned<float> row_bound;
   std::vector<std::vector<Hit>> hits;
   Refiner refiner;
   std::int64_t refined = 0;
@@ -246,8 +244,8 @@ std::int64_t search(const SearchParams& p) {
   const std::int64_t chunk_rows =
       std::min({p.n, p.chunk_rows > 0 ? p.chunk_rows : default_rows,
                 std::int64_t{std::numeric_limits<std::int32_t>::max() / 2}});
-  AlignedFloats panels(static_cast<std::size_t>(tasks(chunk_rows, cols) * cols * d));
-  AlignedFloats col_bound(static_cast<std::size_t>(tasks(chunk_rows, cols) * cols));
+  Aligned<float> panels(static_cast<std::size_t>(tasks(chunk_rows, cols) * cols * d));
+  Aligned<float> col_bound(static_cast<std::size_t>(tasks(chunk_rows, cols) * cols));
 
   for (std::int64_t start = 0; start < p.n; start += chunk_rows) {
     const std::int64_t count = std::min(chunk_rows, p.n - start);

@@ -7,34 +7,6 @@
 namespace fastdim {
 namespace {
 
-constexpr int kRows = 6;
-constexpr int kCols = 16;
-
-void product_avx2(const float* a, const float* b, std::size_t d, float* tile) {
-  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
-    const std::size_t count = d - start < kBlock ? d - start : kBlock;
-    const float* pa = a + start * kRows;
-    const float* pb = b + start * kCols;
-    __m256 sum[kRows][2];
-    for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-    for (std::size_t i = 0; i < count; ++i, pa += kRows, pb += kCols) {
-      const __m256 b0 = _mm256_load_ps(pb);
-      const __m256 b1 = _mm256_load_ps(pb + 8);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256 element = _mm256_broadcast_ss(pa + r);
-        sum[r][0] = _mm256_fmadd_ps(element, b0, sum[r][0]);
-        sum[r][1] = _mm256_fmadd_ps(element, b1, sum[r][1]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r)
-      for (int h = 0; h < 2; ++h) {
-        float* out = tile + r * kCols + h * 8;
-        _mm256_store_ps(out, start ? _mm256_add_ps(_mm256_load_ps(out), sum[r][h]) : sum[r][h]);
-      }
-  }
-}
-
 void bin_avx2(const float* tile, float half_bins, const float* margin, const float* low,
               const float* high, std::int32_t* bins, std::uint32_t* unsure) {
   const __m256 half = _mm256_set1_ps(half_bins);
@@ -89,11 +61,13 @@ double dot_avx2(const void* x, const void* y, std::size_t d, double x_scale, dou
 }
 
 constexpr CosineKernels kKernels = {
-    kRows,        kCols,
-    product_avx2, nullptr,
-    nullptr,      nullptr,
-    nullptr,      nullptr,
-    bin_avx2,     {dot_avx2<F16>, dot_avx2<BF16>, dot_avx2<F32>, dot_avx2<F64>},
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    bin_avx2,
+    {dot_avx2<F16>, dot_avx2<BF16>, dot_avx2<F32>, dot_avx2<F64>},
 };
 
 }  // namespace

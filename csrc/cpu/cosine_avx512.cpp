@@ -7,34 +7,6 @@
 namespace fastdim {
 namespace {
 
-constexpr int kRows = 14;
-constexpr int kCols = 32;
-
-void product_avx512(const float* a, const float* b, std::size_t d, float* tile) {
-  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
-    const std::size_t count = d - start < kBlock ? d - start : kBlock;
-    const float* pa = a + start * kRows;
-    const float* pb = b + start * kCols;
-    __m512 sum[kRows][2];
-    for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-    for (std::size_t i = 0; i < count; ++i, pa += kRows, pb += kCols) {
-      const __m512 b0 = _mm512_load_ps(pb);
-      const __m512 b1 = _mm512_load_ps(pb + 16);
-#pragma GCC unroll 14
-      for (int r = 0; r < kRows; ++r) {
-        const __m512 element = _mm512_set1_ps(pa[r]);
-        sum[r][0] = _mm512_fmadd_ps(element, b0, sum[r][0]);
-        sum[r][1] = _mm512_fmadd_ps(element, b1, sum[r][1]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r)
-      for (int h = 0; h < 2; ++h) {
-        float* out = tile + r * kCols + h * 16;
-        _mm512_store_ps(out, start ? _mm512_add_ps(_mm512_load_ps(out), sum[r][h]) : sum[r][h]);
-      }
-  }
-}
-
 // Compiled beyond the level's flags: the caller asks the processor first.
 __attribute__((target("avx512vnni"))) void product_i16_avx512(const std::int16_t* a,
                                                               const std::int16_t* b,
@@ -187,11 +159,13 @@ double dot_avx512(const void* x, const void* y, std::size_t d, double x_scale, d
 }
 
 constexpr CosineKernels kKernels = {
-    kRows,          kCols,
-    product_avx512, product_i16_avx512,
-    extent_avx512,  quantize_avx512,
-    deflate_avx512, combine_avx512,
-    bin_avx512,     {dot_avx512<F16>, dot_avx512<BF16>, dot_avx512<F32>, dot_avx512<F64>},
+    product_i16_avx512,
+    extent_avx512,
+    quantize_avx512,
+    deflate_avx512,
+    combine_avx512,
+    bin_avx512,
+    {dot_avx512<F16>, dot_avx512<BF16>, dot_avx512<F32>, dot_avx512<F64>},
 };
 
 }  // namespace

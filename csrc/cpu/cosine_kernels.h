@@ -6,15 +6,11 @@
 
 namespace fastdim {
 
+// Tiles are those of Kernels.
 struct CosineKernels {
-  // As in Kernels.
-  int tile_rows;
-  int tile_cols;
-  void (*product)(const float* a, const float* b, std::size_t d, float* tile);
-
-  // The same of int16 rows, exact modulo 2^32: panels of pairs of columns as csrc/int16.h lays them
-  // out, pairs = d / 2 rounded up. This, `extent` to `combine` are null at levels without it; where
-  // it is set it still needs CpuFeatures::avx512_vnni.
+  // Kernels::product of int16 rows on a tile of the same shape, exact modulo 2^32: panels of pairs
+  // of columns as csrc/int16.h lays them out, pairs = d / 2 rounded up. This, `extent` to `combine`
+  // are null at levels without it; where it is set it still needs CpuFeatures::avx512_vnni.
   void (*product_i16)(const std::int16_t* a, const std::int16_t* b, std::size_t pairs,
                       std::int32_t* tile);
 

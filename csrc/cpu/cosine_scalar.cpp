@@ -7,22 +7,6 @@
 namespace fastdim {
 namespace {
 
-constexpr int kRows = 4;
-constexpr int kCols = 8;
-
-void product_scalar(const float* a, const float* b, std::size_t d, float* tile) {
-  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
-    const std::size_t stop = d - start < kBlock ? d : start + kBlock;
-    float sum[kRows][kCols] = {};
-    for (std::size_t i = start; i < stop; ++i)
-      for (int r = 0; r < kRows; ++r)
-        for (int c = 0; c < kCols; ++c) sum[r][c] += a[i * kRows + r] * b[i * kCols + c];
-    for (int r = 0; r < kRows; ++r)
-      for (int c = 0; c < kCols; ++c)
-        tile[r * kCols + c] = (start == 0 ? 0.0f : tile[r * kCols + c]) + sum[r][c];
-  }
-}
-
 void bin_scalar(const float* tile, float half_bins, const float* margin, const float* low,
                 const float* high, std::int32_t* bins, std::uint32_t* unsure) {
   const float last = 2.0f * half_bins - 1.0f;
@@ -57,11 +41,13 @@ double dot_scalar(const void* x, const void* y, std::size_t d, double x_scale, d
 }
 
 constexpr CosineKernels kKernels = {
-    kRows,          kCols,
-    product_scalar, nullptr,
-    nullptr,        nullptr,
-    nullptr,        nullptr,
-    bin_scalar,     {dot_scalar<F16>, dot_scalar<BF16>, dot_scalar<F32>, dot_scalar<F64>},
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    bin_scalar,
+    {dot_scalar<F16>, dot_scalar<BF16>, dot_scalar<F32>, dot_scalar<F64>},
 };
 
 }  // namespace

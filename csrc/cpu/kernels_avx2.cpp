@@ -9,9 +9,6 @@
 namespace fastdim {
 namespace {
 
-constexpr int kRows = 6;
-constexpr int kCols = 16;
-
 void product_avx2(const float* a, const float* b, std::size_t d, float* tile) {
   for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
     const std::size_t count = d - start < kBlock ? d - start : kBlock;

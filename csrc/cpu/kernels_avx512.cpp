@@ -8,9 +8,6 @@
 namespace fastdim {
 namespace {
 
-constexpr int kRows = 14;
-constexpr int kCols = 32;
-
 void product_avx512(const float* a, const float* b, std::size_t d, float* tile) {
   for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
     const std::size_t count = d - start < kBlock ? d - start : kBlock;

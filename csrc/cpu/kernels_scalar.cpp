@@ -5,9 +5,6 @@
 namespace fastdim {
 namespace {
 
-constexpr int kRows = 4;
-constexpr int kCols = 8;
-
 void product_scalar(const float* a, const float* b, std::size_t d, float* tile) {
   for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
     const std::size_t stop = d - start < kBlock ? d : start + kBlock;

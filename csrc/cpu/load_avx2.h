@@ -11,6 +11,10 @@
 namespace fastdim {
 namespace {
 
+// The tile of Kernels.
+constexpr int kRows = 6;
+constexpr int kCols = 16;
+
 // Four elements as float64.
 struct F16 {
   using Element = std::uint16_t;

@@ -10,6 +10,10 @@
 namespace fastdim {
 namespace {
 
+// The tile of Kernels.
+constexpr int kRows = 14;
+constexpr int kCols = 32;
+
 // Eight elements as float64; the masked form reads only the elements whose bit is set, the others
 // are zero.
 struct F16 {

@@ -8,6 +8,10 @@
 namespace fastdim {
 namespace {
 
+// The tile of Kernels.
+constexpr int kRows = 4;
+constexpr int kCols = 8;
+
 inline float from_bits(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);

@@ -9,8 +9,6 @@ namespace {
 
 constexpr std::size_t kWidth = 12;
 constexpr int kTileRows = 4;
-constexpr int kFormRows = 6;  // the tile of CosineKernels
-constexpr int kFormCols = 16;
 
 template <class Type>
 __m256d load_part(const typename Type::Element* p, std::size_t count) {
@@ -70,13 +68,13 @@ float sum_floats(__m256 v) {
 
 template <class Element>
 void forms_avx2(const Element* tile, const float* weights, float* out) {
-  for (int r = 0; r < kFormRows; ++r) {
-    const __m256 v0 = load_values(tile + r * kFormCols);
-    const __m256 v1 = load_values(tile + r * kFormCols + 8);
+  for (int r = 0; r < kRows; ++r) {
+    const __m256 v0 = load_values(tile + r * kCols);
+    const __m256 v1 = load_values(tile + r * kCols + 8);
     const __m256 q0 = _mm256_mul_ps(v0, v0);
     const __m256 q1 = _mm256_mul_ps(v1, v1);
     for (int s = 0; s < 2; ++s) {
-      const float* w = weights + s * kFormCols;
+      const float* w = weights + s * kCols;
       out[2 * r + s] = sum_floats(
           _mm256_fmadd_ps(q0, _mm256_loadu_ps(w), _mm256_mul_ps(q1, _mm256_loadu_ps(w + 8))));
     }

@@ -9,8 +9,6 @@ namespace {
 
 constexpr std::size_t kWidth = 24;
 constexpr int kTileRows = 8;
-constexpr int kFormRows = 14;  // the tile of CosineKernels
-constexpr int kFormCols = 32;
 
 template <class Type>
 void pack_avx512(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
@@ -59,11 +57,11 @@ template <class Element>
 void forms_avx512(const Element* tile, const float* weights, float* out) {
   const __m512 first0 = _mm512_loadu_ps(weights);
   const __m512 first1 = _mm512_loadu_ps(weights + 16);
-  const __m512 second0 = _mm512_loadu_ps(weights + kFormCols);
-  const __m512 second1 = _mm512_loadu_ps(weights + kFormCols + 16);
-  for (int r = 0; r < kFormRows; ++r) {
-    const __m512 v0 = load_values(tile + r * kFormCols);
-    const __m512 v1 = load_values(tile + r * kFormCols + 16);
+  const __m512 second0 = _mm512_loadu_ps(weights + kCols);
+  const __m512 second1 = _mm512_loadu_ps(weights + kCols + 16);
+  for (int r = 0; r < kRows; ++r) {
+    const __m512 v0 = load_values(tile + r * kCols);
+    const __m512 v1 = load_values(tile + r * kCols + 16);
     const __m512 q0 = _mm512_mul_ps(v0, v0);
     const __m512 q1 = _mm512_mul_ps(v1, v1);
     out[2 * r] = _mm512_reduce_add_ps(_mm512_fmadd_ps(q0, first0, _mm512_mul_ps(q1, first1)));

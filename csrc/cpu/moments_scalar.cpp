@@ -7,8 +7,6 @@ namespace {
 
 constexpr std::size_t kWidth = 8;
 constexpr int kTileRows = 4;
-constexpr int kFormRows = 4;  // the tile of CosineKernels
-constexpr int kFormCols = 8;
 
 template <class Type>
 void pack_scalar(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
@@ -30,12 +28,12 @@ void gram_scalar(const double* a, const double* b, std::size_t count, double* ti
 
 template <class Element>
 void forms_scalar(const Element* tile, const float* weights, float* out) {
-  for (int r = 0; r < kFormRows; ++r)
+  for (int r = 0; r < kRows; ++r)
     for (int s = 0; s < 2; ++s) {
       float sum = 0.0f;
-      for (int c = 0; c < kFormCols; ++c) {
-        const float value = static_cast<float>(tile[r * kFormCols + c]);
-        sum += value * value * weights[s * kFormCols + c];
+      for (int c = 0; c < kCols; ++c) {
+        const float value = static_cast<float>(tile[r * kCols + c]);
+        sum += value * value * weights[s * kCols + c];
       }
       out[2 * r + s] = sum;
     }
