@@ -282,7 +282,7 @@ def add_pairs(
         cosines = sample
         if cosines is None:
             first, second = draw_pairs(np.random.default_rng(seed), len(used), count)
-            cosines = cpu.cosine_pairs(rows, inverse, used[first], used[second], threads)
+            cosines = pair_cosines(rows, inverse, used[first], used[second], threads)
         histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
         low, high = float(cosines.min()), float(cosines.max())
         kind, precision, arithmetic = "sampled", "exact", "float64"
@@ -303,13 +303,23 @@ def add_pairs(
 
 
 def draw_pairs(rng: np.random.Generator, n: int, count: int) -> tuple[Int64, Int64]:
-    """`count` independent pairs i < j of n >= 2 rows, in the order of i: rows are read in turn."""
+    """`count` independent pairs i != j of n >= 2 rows, in random order: any part is a sample."""
     first = rng.integers(0, n, size=count)
     second = rng.integers(0, n - 1, size=count)
     second += second >= first
+    return first, second
+
+
+def pair_cosines(rows: Rows, inverse: Array, first: Int64, second: Int64, threads: int) -> Array:
+    """Cosines (count,) of the pairs of rows, in their order; visited so that rows are read in turn.
+
+    inverse: 1/|row| (n,).
+    """
     lower, upper = np.minimum(first, second), np.maximum(first, second)
     order = np.argsort(lower, kind="stable")
-    return lower[order], upper[order]
+    cosines = np.empty(len(first))
+    cosines[order] = cpu.cosine_pairs(rows, inverse, lower[order], upper[order], threads)
+    return cosines
 
 
 def leading_axes(rows: Rows, inverse: Array, used: Int64) -> Array:

@@ -139,3 +139,17 @@ def test_sampled_pairs_are_pairs_of_kept_rows() -> None:
         assert (found.n_rows, found.n_zero_rows) == (len(kept), every.n_zero_rows)
         gap = np.cumsum(found.histogram) / 20_000 - np.cumsum(every.histogram) / every.n_pairs
         assert np.abs(gap).max() <= found.band
+
+
+def test_a_filter_that_tops_its_pairs_up_takes_no_part_of_the_rows_more_than_others() -> None:
+    shared = shared_layer(matrix("float32"), pairs=20_000)
+    kept = apply(FILTERS["no_special"], shared.layer, 5.0).kept
+    used = np.isin(np.arange(N), kept)
+    first, second, _ = shared._pairs
+    assert len(first) > 20_000
+    taken = np.flatnonzero(used[first] & used[second])[:20_000]
+    added = taken[taken >= 20_000]
+    assert len(added) > 1_000
+    # The smaller of two of n random rows is n/3 on average, with a deviation of n/sqrt(18).
+    smaller = np.minimum(first, second)[added]
+    assert abs(smaller.mean() - N / 3) < 5 * N / np.sqrt(18 * len(added))

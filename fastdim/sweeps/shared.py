@@ -15,8 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
-from fastdim.backends import cpu
-from fastdim.cosine import DIRECT_ROWS, CosineStats, add_pairs, cosine_moments, draw_pairs
+from fastdim.cosine import (
+    DIRECT_ROWS,
+    CosineStats,
+    add_pairs,
+    cosine_moments,
+    draw_pairs,
+    pair_cosines,
+)
 from fastdim.cosine import inverse_norms as inverse_of
 from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
 from fastdim.layer import BINS, Job
@@ -34,7 +40,6 @@ NEIGHBORS = 4
 
 # A filter that keeps fewer of the rows shares no sample: too many draws would be thrown away.
 SHARED_SHARE = 0.8
-
 
 # Fields of CosineStats that come from visiting pairs.
 PAIRWISE = (
@@ -204,7 +209,7 @@ class SharedLayer:
         while min(int((mask[first] & mask[second]).sum()) for mask in used) < wanted:
             more = draw_pairs(rng, self.rows.n, max(1, wanted // 8))
             first, second = np.append(first, more[0]), np.append(second, more[1])
-        return first, second, cpu.cosine_pairs(self.rows, self.inverse, first, second, self.threads)
+        return first, second, pair_cosines(self.rows, self.inverse, first, second, self.threads)
 
     def add_pairs(self, found: CosineStats, inverse: Array) -> CosineStats:
         """`found` with histogram and extremes: every pair, or the shared sample."""
