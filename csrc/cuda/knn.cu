@@ -1,0 +1,168 @@
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "knn.h"
+#include "refine.cuh"
+
+namespace fastdim::cuda {
+namespace {
+
+constexpr std::int64_t kPadding = 256;  // rows of the tallest tile
+constexpr int kColumnParts = 128;
+
+std::int64_t up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
+std::int64_t row_blocks(std::int64_t rows) { return (rows + kWarps - 1) / kWarps; }
+
+template <class Call>
+auto with_shape(Tile tile, Call call) {
+  if (tile == Tile::small) return call(SmallTile{});
+  if (tile == Tile::medium) return call(MediumTile{});
+  return call(LargeTile{});
+}
+
+// Where everything lies in the workspace.
+struct Layout {
+  std::int64_t width, rows, query_rows, slots, tile_rows, lists, bytes = 0;
+  std::int64_t global, mean, parts, packed, gathered, start, bounds, scores, columns, uncertain,
+      list_distances, list_indices;
+
+  explicit Layout(const KnnParams& p) {
+    width = up(p.d, kColumns);
+    rows = up(p.n, kPadding);
+    query_rows = up(p.m, kPadding);
+    tile_rows = with_shape(p.tile, [](auto shape) { return std::int64_t{shape.kRows}; });
+    slots = Division((p.m + tile_rows - 1) / tile_rows, rows / 128, p.blocks).slots();
+    lists = search_lists(p.m, p.blocks) * p.k;
+    global = take(sizeof(Global));
+    mean = take(p.d * 8);
+    parts = take(3 * p.d * 8 * kColumnParts);
+    packed = take(rows * width * 2);
+    gathered = take(p.queries != nullptr ? query_rows * width * 2 : 0);
+    start = take(rows * 4);
+    bounds = take(rows * static_cast<std::int64_t>(sizeof(RowBound)));
+    scores = take(slots * p.keep * tile_rows * 4);
+    columns = take(slots * p.keep * tile_rows * 4);
+    uncertain = take(p.m * 8);
+    list_distances = take(lists * 8);
+    list_indices = take(lists * 8);
+  }
+
+ private:
+  std::int64_t take(std::int64_t size) {
+    const std::int64_t at = bytes;
+    bytes += up(size, 256);
+    return at;
+  }
+};
+
+template <class T>
+T* at(const KnnParams& p, std::int64_t offset) {
+  return reinterpret_cast<T*>(static_cast<unsigned char*>(p.workspace) + offset);
+}
+
+template <class Shape>
+void run_filter(const KnnParams& p, const Layout& layout, Division division) {
+  FilterParams filter = {
+      at<std::uint16_t>(p, p.queries != nullptr ? layout.gathered : layout.packed),
+      at<std::uint16_t>(p, layout.packed),
+      at<float>(p, layout.start),
+      p.queries,
+      at<Global>(p, layout.global),
+      p.m,
+      p.n,
+      layout.width,
+      static_cast<int>(p.keep),
+      p.keep <= 8,
+      division,
+      at<float>(p, layout.scores),
+      at<int>(p, layout.columns)};
+  const int bytes = filter_bytes<Shape>(filter.heap_shared ? filter.keep : 0);
+  simt::launch(knn_filter<Shape, false>, p.blocks, Shape::kThreads, bytes, p.stream, filter);
+  simt::launch(knn_filter<Shape, true>, p.blocks, Shape::kThreads, bytes, p.stream, filter);
+}
+
+template <class T>
+void run(const KnnParams& p) {
+  const Layout layout(p);
+  const Division division((p.m + layout.tile_rows - 1) / layout.tile_rows, layout.rows / 128,
+                          p.blocks);
+  const T* data = static_cast<const T*>(p.data);
+  Global* global = at<Global>(p, layout.global);
+  double* mean = at<double>(p, layout.mean);
+  double* parts = at<double>(p, layout.parts);
+  std::uint16_t* packed = at<std::uint16_t>(p, layout.packed);
+  float* start = at<float>(p, layout.start);
+  RowBound* bounds = at<RowBound>(p, layout.bounds);
+
+  simt::clear(global, sizeof(Global), p.stream);
+  const std::int64_t column_blocks = (p.d + 127) / 128;
+  simt::launch(column_parts<T>, column_blocks * kColumnParts, 128, 0, p.stream, data, p.n, p.d,
+               p.row_stride, kColumnParts, parts);
+  simt::launch(column_means, column_blocks, 128, 0, p.stream, parts, kColumnParts, p.n, p.d, mean,
+               global);
+  simt::launch(pack_rows<T, false>, row_blocks(layout.rows), 32 * kWarps, 0, p.stream, data, p.n,
+               p.d, p.row_stride, mean, global, layout.rows, layout.width, packed, start, bounds);
+  simt::launch(pack_rows<T, true>, row_blocks(layout.rows), 32 * kWarps, 0, p.stream, data, p.n,
+               p.d, p.row_stride, mean, global, layout.rows, layout.width, packed, start, bounds);
+  if (p.queries != nullptr) {
+    simt::launch(gather_rows, row_blocks(layout.query_rows), 32 * kWarps, 0, p.stream, packed,
+                 p.queries, p.m, layout.query_rows, layout.width,
+                 at<std::uint16_t>(p, layout.gathered));
+  }
+  with_shape(p.tile, [&](auto shape) { run_filter<decltype(shape)>(p, layout, division); });
+
+  const Source<T> source = {data,
+                            p.n,
+                            p.d,
+                            p.row_stride,
+                            p.queries,
+                            p.m,
+                            p.k,
+                            p.distances,
+                            p.indices,
+                            global,
+                            at<std::int64_t>(p, layout.uncertain)};
+  const float* scores = at<float>(p, layout.scores);
+  const int* columns = at<int>(p, layout.columns);
+  simt::launch(layout.tile_rows == 128 ? refine<T, 128> : refine<T, 256>, row_blocks(p.m),
+               32 * kWarps, 0, p.stream, source, division, static_cast<int>(p.keep), scores,
+               columns, bounds);
+  double* list_distances = at<double>(p, layout.list_distances);
+  std::int64_t* list_indices = at<std::int64_t>(p, layout.list_indices);
+  simt::launch(search_all<T>, p.blocks, kSearchThreads, search_bytes(), p.stream, source,
+               list_distances, list_indices);
+  simt::launch(merge_lists<T>, p.blocks, 32 * kWarps, 0, p.stream, source, p.blocks, list_distances,
+               list_indices);
+  simt::launch(write_counts, 1, 32, 0, p.stream, global, p.counts);
+}
+
+}  // namespace
+
+int tile_shared_bytes(Tile tile) {
+  return with_shape(tile, [](auto shape) { return filter_bytes<decltype(shape)>(8); });
+}
+
+std::int64_t knn_workspace(const KnnParams& params) { return Layout(params).bytes; }
+
+void knn(const KnnParams& p) {
+  if (p.n < 2 || p.n > 0x7fffff00 || p.d < 1 || p.row_stride < p.d || p.m < 1 || p.blocks < 1) {
+    throw std::invalid_argument("knn: needs 2 <= n < 2^31, d >= 1, row_stride >= d, m >= 1");
+  }
+  if (p.k < 1 || p.k >= p.n || p.keep < p.k) {
+    throw std::invalid_argument("knn: needs 1 <= k < n and keep >= k");
+  }
+  switch (p.dtype) {
+    case Dtype::float16:
+      return run<Float16>(p);
+    case Dtype::bfloat16:
+      return run<BFloat16>(p);
+    case Dtype::float32:
+      return run<float>(p);
+    case Dtype::float64:
+      return run<double>(p);
+  }
+  throw std::invalid_argument("knn: unknown number type");
+}
+
+}  // namespace fastdim::cuda
