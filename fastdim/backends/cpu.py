@@ -8,12 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from threadpoolctl import threadpool_limits
+
 from fastdim import _core
 from fastdim.arrays import Rows
+from fastdim.backends.basis import DIRECT_COLUMNS, principal_axes
 from fastdim.errors import BackendError, InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+
+# Fewer rows, or fewer queries, are searched faster than they are prepared.
+MIN_PREPARED = 4096
+MIN_QUERIES = 512
 
 
 class RowForms(NamedTuple):
@@ -70,38 +77,74 @@ def _matrix(rows: Rows) -> tuple[int, int, int, int, str]:
     return _address(rows.data), rows.n, rows.d, rows.row_stride, rows.dtype
 
 
+class Index:
+    """Rows ready to be searched: equal rows grouped, and the form the filters read.
+
+    strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
+    "tiled" scans as it is; "auto" chooses by size and from a sample. k: neighbours that the choice
+    is made for. Holds the rows, which must not change.
+    """
+
+    def __init__(self, rows: Rows, k: int, threads: int, strategy: str = "auto") -> None:
+        self.rows = rows
+        basis = None
+        if strategy == "auto" and rows.n < MIN_PREPARED:
+            strategy = "tiled"
+        if strategy != "tiled":
+            with threadpool_limits(threads, user_api="blas"):
+                basis = principal_axes(rows)
+            if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
+                strategy = "full"
+        self._index = _core.Index(
+            *_matrix(rows),
+            0 if basis is None else _address(basis.center),
+            0 if basis is None else _address(basis.axes),
+            0 if basis is None else len(basis.axes),
+            strategy,
+            k,
+            threads,
+            active_isa(),
+        )
+
+    def knn(
+        self, queries: Int64 | None, k: int, threads: int, chunk_rows: int = 0
+    ) -> tuple[Float64, Int64, dict[str, int | str]]:
+        """Distances (m, k) float64 ascending, row numbers (m, k) and the counts of the search.
+
+        queries: row numbers (m,), None for every row. The row itself is excluded by its number;
+        ties go to the smaller number. Exact and independent of threads, chunk_rows and strategy:
+        see csrc/knn.h. Needs 1 <= k < rows.n.
+        """
+        if queries is not None:
+            queries = np.ascontiguousarray(queries, dtype=np.int64)
+        m = self.rows.n if queries is None else len(queries)
+        # NaN and -1 would show at once if the kernel left a place unwritten.
+        distances = np.full((m, k), np.nan)
+        indices = np.full((m, k), -1, dtype=np.int64)
+        counts = self._index.knn(
+            0 if queries is None else _address(queries),
+            m,
+            k,
+            threads,
+            chunk_rows,
+            _address(distances),
+            _address(indices),
+        )
+        return distances, indices, counts
+
+
 def knn(
     rows: Rows,
     queries: Int64 | None,
     k: int,
     threads: int,
     chunk_rows: int = 0,
+    strategy: str = "auto",
 ) -> tuple[Float64, Int64, dict[str, int | str]]:
-    """Distances (m, k) float64 ascending, row numbers (m, k) and the counts of the search.
-
-    queries: row numbers (m,), None for every row. The row itself is excluded by its number; ties go
-    to the smaller number. Exact and independent of threads and chunk_rows: see csrc/knn.h.
-    Needs 1 <= k < rows.n.
-    """
-    isa = active_isa()
-    if queries is not None:
-        queries = np.ascontiguousarray(queries, dtype=np.int64)
-    m = rows.n if queries is None else len(queries)
-    # NaN and -1 would show at once if the kernel left a place unwritten.
-    distances = np.full((m, k), np.nan)
-    indices = np.full((m, k), -1, dtype=np.int64)
-    counts = _core.knn(
-        *_matrix(rows),
-        0 if queries is None else _address(queries),
-        m,
-        k,
-        threads,
-        chunk_rows,
-        isa,
-        _address(distances),
-        _address(indices),
-    )
-    return distances, indices, counts
+    """`Index.knn` on an index made for this search alone."""
+    if strategy == "auto" and queries is not None and len(queries) < MIN_QUERIES:
+        strategy = "tiled"
+    return Index(rows, k, threads, strategy).knn(queries, k, threads, chunk_rows)
 
 
 def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:

@@ -1,0 +1,42 @@
+// Which strategy, how many axes and which arithmetic: measured on a sample, never trusted for
+// correctness.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "isa.h"
+#include "projection.h"
+
+namespace fastdim {
+
+// pruned: filter on the leading principal axes first. full: filter on all columns at once, in
+// bfloat16 where the processor has it. tiled: the float32 scan of search.h. automatic: the cheapest.
+enum class Strategy { automatic, pruned, full, tiled };
+
+const char* name(Strategy strategy);
+
+// Throws std::invalid_argument, naming the strategies, if there is none of that name; "" and "auto"
+// are automatic.
+Strategy parse_strategy(const std::string& text);
+
+struct ChoiceParams {
+  const Projection& projection;
+  const std::vector<std::int64_t>& order;
+  std::int64_t d;
+  std::int64_t k;
+  Strategy strategy;
+  Isa isa;
+  bool has_bf16;
+};
+
+struct Choice {
+  Strategy strategy;  // pruned or full
+  bool bf16;
+  std::int64_t near_axes;  // pruned: axes of the first level
+};
+
+Choice choose(const ChoiceParams& params);
+
+}  // namespace fastdim
