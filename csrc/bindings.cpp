@@ -108,7 +108,7 @@ py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, st
   out["rows_distinct"] = counts.distinct;
   out["queries_searched"] = counts.searched;
   out["pairs_filtered"] = counts.pairs_filtered;
-  out["groups_second"] = counts.groups_second;
+  out["pairs_second"] = counts.pairs_second;
   out["pairs_refined"] = counts.pairs_refined;
   return out;
 }

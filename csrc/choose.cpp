@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <cstdio>
+#include <cstdlib>
 
 #include "cpu/join_kernels.h"
 #include "threads.h"
@@ -14,7 +16,7 @@ namespace {
 
 constexpr std::int64_t kQueries = 64;   // rows of the sample
 constexpr std::int64_t kGroups = 128;   // groups of rows that each is held against
-constexpr std::int64_t kWindow = 256;   // rows in order around a query, for its k-th distance
+constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
 
 // Relative rounding of bfloat16, as it shows in the length of a vector.
 constexpr double kBf16Error = 0x1p-9 * 0.6;
@@ -23,12 +25,12 @@ constexpr double kBf16Error = 0x1p-9 * 0.6;
 // measured.
 struct Costs {
   double near_axis;   // one axis of one pair in the first level
-  double group = 40;  // a group that the first level leaves over
-  double pair = 90;   // a pair measured on the original rows
+  double group = 50;  // a group that the first level leaves over
+  double pair = 75;   // a pair measured on the original rows
 };
 
 Costs costs_of(Isa isa, bool bf16) {
-  if (bf16) return {0.0033};
+  if (bf16) return {0.0049};
   if (isa == Isa::avx512) return {0.011};
   if (isa == Isa::avx2) return {0.022};
   return {0.4, 400, 900};
@@ -44,9 +46,11 @@ struct Survivors {
 // in pairs.
 constexpr std::array<std::int64_t, 9> kNear = {15, 31, 47, 63, 79, 95, 127, 159, 191};
 
-// One row of the sample: its place and the lengths of the tails beyond each candidate.
+// One row of the sample: its place, the squared length of what lies beyond all axes, and the
+// lengths of the tails beyond each candidate.
 struct Member {
   std::int64_t slot;
+  double beyond2;
   std::array<float, kNear.size()> tail;
 };
 
@@ -114,8 +118,11 @@ class Sample {
   double norm(std::int64_t slot) const { return static_cast<double>(p_.projection.norm[at(slot)]); }
 
   Member member(std::int64_t slot) const {
-    Member out = {slot, {}};
     const float* a = row(slot);
+    double inside = 0;
+    for (std::int64_t c = 0; c < axes_; ++c)
+      inside += static_cast<double>(a[c]) * static_cast<double>(a[c]);
+    Member out = {slot, std::max(0.0, norm(slot) * norm(slot) - inside), {}};
     float sum = p_.projection.rest[at(slot)] * p_.projection.rest[at(slot)];
     std::int64_t c = axes_;
     for (std::size_t i = kNear.size(); i-- > 0;) {
@@ -125,19 +132,16 @@ class Sample {
     return out;
   }
 
-  // Squared length of what lies beyond the axes.
-  double beyond2(std::int64_t slot) const {
-    const float* a = row(slot);
-    double inside = 0;
-    for (std::int64_t c = 0; c < axes_; ++c)
-      inside += static_cast<double>(a[c]) * static_cast<double>(a[c]);
-    return std::max(0.0, norm(slot) * norm(slot) - inside);
-  }
-
   static float sum_of(const float* a, const float* b, std::int64_t from, std::int64_t to) {
-    float sum[4] = {};
-    for (std::int64_t c = from; c < to; ++c) sum[c % 4] += (a[c] - b[c]) * (a[c] - b[c]);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    // Sixteen sums side by side: one would wait for itself.
+    float sum[16] = {};
+    std::int64_t c = from;
+    for (; c + 16 <= to; c += 16)
+      for (int s = 0; s < 16; ++s) sum[s] += (a[c + s] - b[c + s]) * (a[c + s] - b[c + s]);
+    for (; c < to; ++c) sum[0] += (a[c] - b[c]) * (a[c] - b[c]);
+    float total = 0;
+    for (const float part : sum) total += part;
+    return total;
   }
 
   // Lower bounds of a distance from the first axes and the tails, and the distance if what lies
@@ -160,7 +164,7 @@ class Sample {
     bound.back() = std::sqrt(near2 + gap * gap);
     bounds_.push_back(bound);
     expected_.push_back(static_cast<float>(
-        std::sqrt(static_cast<double>(near2) + beyond2(x.slot) + beyond2(y.slot))));
+        std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2)));
   }
 
   // About the distance of the k-th neighbour, from the rows near in order.
@@ -170,12 +174,12 @@ class Sample {
     std::vector<double> distances;
     for (std::int64_t other = first; other < first + width; ++other)
       if (other != slot)
-        distances.push_back(static_cast<double>(sum_of(row(slot), row(other), 0, axes_)) +
-                            beyond2(slot) + beyond2(other));
+        distances.push_back(p_.distance(static_cast<std::int64_t>(at(slot)),
+                                        static_cast<std::int64_t>(at(other))));
     const std::int64_t k = std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(distances.size()));
     if (k < 1) return 0;
     std::nth_element(distances.begin(), distances.begin() + (k - 1), distances.end());
-    return std::sqrt(distances[static_cast<std::size_t>(k - 1)]);
+    return distances[static_cast<std::size_t>(k - 1)];
   }
 
   const ChoiceParams& p_;
@@ -214,6 +218,8 @@ Choice choose(const ChoiceParams& p) {
   Choice best = {Strategy::full, false, p.d};
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](double cost, Choice choice) {
+    if (std::getenv("FD_DEBUG")) printf("%s bf16 %d near %ld cost %.3f s\n", name(choice.strategy), choice.bf16, (long)choice.near_axes, cost*1e-9*(double)p.order.size()*(double)p.order.size()/4);
+    if (std::getenv("FD_NEAR")) { if (choice.near_axes == atol(std::getenv("FD_NEAR")) && choice.bf16) { best = choice; least = -1; } return; }
     if (cost >= least) return;
     least = cost;
     best = choice;

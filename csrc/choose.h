@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct ChoiceParams {
   Strategy strategy;
   Isa isa;
   bool has_bf16;
+  std::function<double(std::int64_t, std::int64_t)> distance;  // of two positions, as projected
 };
 
 struct Choice {

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -37,22 +40,29 @@ class Search {
   };
   // Per-thread memory.
   struct Worker {
-    Aligned<float> score{kScanRows * kScanCols};
-    std::uint32_t hits[kScanRows];
-    std::vector<float> bound_x, limit_x;
+    Aligned<float> score{kScanRows * kListStride};
+    Aligned<std::int32_t> column{kScanRows * kListStride};
+    int count[kScanRows];
+    // Of the queries of a block against one other block; bound and limit belong to `reach`.
+    float reach_x[kBlockRows], bound_x[kBlockRows], limit_x[kBlockRows];
+    float error_x[kBlockRows], base_x[kBlockRows];
     Aligned<float> bound_y{kBlockRows}, limit_y{kBlockRows};
-    std::vector<float> scores;
-    std::vector<std::pair<float, std::int64_t>> best;
+    // Of each row of a scan the best scores and their positions, a heap with the least first.
+    std::vector<std::pair<float, std::int64_t>> best[kScanRows];
     Refiner refiner;
     Counters counters;
-    explicit Worker(const Prepared& p)
-        : bound_x(kBlockRows), limit_x(kBlockRows), refiner(*p.kernels, p.rows, p.refine_scale) {}
+    explicit Worker(const Prepared& p) : refiner(*p.kernels, p.rows, p.refine_scale) {}
   };
 
   void seed(std::int64_t group, Worker& worker);
+  void collect(std::int64_t mine, std::int64_t start, std::size_t list, Worker& worker) const;
+  void scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
+            const float* bound_x, const float* bound_y, Worker& worker) const;
+  void visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
+             Worker& worker);
   void compare(std::int64_t query_block, std::int64_t block, Worker& worker);
-  void visit_hits(std::int64_t query, std::int64_t first_column, std::int64_t block,
-                  std::uint32_t hits, const float* score, Worker& worker);
+  void refresh(std::int64_t query, std::size_t row, Worker& worker) const;
+  void fetch(std::int64_t slot) const;
   void measure(std::int64_t query, std::int64_t slot, Worker& worker);
   void offer(std::int64_t query, double distance, std::int64_t position);
   void lower(State& state, double limit) const;
@@ -64,8 +74,7 @@ class Search {
            at % kGroup;
   }
   const float* far(const Side& side, std::int64_t slot) const {
-    const std::size_t at = static_cast<std::size_t>(slot);
-    return side.far.data() + at / kGroup * p_.far_width() * kGroup + at % kGroup;
+    return side.far.data() + static_cast<std::size_t>(slot) * p_.far_width();
   }
   NeighborList list(std::int64_t query) const {
     const std::int64_t at = output_[static_cast<std::size_t>(query)];
@@ -142,50 +151,60 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position) {
   state.busy.clear(std::memory_order_release);
 }
 
+void Search::scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
+                  const float* bound_x, const float* bound_y, Worker& worker) const {
+  p_.scan->scan({units(x, row), units(y_, column), static_cast<std::size_t>(p_.units),
+                 static_cast<int>(columns), x.half.data() + row, y_.half.data() + column, bound_x,
+                 bound_y, worker.score.data(), worker.column.data(), worker.count});
+}
+
+// The k best scores of a list so far.
+void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
+                     Worker& worker) const {
+  const std::size_t k = static_cast<std::size_t>(params_.k);
+  const float* score = worker.score.data() + list * kListStride;
+  const std::int32_t* column = worker.column.data() + list * kListStride;
+  auto& best = worker.best[list];
+  const auto greater = [](const auto& a, const auto& b) { return a.first > b.first; };
+  for (int i = 0; i < worker.count[list]; ++i) {
+    if (best.size() == k && score[i] <= best.front().first) continue;
+    const std::int64_t other = y_.position[static_cast<std::size_t>(start + column[i])];
+    if (other == mine || other < 0) continue;
+    if (best.size() == k) {
+      std::pop_heap(best.begin(), best.end(), greater);
+      best.pop_back();
+    }
+    best.emplace_back(score[i], other);
+    std::push_heap(best.begin(), best.end(), greater);
+  }
+}
+
 // First thresholds: exact distances to the best of some rows near in order. The lists stay empty,
 // so that no row can enter one twice.
 void Search::seed(std::int64_t group, Worker& worker) {
   const std::int64_t k = params_.k;
   const std::int64_t wanted = std::max(kSeedWindow, tasks(4 * k, kScanCols) * kScanCols);
   const std::int64_t width = std::min(y_.padded, wanted);
-  alignas(64) float bound_y[kScanCols];
   float bound_x[kScanRows];
   std::fill(bound_x, bound_x + kScanRows, -kInfinity);
-  std::fill(bound_y, bound_y + kScanCols, -kInfinity);
-  const std::size_t stride = static_cast<std::size_t>(width);
-  worker.scores.resize(kScanRows * stride);
+  std::fill_n(worker.bound_y.data(), kBlockRows, -kInfinity);
   for (std::int64_t first = group * kGroup; first < std::min(x_.rows, (group + 1) * kGroup);
        first += kScanRows) {
     const std::int64_t home = p_.slot[static_cast<std::size_t>(
         x_.position[static_cast<std::size_t>(first)])];
     const std::int64_t start =
         std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
-    for (std::int64_t c = 0; c < width; c += kScanCols) {
-      const Scan scan = {units(x_, first), units(y_, start + c), static_cast<std::size_t>(p_.units),
-                         x_.half.data() + first, y_.half.data() + start + c, bound_x, bound_y,
-                         worker.score.data(), worker.hits};
-      p_.scan->scan(scan);
-      for (std::size_t r = 0; r < kScanRows; ++r)
-        std::copy_n(worker.score.data() + r * kScanCols, kScanCols,
-                    worker.scores.data() + r * stride + c);
+    for (auto& best : worker.best) best.clear();
+    for (std::int64_t c = 0; c < width; c += kBlockRows) {
+      const std::int64_t columns = std::min(kBlockRows, width - c);
+      scan(x_, first, start + c, columns, bound_x, worker.bound_y.data(), worker);
+      for (std::int64_t r = 0; r < std::min<std::int64_t>(kScanRows, x_.rows - first); ++r)
+        collect(x_.position[static_cast<std::size_t>(first + r)], start + c,
+                static_cast<std::size_t>(r), worker);
     }
     for (std::int64_t query = first; query < std::min(x_.rows, first + kScanRows); ++query) {
-      const float* score = worker.scores.data() + static_cast<std::size_t>(query - first) * stride;
       const std::int64_t mine = x_.position[static_cast<std::size_t>(query)];
-      auto& best = worker.best;  // a heap with the least score first
-      best.clear();
-      const auto greater = [](const auto& a, const auto& b) { return a.first > b.first; };
-      for (std::int64_t c = 0; c < width; ++c) {
-        if (static_cast<std::int64_t>(best.size()) == k && score[c] <= best.front().first) continue;
-        const std::int64_t other = y_.position[static_cast<std::size_t>(start + c)];
-        if (other == mine || other < 0) continue;
-        if (static_cast<std::int64_t>(best.size()) == k) {
-          std::pop_heap(best.begin(), best.end(), greater);
-          best.pop_back();
-        }
-        best.emplace_back(score[c], other);
-        std::push_heap(best.begin(), best.end(), greater);
-      }
+      const auto& best = worker.best[static_cast<std::size_t>(query - first)];
       if (static_cast<std::int64_t>(best.size()) < k) continue;
       double farthest = 0;
       for (const auto& candidate : best)
@@ -200,6 +219,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
 void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
   const std::int64_t i = x_.position[static_cast<std::size_t>(query)];
   const std::int64_t j = y_.position[static_cast<std::size_t>(slot)];
+  // Each pair once: blocks come with query_block <= block.
+  if (self_ ? slot <= query : i == j) return;
   double limit = states_[static_cast<std::size_t>(query)].limit.load(std::memory_order_relaxed);
   if (self_)
     limit = std::max(
@@ -222,33 +243,48 @@ void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
   if (self_) offer(slot, distance, i);
 }
 
-void Search::visit_hits(std::int64_t query, std::int64_t first_column, std::int64_t block,
-                        std::uint32_t hits, const float* score, Worker& worker) {
+// Brings bound and limit of a query of the block down to what is known by now.
+void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const {
+  const float reach =
+      states_[static_cast<std::size_t>(query)].reach.load(std::memory_order_relaxed);
+  if (reach == worker.reach_x[row]) return;
+  worker.reach_x[row] = reach;
+  worker.bound_x[row] = bound(reach, worker.error_x[row]);
+  worker.limit_x[row] = limit2(reach, worker.base_x[row]);
+}
+
+// What the scan listed for one query: second level, then the original rows.
+void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
+                   Worker& worker) {
   const std::size_t at = static_cast<std::size_t>(query);
-  const float reach = states_[at].reach.load(std::memory_order_relaxed);
-  const std::size_t other = static_cast<std::size_t>(block);
-  const float error = round_up((static_cast<double>(x_.error[at]) +
-                                static_cast<double>(y_.block_error[other])) * (1.0 + 0x1p-20));
-  const float most = limit2(reach, round_up(static_cast<double>(x_.base[at]) +
-                                            static_cast<double>(y_.block_base[other])));
-  for (int half = 0; half < kScanCols; half += kGroup) {
-    std::uint32_t lanes = hits >> half & 0xffffu;
-    if (lanes == 0) continue;
-    const std::int64_t column = first_column + half;
-    if (p_.far_width() > 0 || p_.strategy == Strategy::pruned) {
-      const Second second = {score + half, x_.tail[at], y_.tail.data() + column, error,
-                             far(x_, query), far(y_, column), p_.far_width(), x_.rest[at],
-                             y_.rest.data() + column, most,
-                             worker.limit_y.data() + column - block * kBlockRows, lanes};
-      ++worker.counters.second;
-      lanes = p_.join->second(second);
-    }
-    for (; lanes != 0; lanes &= lanes - 1) {
-      int lane = 0;
-      while (!(lanes >> lane & 1u)) ++lane;
-      measure(query, column + lane, worker);
-    }
+  std::int32_t* column = worker.column.data() + list * kListStride;
+  int count = worker.count[list];
+  if (p_.strategy == Strategy::pruned) {
+    worker.counters.second += count;
+    refresh(query, row, worker);
+    count = p_.join->second({count, worker.score.data() + list * kListStride, column, x_.tail[at],
+                             y_.tail.data() + first_column, worker.error_x[row], far(x_, query),
+                             far(y_, first_column), p_.far_width(), x_.rest[at],
+                             y_.rest.data() + first_column, worker.limit_x[row],
+                             worker.limit_y.data()});
   }
+  for (int i = 0; i < count; ++i) {
+    if (i + 1 < count) fetch(first_column + column[i + 1]);
+    measure(query, first_column + column[i], worker);
+  }
+}
+
+// Original rows lie anywhere in memory: the first of the next one is asked for in time.
+void Search::fetch(std::int64_t slot) const {
+#if defined(__GNUC__)
+  const std::int64_t position = y_.position[static_cast<std::size_t>(slot)];
+  const char* row = static_cast<const char*>(p_.rows.row(p_.ids[position]));
+  const std::size_t bytes = static_cast<std::size_t>(p_.rows.d) * p_.rows.element_size();
+  for (std::size_t byte = 0; byte < std::min<std::size_t>(bytes, 512); byte += 64)
+    __builtin_prefetch(row + byte);
+#else
+  (void)slot;
+#endif
 }
 
 void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worker) {
@@ -258,15 +294,20 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
   const std::int64_t col1 = std::min(y_.padded, col0 + kBlockRows);
   const bool diagonal = self_ && query_block == block;
   const std::size_t xb = static_cast<std::size_t>(query_block), yb = static_cast<std::size_t>(block);
-  const auto x_bound = [&](std::int64_t row) {
-    const std::size_t at = static_cast<std::size_t>(row);
-    if (row >= row1) return std::numeric_limits<float>::max();
-    return bound(states_[at].reach.load(std::memory_order_relaxed),
-                 round_up(static_cast<double>(x_.error[at]) +
-                          static_cast<double>(y_.block_error[yb])));
-  };
-  for (std::int64_t i = 0; i < kBlockRows; ++i)
-    worker.bound_x[static_cast<std::size_t>(i)] = x_bound(row0 + i);
+  for (std::int64_t i = 0; i < kBlockRows; ++i) {
+    const std::size_t row = static_cast<std::size_t>(i), at = static_cast<std::size_t>(row0 + i);
+    if (row0 + i >= row1) {
+      worker.bound_x[row] = std::numeric_limits<float>::max();
+      continue;
+    }
+    // The factor pays for a sum in float32 inside the second level.
+    worker.error_x[row] = round_up((static_cast<double>(x_.error[at]) +
+                                    static_cast<double>(y_.block_error[yb])) * (1.0 + 0x1p-20));
+    worker.base_x[row] =
+        round_up(static_cast<double>(x_.base[at]) + static_cast<double>(y_.block_base[yb]));
+    worker.reach_x[row] = -1.0f;
+    refresh(row0 + i, row, worker);
+  }
   for (std::int64_t i = 0; i < col1 - col0; ++i) {
     const std::size_t at = static_cast<std::size_t>(col0 + i);
     const bool real = self_ && col0 + i < y_.rows;
@@ -280,38 +321,24 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
                                       static_cast<double>(x_.block_base[xb])))
              : -1.0f;
   }
-  for (std::int64_t column = col0; column < col1; column += kScanCols)
-    for (std::int64_t row = row0; row < row1; row += kScanRows) {
-      // Of a diagonal block the pairs with row < column alone.
-      if (diagonal && row >= column + kScanCols) break;
-      const Scan scan = {units(x_, row), units(y_, column), static_cast<std::size_t>(p_.units),
-                         x_.half.data() + row, y_.half.data() + column,
-                         worker.bound_x.data() + (row - row0),
-                         worker.bound_y.data() + (column - col0), worker.score.data(), worker.hits};
-      if (!p_.scan->scan(scan)) continue;
-      for (std::int64_t r = 0; r < std::min<std::int64_t>(kScanRows, row1 - row); ++r) {
-        std::uint32_t hits = worker.hits[r];
-        if (hits == 0) continue;
-        const std::int64_t query = row + r;
-        if (self_) {
-          if (diagonal && query >= column) {
-            const std::int64_t own = query - column;
-            hits &= own >= kScanCols - 1 ? 0u : ~((2u << own) - 1u);
-          }
-        } else {
-          const std::int64_t own =
-              p_.slot[static_cast<std::size_t>(x_.position[static_cast<std::size_t>(query)])] -
-              column;
-          if (own >= 0 && own < kScanCols) hits &= ~(1u << own);
-        }
-        if (hits == 0) continue;
-        visit_hits(query, column, block, hits, worker.score.data() + r * kScanCols, worker);
-        worker.bound_x[static_cast<std::size_t>(query - row0)] = x_bound(query);
-      }
+  for (std::int64_t row = row0; row < row1; row += kScanRows) {
+    const std::size_t place = static_cast<std::size_t>(row - row0);
+    const std::int64_t from = diagonal ? row / kScanCols * kScanCols : col0;
+    scan(x_, row, from, col1 - from, worker.bound_x + place,
+         worker.bound_y.data() + (from - col0), worker);
+    for (std::size_t r = 0; r < kScanRows; ++r) {
+      if (worker.count[r] == 0) continue;
+      // Columns are counted from the start of the block.
+      std::int32_t* column = worker.column.data() + r * kListStride;
+      for (int i = 0; from != col0 && i < worker.count[r]; ++i)
+        column[i] += static_cast<std::int32_t>(from - col0);
+      visit(row + static_cast<std::int64_t>(r), place + r, r, col0, worker);
     }
+  }
 }
 
 JoinCounts Search::run() {
+  auto t0=std::chrono::steady_clock::now(); auto lap=[&](const char*w){auto t=std::chrono::steady_clock::now(); if(getenv("FD_DEBUG"))printf("  %s %.3f\n",w,std::chrono::duration<double>(t-t0).count()); t0=t;};
   const int threads = params_.threads;
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker>(p_));
@@ -326,6 +353,7 @@ JoinCounts Search::run() {
                  seed(group, worker_of(worker));
                });
 
+  lap("seed");
   const std::int64_t rows = tasks(x_.rows, kBlockRows), columns = tasks(y_.rows, kBlockRows);
   if (self_) {
     // Blocks near in order first: they bring thresholds down. With s blocks off the diagonal there
@@ -354,6 +382,7 @@ JoinCounts Search::run() {
     for (std::int64_t query = task * kBlockRows; query < stop; ++query) list(query).sort();
   });
 
+  lap("search");
   JoinCounts counts = {self_ ? x_.rows * (x_.rows - 1) / 2 : x_.rows * y_.rows, 0, 0};
   for (const auto& worker : workers) {
     counts.second += worker->counters.second;

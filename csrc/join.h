@@ -24,7 +24,7 @@ struct JoinParams {
 
 struct JoinCounts {
   std::int64_t filtered;  // pairs that went through the first level
-  std::int64_t second;    // groups of 16 pairs that went through the second
+  std::int64_t second;    // pairs that went through the second
   std::int64_t refined;   // pairs measured on the original rows (some stop early)
 };
 

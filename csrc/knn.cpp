@@ -119,7 +119,7 @@ void joined_search(const GroupSearch& p, KnnCounts& counts) {
   const JoinCounts found = join({p.knn.index->prepared.get(), p.queries, p.m, p.k, p.knn.threads,
                                  &p.knn.poll, p.distances, p.indices});
   counts.pairs_filtered += found.filtered;
-  counts.groups_second += found.second;
+  counts.pairs_second += found.second;
   counts.pairs_refined += found.refined;
 }
 

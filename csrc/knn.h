@@ -78,7 +78,7 @@ struct KnnCounts {
   std::int64_t distinct;        // different rows
   std::int64_t searched;        // distinct query rows that needed a search
   std::int64_t pairs_filtered;  // pairs that went through the first filter
-  std::int64_t groups_second;   // groups of 16 pairs that went through the second
+  std::int64_t pairs_second;    // pairs that went through the second
   std::int64_t pairs_refined;   // pairs recomputed from differences (some stop early)
 };
 

@@ -16,6 +16,18 @@ struct Piece {
   std::int64_t begin, end;
 };
 
+// Sixteen sums side by side: one would wait for itself.
+float dot(const float* x, const float* y, std::int64_t axes) {
+  float sum[16] = {};
+  std::int64_t c = 0;
+  for (; c + 16 <= axes; c += 16)
+    for (int s = 0; s < 16; ++s) sum[s] += x[c + s] * y[c + s];
+  for (; c < axes; ++c) sum[0] += x[c] * y[c];
+  float total = 0;
+  for (const float part : sum) total += part;
+  return total;
+}
+
 // A direction near the first principal one of a sample of the piece.
 std::vector<float> direction(const float* points, std::int64_t stride, std::int64_t axes,
                              const std::int64_t* order, std::int64_t count) {
@@ -78,12 +90,7 @@ void bisect(const float* points, std::int64_t stride, std::int64_t axes, std::in
                    std::vector<std::pair<float, std::int64_t>> keys(static_cast<std::size_t>(size));
                    for (std::int64_t i = 0; i < size; ++i) {
                      const float* point = points + mine[i] * stride;
-                     // Four sums side by side: one would wait for itself.
-                     float place[4] = {};
-                     for (std::int64_t c = 0; c < axes; ++c)
-                       place[c % 4] += point[c] * along[static_cast<std::size_t>(c)];
-                     keys[static_cast<std::size_t>(i)] = {
-                         (place[0] + place[1]) + (place[2] + place[3]), mine[i]};
+                     keys[static_cast<std::size_t>(i)] = {dot(point, along.data(), axes), mine[i]};
                    }
                    // Whole leaves on the left.
                    const std::int64_t half = tasks(size / 2, leaf) * leaf;

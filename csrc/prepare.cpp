@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 
 #include "order.h"
+#include "refine.h"
 #include "threads.h"
 
 namespace fastdim {
@@ -15,6 +19,7 @@ namespace {
 constexpr double kMassive = 4.0;  // times the median norm: a row that gets a block of its like
 constexpr double kUpward = 1.0 + 0x1p-40;  // pays for float64 roundings of a bound
 constexpr std::int64_t kGroupsPerTask = 16;
+constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
 
 std::uint16_t to_bf16(float value) {
   std::uint32_t bits;
@@ -45,7 +50,7 @@ std::vector<std::int64_t> arrange(const Projection& projection, std::int64_t n, 
   std::stable_sort(massive, order.end(),
                    [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
   if (projection.axes > 0)
-    bisect(projection.values.data(), projection.axes, projection.axes, kGroup, threads, poll, order,
+    bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup, threads, poll, order,
            massive - order.begin());
   return order;
 }
@@ -106,8 +111,9 @@ class RowWriter {
       side.tail[at] = scanned_[near];
     }
     store(side, slot);
-    for (std::size_t k = 0; k < p_.far_width(); ++k)
-      side.far.data()[place(slot, k, p_.far_width())] = values[near + k];
+    float* far = side.far.data() + at * p_.far_width();
+    std::copy(values + near, values + p_.axes, far);
+    std::fill(far + (p_.axes - p_.near_axes), far + p_.far_width(), 0.0f);
     side.half.data()[at] = round_down(0.5 * norm2 * keep_);
     side.rest[at] = static_cast<float>(rest);
     side.base[at] = round_up((base + 0x1p-24 * rest) * kUpward);
@@ -117,8 +123,7 @@ class RowWriter {
   void write_padding(Side& side, std::int64_t slot) {
     std::fill(scanned_.begin(), scanned_.end(), 0.0f);
     store(side, slot);
-    for (std::size_t k = 0; k < p_.far_width(); ++k)
-      side.far.data()[place(slot, k, p_.far_width())] = 0.0f;
+    std::fill_n(side.far.data() + index(slot) * p_.far_width(), p_.far_width(), 0.0f);
     side.half.data()[index(slot)] = std::numeric_limits<float>::infinity();
   }
 
@@ -128,10 +133,6 @@ class RowWriter {
   }
   static std::size_t index(std::int64_t slot) { return static_cast<std::size_t>(slot); }
   std::size_t elements() const { return static_cast<std::size_t>(p_.units) * (p_.bf16 ? 2 : 1); }
-  static std::size_t place(std::int64_t slot, std::size_t k, std::size_t width) {
-    const std::size_t group = index(slot) / kGroup, row = index(slot) % kGroup;
-    return (group * width + k) * kGroup + row;
-  }
 
   void round(std::size_t k, double exact, double& norm2, double& error2) {
     if (p_.bf16) scanned_[k] = from_bf16(to_bf16(scanned_[k]));
@@ -141,7 +142,8 @@ class RowWriter {
   }
 
   void store(Side& side, std::int64_t slot) {
-    const std::size_t units = static_cast<std::size_t>(p_.units);
+    const std::size_t units = static_cast<std::size_t>(p_.units), at = index(slot);
+    std::uint32_t* group = side.near.data() + at / kGroup * units * kGroup + at % kGroup;
     for (std::size_t u = 0; u < units; ++u) {
       std::uint32_t bits;
       if (p_.bf16)
@@ -149,7 +151,7 @@ class RowWriter {
                static_cast<std::uint32_t>(to_bf16(scanned_[2 * u + 1])) << 16;
       else
         std::memcpy(&bits, &scanned_[u], sizeof bits);
-      side.near.data()[place(slot, u, units)] = bits;
+      group[u * kGroup] = bits;
     }
   }
 
@@ -163,17 +165,14 @@ class RowWriter {
 Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
   const Side& from = prepared.side;
   Side side = make_side(prepared, static_cast<std::int64_t>(slots.size()));
-  const auto copy_columns = [&](auto* to, const auto* source, std::size_t width, std::size_t at,
-                                std::size_t slot) {
-    auto* out = to + at / kGroup * width * kGroup + at % kGroup;
-    const auto* in = source + slot / kGroup * width * kGroup + slot % kGroup;
-    for (std::size_t k = 0; k < width; ++k) out[k * kGroup] = in[k * kGroup];
-  };
+  const std::size_t units = static_cast<std::size_t>(prepared.units);
+  const std::size_t width = prepared.far_width();
   for (std::size_t at = 0; at < slots.size(); ++at) {
     const std::size_t slot = static_cast<std::size_t>(slots[at]);
-    copy_columns(side.near.data(), from.near.data(), static_cast<std::size_t>(prepared.units), at,
-                 slot);
-    copy_columns(side.far.data(), from.far.data(), prepared.far_width(), at, slot);
+    std::uint32_t* to = side.near.data() + at / kGroup * units * kGroup + at % kGroup;
+    const std::uint32_t* near = from.near.data() + slot / kGroup * units * kGroup + slot % kGroup;
+    for (std::size_t u = 0; u < units; ++u) to[u * kGroup] = near[u * kGroup];
+    std::copy_n(from.far.data() + slot * width, width, side.far.data() + at * width);
     side.half.data()[at] = from.half.data()[slot];
     side.tail[at] = from.tail[slot];
     side.rest[at] = from.rest[slot];
@@ -188,6 +187,7 @@ Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
 }
 
 Prepared prepare(const PrepareParams& p) {
+  auto t0=std::chrono::steady_clock::now(); auto lap=[&](const char*w){auto t=std::chrono::steady_clock::now(); if(getenv("FD_DEBUG"))printf("  %s %.3f\n",w,std::chrono::duration<double>(t-t0).count()); t0=t;};
   Prepared out;
   out.rows = p.rows;
   out.ids = p.ids;
@@ -210,12 +210,20 @@ Prepared prepare(const PrepareParams& p) {
     transform.mean = scaled_mean(set, transform.pre, scratch);
   }
   out.scale = transform.pre * transform.post;
+  lap("largest");
 
   Projection projection = project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
+  lap("project");
   const std::vector<std::int64_t> order = arrange(projection, p.n, p.threads, *p.poll);
-  const Choice choice =
-      choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, bf16_join_kernels(p.isa) != nullptr});
+  lap("order");
+  Refiner refiner(*out.kernels, p.rows, out.refine_scale);
+  const auto distance = [&](std::int64_t i, std::int64_t j) {
+    return out.scale * refiner.distance(p.ids[i], p.ids[j], std::numeric_limits<double>::infinity());
+  };
+  const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa,
+                                bf16_join_kernels(p.isa) != nullptr, distance});
+  lap("choose");
   out.strategy = choice.strategy;
   out.bf16 = choice.bf16;
   out.scan = choice.bf16 ? bf16_join_kernels(p.isa) : out.join;
@@ -260,6 +268,7 @@ Prepared prepare(const PrepareParams& p) {
         }
       });
   fill_blocks(out.side);
+  lap("pack");
   return out;
 }
 

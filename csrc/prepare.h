@@ -47,7 +47,7 @@
 
 namespace fastdim {
 
-constexpr std::int64_t kBlockRows = 512;  // rows of a block: a task compares two
+constexpr std::int64_t kBlockRows = kMostColumns;  // rows of a block: a task compares two
 
 // The kernels of the level, and the bfloat16 scan where this processor has it (else null).
 const JoinKernels& join_kernels(Isa isa);
@@ -58,7 +58,7 @@ struct Side {
   std::int64_t rows = 0;    // real rows; arrays are padded to a whole number of pairs of groups
   std::int64_t padded = 0;
   Aligned<std::uint32_t> near{0};      // [group][unit][16]
-  Aligned<float> far{0};               // [group][axis][16], axes near_axes ... axes
+  Aligned<float> far{0};               // [row][far_width], axes near_axes ... axes, then zeros
   Aligned<float> half{0};              // h; +infinity beyond `rows`
   std::vector<float> tail, rest;       // lengths beyond near_axes (as scanned) and beyond axes
   std::vector<float> error, base;      // e and base, rounded up
@@ -84,7 +84,10 @@ struct Prepared {
   Side side;
   std::vector<std::int64_t> slot;  // place in `side` of each position
 
-  std::size_t far_width() const { return static_cast<std::size_t>(axes - near_axes); }
+  // Axes of the second level, filled up to whole vectors.
+  std::size_t far_width() const {
+    return static_cast<std::size_t>((axes - near_axes + kGroup - 1) / kGroup * kGroup);
+  }
 };
 
 struct PrepareParams {

@@ -13,17 +13,15 @@ namespace {
 constexpr int kLanes = 8;
 constexpr int kPart = 4;  // rows whose sums with one group fit the registers
 
-bool scan_avx2(const Scan& s) {
-  const float* rows = static_cast<const float*>(s.x);
+void scan_avx2(const Scan& s) {
+  for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
   const float* columns = static_cast<const float*>(s.y);
-  std::uint32_t any = 0;
-  for (int r = 0; r < kScanRows; ++r) s.hits[r] = 0;
-  for (int g = 0; g < kScanCols; g += kGroup, columns += s.units * kGroup)
+  for (int c = 0; c < s.columns; c += kGroup, columns += s.units * kGroup)
     for (int part = 0; part < kScanRows; part += kPart) {
-      const float* x = rows + part;
+      const float* x = static_cast<const float*>(s.x) + part;
       const float* y = columns;
-      const __m256 half0 = _mm256_load_ps(s.half_y + g);
-      const __m256 half1 = _mm256_load_ps(s.half_y + g + kLanes);
+      const __m256 half0 = _mm256_load_ps(s.half_y + c);
+      const __m256 half1 = _mm256_load_ps(s.half_y + c + kLanes);
       __m256 sum[kPart][2];
 #pragma GCC unroll 4
       for (int r = 0; r < kPart; ++r) {
@@ -40,62 +38,90 @@ bool scan_avx2(const Scan& s) {
           sum[r][1] = _mm256_fmadd_ps(element, y1, sum[r][1]);
         }
       }
-      const __m256 bound0 = _mm256_load_ps(s.bound_y + g);
-      const __m256 bound1 = _mm256_load_ps(s.bound_y + g + kLanes);
+      const __m256 bound0 = _mm256_load_ps(s.bound_y + c);
+      const __m256 bound1 = _mm256_load_ps(s.bound_y + c + kLanes);
 #pragma GCC unroll 4
       for (int r = 0; r < kPart; ++r) {
         const __m256 bound = _mm256_set1_ps(s.bound_x[part + r]);
         const __m256 hit0 = _mm256_cmp_ps(sum[r][0], _mm256_min_ps(bound, bound0), _CMP_GE_OQ);
         const __m256 hit1 = _mm256_cmp_ps(sum[r][1], _mm256_min_ps(bound, bound1), _CMP_GE_OQ);
-        const std::uint32_t bits = static_cast<std::uint32_t>(_mm256_movemask_ps(hit0)) |
-                                   static_cast<std::uint32_t>(_mm256_movemask_ps(hit1)) << kLanes;
-        s.hits[part + r] |= bits << g;
-        any |= bits;
-        float* out = s.score + (part + r) * kScanCols + g;
-        _mm256_store_ps(out, sum[r][0]);
-        _mm256_store_ps(out + kLanes, sum[r][1]);
+        std::uint32_t hits = static_cast<std::uint32_t>(_mm256_movemask_ps(hit0)) |
+                             static_cast<std::uint32_t>(_mm256_movemask_ps(hit1)) << kLanes;
+        if (hits == 0) continue;
+        alignas(32) float score[kGroup];
+        _mm256_store_ps(score, sum[r][0]);
+        _mm256_store_ps(score + kLanes, sum[r][1]);
+        for (; hits != 0; hits &= hits - 1) {
+          const int lane = __builtin_ctz(hits);
+          const int at = (part + r) * kListStride + s.count[part + r]++;
+          s.score[at] = score[lane];
+          s.column[at] = c + lane;
+        }
       }
     }
-  return any != 0;
 }
 
-std::uint32_t second_avx2(const Second& s) {
+float sum_of(__m256 v) {
+  alignas(32) float lanes[kLanes];
+  _mm256_store_ps(lanes, v);
+  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) +
+         ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
+int second_avx2(const Second& s) {
+  alignas(32) float sums[kListStride], limits[kListStride];
   const __m256 zero = _mm256_setzero_ps();
-  std::uint32_t lanes = s.lanes;
-  __m256 limit[2], sum[2];
-  for (int h = 0; h < 2; ++h) {
-    const int at = h * kLanes;
-    limit[h] = _mm256_max_ps(_mm256_set1_ps(s.limit_x), _mm256_loadu_ps(s.limit_y + at));
-    const __m256 tail = _mm256_sub_ps(_mm256_set1_ps(s.tail_x), _mm256_loadu_ps(s.tail_y + at));
+  int left = 0;
+  for (int i = 0; i < s.count; i += kLanes) {
+    const int here = s.count - i < kLanes ? s.count - i : kLanes;
+    alignas(32) std::int32_t column[kLanes] = {};
+    alignas(32) float score[kLanes] = {}, part[kLanes], most[kLanes];
+    std::memcpy(column, s.column + i, static_cast<std::size_t>(here) * sizeof(std::int32_t));
+    std::memcpy(score, s.score + i, static_cast<std::size_t>(here) * sizeof(float));
+    const __m256i at = _mm256_load_si256(reinterpret_cast<const __m256i*>(column));
+    const __m256 limit = _mm256_max_ps(_mm256_set1_ps(s.limit_x),
+                                       _mm256_i32gather_ps(s.limit_y, at, 4));
+    const __m256 tail = _mm256_sub_ps(_mm256_set1_ps(s.tail_x),
+                                      _mm256_i32gather_ps(s.tail_y, at, 4));
     const __m256 tail2 = _mm256_mul_ps(_mm256_set1_ps(1.0f + 0x1p-20f), _mm256_mul_ps(tail, tail));
     const __m256 near2 =
-        _mm256_sub_ps(_mm256_mul_ps(_mm256_set1_ps(-2.0f), _mm256_loadu_ps(s.score + at)), tail2);
+        _mm256_sub_ps(_mm256_mul_ps(_mm256_set1_ps(-2.0f), _mm256_load_ps(score)), tail2);
     const __m256 near = _mm256_max_ps(
         zero, _mm256_sub_ps(_mm256_sqrt_ps(_mm256_max_ps(zero, near2)), _mm256_set1_ps(s.error)));
-    const __m256 rest = _mm256_sub_ps(_mm256_set1_ps(s.rest_x), _mm256_loadu_ps(s.rest_y + at));
-    sum[h] = _mm256_fmadd_ps(near, near, _mm256_mul_ps(rest, rest));
-  }
-  const auto below = [&] {
-    const auto bits = [&](int h) {
-      return static_cast<std::uint32_t>(
-          _mm256_movemask_ps(_mm256_cmp_ps(sum[h], limit[h], _CMP_LE_OQ)));
-    };
-    return bits(0) | bits(1) << kLanes;
-  };
-  const float* x = s.x;
-  const float* y = s.y;
-  for (std::size_t k = 0; k < s.width; ++k, x += kGroup, y += kGroup) {
-    if (k % 32 == 0) {
-      lanes &= below();
-      if (lanes == 0) return 0;
+    const __m256 rest = _mm256_sub_ps(_mm256_set1_ps(s.rest_x),
+                                      _mm256_i32gather_ps(s.rest_y, at, 4));
+    _mm256_store_ps(part, _mm256_fmadd_ps(near, near, _mm256_mul_ps(rest, rest)));
+    _mm256_store_ps(most, limit);
+    for (int lane = 0; lane < here; ++lane) {
+      // left <= i + lane: what is overwritten was read.
+      s.column[left] = column[lane];
+      sums[left] = part[lane];
+      limits[left] = most[lane];
+      left += part[lane] <= most[lane];
     }
-    const __m256 element = _mm256_broadcast_ss(x);
-    const __m256 gap0 = _mm256_sub_ps(element, _mm256_loadu_ps(y));
-    const __m256 gap1 = _mm256_sub_ps(element, _mm256_loadu_ps(y + kLanes));
-    sum[0] = _mm256_fmadd_ps(gap0, gap0, sum[0]);
-    sum[1] = _mm256_fmadd_ps(gap1, gap1, sum[1]);
   }
-  return lanes & below();
+  if (s.width == 0) return left;
+  int kept = 0;
+  for (int i = 0; i < left; ++i) {
+    const float* y = s.y + static_cast<std::size_t>(s.column[i]) * s.width;
+    float total = sums[i];
+    for (std::size_t k = 0; k < s.width && total <= limits[i];) {
+      // Up to 64 axes between two looks at the sum.
+      const std::size_t stop = s.width - k < 64 ? s.width : k + 64;
+      __m256 part0 = zero, part1 = zero;
+      for (; k < stop; k += kGroup) {
+        const __m256 gap0 = _mm256_sub_ps(_mm256_loadu_ps(s.x + k), _mm256_loadu_ps(y + k));
+        const __m256 gap1 = _mm256_sub_ps(_mm256_loadu_ps(s.x + k + kLanes),
+                                          _mm256_loadu_ps(y + k + kLanes));
+        part0 = _mm256_fmadd_ps(gap0, gap0, part0);
+        part1 = _mm256_fmadd_ps(gap1, gap1, part1);
+      }
+      total += sum_of(_mm256_add_ps(part0, part1));
+    }
+    s.column[kept] = s.column[i];
+    kept += total <= limits[i];
+  }
+  return kept;
 }
 
 // Eight elements as float32.
@@ -125,12 +151,7 @@ float screen_avx2(const void* x, const void* y, std::size_t d, float limit) {
     const __m256 gap = _mm256_sub_ps(load8<Type>(p), load8<Type>(q));
     sum = _mm256_fmadd_ps(gap, gap, sum);
   };
-  const auto total = [&] {
-    alignas(32) float lanes[kLanes];
-    _mm256_store_ps(lanes, _mm256_add_ps(sum0, sum1));
-    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) +
-           ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
-  };
+  const auto total = [&] { return sum_of(_mm256_add_ps(sum0, sum1)); };
   std::size_t i = 0;
   while (d - i >= 64) {
     for (const std::size_t stop = i + 64; i < stop; i += 16) {

@@ -8,79 +8,111 @@
 namespace fastdim {
 namespace {
 
-bool scan_avx512(const Scan& s) {
-  const float* x = static_cast<const float*>(s.x);
-  const float* y = static_cast<const float*>(s.y);
+void scan_avx512(const Scan& s) {
   const std::size_t next = s.units * kGroup;
-  const __m512 half0 = _mm512_load_ps(s.half_y), half1 = _mm512_load_ps(s.half_y + kGroup);
-  __m512 sum[kScanRows][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < kScanRows; ++r) {
-    const __m512 half = _mm512_set1_ps(-s.half_x[r]);
-    sum[r][0] = _mm512_sub_ps(half, half0);
-    sum[r][1] = _mm512_sub_ps(half, half1);
-  }
-  for (std::size_t u = 0; u < s.units; ++u, x += kGroup, y += kGroup) {
-    const __m512 y0 = _mm512_load_ps(y), y1 = _mm512_load_ps(y + next);
+  const __m512i lanes =
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
+  for (int c = 0; c < s.columns; c += kScanCols) {
+    const float* x = static_cast<const float*>(s.x);
+    const float* y = static_cast<const float*>(s.y) + static_cast<std::size_t>(c) * s.units;
+    const __m512 half0 = _mm512_load_ps(s.half_y + c);
+    const __m512 half1 = _mm512_load_ps(s.half_y + c + kGroup);
+    __m512 sum[kScanRows][2];
 #pragma GCC unroll 8
     for (int r = 0; r < kScanRows; ++r) {
-      const __m512 element = _mm512_set1_ps(x[r]);
-      sum[r][0] = _mm512_fmadd_ps(element, y0, sum[r][0]);
-      sum[r][1] = _mm512_fmadd_ps(element, y1, sum[r][1]);
+      const __m512 half = _mm512_set1_ps(-s.half_x[r]);
+      sum[r][0] = _mm512_sub_ps(half, half0);
+      sum[r][1] = _mm512_sub_ps(half, half1);
+    }
+    for (std::size_t u = 0; u < s.units; ++u, x += kGroup, y += kGroup) {
+      const __m512 y0 = _mm512_load_ps(y), y1 = _mm512_load_ps(y + next);
+#pragma GCC unroll 8
+      for (int r = 0; r < kScanRows; ++r) {
+        const __m512 element = _mm512_set1_ps(x[r]);
+        sum[r][0] = _mm512_fmadd_ps(element, y0, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(element, y1, sum[r][1]);
+      }
+    }
+    const __m512 bound0 = _mm512_load_ps(s.bound_y + c);
+    const __m512 bound1 = _mm512_load_ps(s.bound_y + c + kGroup);
+    std::uint32_t any = 0, hits[kScanRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) {
+      const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
+      const std::uint32_t low =
+          _mm512_cmp_ps_mask(sum[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ);
+      const std::uint32_t high =
+          _mm512_cmp_ps_mask(sum[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ);
+      hits[r] = low | high << 16;
+      any |= hits[r];
+    }
+    if (any == 0) continue;
+    // Without a branch a row: which row is hit cannot be foreseen.
+    const __m512i place0 = _mm512_add_epi32(_mm512_set1_epi32(c), lanes);
+    const __m512i place1 = _mm512_add_epi32(_mm512_set1_epi32(c + kGroup), lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) {
+      const __mmask16 low = static_cast<__mmask16>(hits[r]);
+      const __mmask16 high = static_cast<__mmask16>(hits[r] >> 16);
+      const int first = r * kListStride + s.count[r];
+      const int second = first + __builtin_popcount(low);
+      _mm512_storeu_ps(s.score + first, _mm512_maskz_compress_ps(low, sum[r][0]));
+      _mm512_storeu_si512(s.column + first, _mm512_maskz_compress_epi32(low, place0));
+      _mm512_storeu_ps(s.score + second, _mm512_maskz_compress_ps(high, sum[r][1]));
+      _mm512_storeu_si512(s.column + second, _mm512_maskz_compress_epi32(high, place1));
+      s.count[r] += __builtin_popcount(hits[r]);
     }
   }
-  const __m512 bound0 = _mm512_load_ps(s.bound_y), bound1 = _mm512_load_ps(s.bound_y + kGroup);
-  std::uint32_t any = 0, hits[kScanRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < kScanRows; ++r) {
-    const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
-    const std::uint32_t low =
-        _mm512_cmp_ps_mask(sum[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ);
-    const std::uint32_t high =
-        _mm512_cmp_ps_mask(sum[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ);
-    hits[r] = low | high << 16;
-    any |= hits[r];
-  }
-  if (any == 0) return false;
-#pragma GCC unroll 8
-  for (int r = 0; r < kScanRows; ++r) {
-    s.hits[r] = hits[r];
-    _mm512_store_ps(s.score + r * kScanCols, sum[r][0]);
-    _mm512_store_ps(s.score + r * kScanCols + kGroup, sum[r][1]);
-  }
-  return true;
 }
 
-std::uint32_t second_avx512(const Second& s) {
+int second_avx512(const Second& s) {
+  alignas(64) float sums[kListStride], limits[kListStride];
   const __m512 zero = _mm512_setzero_ps();
-  const __m512 limit = _mm512_max_ps(_mm512_set1_ps(s.limit_x), _mm512_loadu_ps(s.limit_y));
-  const __m512 tail = _mm512_sub_ps(_mm512_set1_ps(s.tail_x), _mm512_loadu_ps(s.tail_y));
-  const __m512 tail2 = _mm512_mul_ps(_mm512_set1_ps(1.0f + 0x1p-20f), _mm512_mul_ps(tail, tail));
-  const __m512 near2 =
-      _mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(-2.0f), _mm512_loadu_ps(s.score)), tail2);
-  const __m512 near = _mm512_max_ps(
-      zero, _mm512_sub_ps(_mm512_sqrt_ps(_mm512_max_ps(zero, near2)), _mm512_set1_ps(s.error)));
-  const __m512 rest = _mm512_sub_ps(_mm512_set1_ps(s.rest_x), _mm512_loadu_ps(s.rest_y));
-  __m512 sum0 = _mm512_fmadd_ps(near, near, _mm512_mul_ps(rest, rest)), sum1 = zero;
-  __mmask16 lanes = static_cast<__mmask16>(s.lanes);
-  const float* x = s.x;
-  const float* y = s.y;
-  std::size_t k = 0;
-  for (; k + 2 <= s.width; k += 2, x += 2 * kGroup, y += 2 * kGroup) {
-    if (k % 32 == 0) {
-      lanes = _mm512_mask_cmp_ps_mask(lanes, _mm512_add_ps(sum0, sum1), limit, _CMP_LE_OQ);
-      if (lanes == 0) return 0;
+  int left = 0;
+  for (int i = 0; i < s.count; i += kGroup) {
+    const int rest_count = s.count - i;
+    const __mmask16 here =
+        static_cast<__mmask16>(rest_count >= kGroup ? 0xffffu : (1u << rest_count) - 1u);
+    const __m512i column = _mm512_maskz_loadu_epi32(here, s.column + i);
+    const __m512 limit_y = _mm512_i32gather_ps(column, s.limit_y, 4);
+    const __m512 tail_y = _mm512_i32gather_ps(column, s.tail_y, 4);
+    const __m512 rest_y = _mm512_i32gather_ps(column, s.rest_y, 4);
+    const __m512 limit = _mm512_max_ps(_mm512_set1_ps(s.limit_x), limit_y);
+    const __m512 tail = _mm512_sub_ps(_mm512_set1_ps(s.tail_x), tail_y);
+    const __m512 tail2 = _mm512_mul_ps(_mm512_set1_ps(1.0f + 0x1p-20f), _mm512_mul_ps(tail, tail));
+    const __m512 score = _mm512_maskz_loadu_ps(here, s.score + i);
+    const __m512 near2 = _mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(-2.0f), score), tail2);
+    const __m512 near = _mm512_max_ps(
+        zero, _mm512_sub_ps(_mm512_sqrt_ps(_mm512_max_ps(zero, near2)), _mm512_set1_ps(s.error)));
+    const __m512 rest = _mm512_sub_ps(_mm512_set1_ps(s.rest_x), rest_y);
+    const __m512 sum = _mm512_fmadd_ps(near, near, _mm512_mul_ps(rest, rest));
+    const __mmask16 kept = _mm512_mask_cmp_ps_mask(here, sum, limit, _CMP_LE_OQ);
+    _mm512_storeu_ps(sums + left, _mm512_maskz_compress_ps(kept, sum));
+    _mm512_storeu_ps(limits + left, _mm512_maskz_compress_ps(kept, limit));
+    // left <= i: what is overwritten was read.
+    _mm512_storeu_si512(s.column + left, _mm512_maskz_compress_epi32(kept, column));
+    left += __builtin_popcount(kept);
+  }
+  if (s.width == 0) return left;
+  int kept = 0;
+  for (int i = 0; i < left; ++i) {
+    const float* y = s.y + static_cast<std::size_t>(s.column[i]) * s.width;
+    float total = sums[i];
+    for (std::size_t k = 0; k < s.width && total <= limits[i];) {
+      // Up to 64 axes between two looks at the sum.
+      const std::size_t stop = s.width - k < 64 ? s.width : k + 64;
+      __m512 part = zero;
+      for (; k < stop; k += kGroup) {
+        const __m512 gap = _mm512_sub_ps(_mm512_loadu_ps(s.x + k), _mm512_loadu_ps(y + k));
+        part = _mm512_fmadd_ps(gap, gap, part);
+      }
+      total += _mm512_reduce_add_ps(part);
     }
-    const __m512 gap0 = _mm512_sub_ps(_mm512_set1_ps(x[0]), _mm512_loadu_ps(y));
-    const __m512 gap1 = _mm512_sub_ps(_mm512_set1_ps(x[kGroup]), _mm512_loadu_ps(y + kGroup));
-    sum0 = _mm512_fmadd_ps(gap0, gap0, sum0);
-    sum1 = _mm512_fmadd_ps(gap1, gap1, sum1);
+    s.column[kept] = s.column[i];
+    kept += total <= limits[i];
   }
-  if (k < s.width) {
-    const __m512 gap = _mm512_sub_ps(_mm512_set1_ps(x[0]), _mm512_loadu_ps(y));
-    sum0 = _mm512_fmadd_ps(gap, gap, sum0);
-  }
-  return _mm512_mask_cmp_ps_mask(lanes, _mm512_add_ps(sum0, sum1), limit, _CMP_LE_OQ);
+  return kept;
 }
 
 // Sixteen elements as float32; the masked form reads only the elements whose bit is set.

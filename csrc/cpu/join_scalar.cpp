@@ -7,45 +7,44 @@
 namespace fastdim {
 namespace {
 
-bool scan_scalar(const Scan& s) {
+void scan_scalar(const Scan& s) {
   const float* x = static_cast<const float*>(s.x);
   const float* y = static_cast<const float*>(s.y);
-  std::uint32_t any = 0;
   for (int r = 0; r < kScanRows; ++r) {
-    std::uint32_t mask = 0;
-    float* score = s.score + r * kScanCols;
-    for (int c = 0; c < kScanCols; ++c) score[c] = -s.half_x[r] - s.half_y[c];
-    for (int g = 0; g < kScanCols; g += kGroup) {
+    s.count[r] = 0;
+    for (int g = 0; g < s.columns; g += kGroup) {
       const float* group = y + static_cast<std::size_t>(g) * s.units;
+      float score[kGroup];
+      for (int c = 0; c < kGroup; ++c) score[c] = -s.half_x[r] - s.half_y[g + c];
       for (std::size_t u = 0; u < s.units; ++u)
-        for (int c = 0; c < kGroup; ++c) score[g + c] += x[u * kGroup + r] * group[u * kGroup + c];
+        for (int c = 0; c < kGroup; ++c) score[c] += x[u * kGroup + r] * group[u * kGroup + c];
+      for (int c = 0; c < kGroup; ++c) {
+        const float bound = s.bound_x[r] < s.bound_y[g + c] ? s.bound_x[r] : s.bound_y[g + c];
+        if (!(score[c] >= bound)) continue;
+        const int at = r * kListStride + s.count[r]++;
+        s.score[at] = score[c];
+        s.column[at] = g + c;
+      }
     }
-    for (int c = 0; c < kScanCols; ++c) {
-      const float bound = s.bound_x[r] < s.bound_y[c] ? s.bound_x[r] : s.bound_y[c];
-      mask |= static_cast<std::uint32_t>(score[c] >= bound) << c;
-    }
-    s.hits[r] = mask;
-    any |= mask;
   }
-  return any != 0;
 }
 
 float positive(float value) { return value > 0.0f ? value : 0.0f; }
 
-std::uint32_t second_scalar(const Second& s) {
-  std::uint32_t kept = 0;
-  for (int c = 0; c < kGroup; ++c) {
-    if (!(s.lanes >> c & 1u)) continue;
+int second_scalar(const Second& s) {
+  int kept = 0;
+  for (int i = 0; i < s.count; ++i) {
+    const std::int32_t c = s.column[i];
     const float limit = s.limit_x > s.limit_y[c] ? s.limit_x : s.limit_y[c];
     const float tail = s.tail_x - s.tail_y[c], rest = s.rest_x - s.rest_y[c];
-    const float near2 = -2.0f * s.score[c] - (1.0f + 0x1p-20f) * (tail * tail);
+    const float near2 = -2.0f * s.score[i] - (1.0f + 0x1p-20f) * (tail * tail);
     const float near = positive(std::sqrt(positive(near2)) - s.error);
+    const float* y = s.y + static_cast<std::size_t>(c) * s.width;
     float sum = near * near + rest * rest;
-    for (std::size_t k = 0; k < s.width && sum <= limit; ++k) {
-      const float gap = s.x[k * kGroup] - s.y[k * kGroup + static_cast<std::size_t>(c)];
-      sum += gap * gap;
-    }
-    kept |= static_cast<std::uint32_t>(sum <= limit) << c;
+    for (std::size_t k = 0; k < s.width && sum <= limit; ++k)
+      sum += (s.x[k] - y[k]) * (s.x[k] - y[k]);
+    s.column[kept] = c;
+    kept += sum <= limit;
   }
   return kept;
 }
