@@ -5,17 +5,12 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
-#include <cstdio>
-#include <cstdlib>
-
-#include "cpu/join_kernels.h"
-#include "threads.h"
 
 namespace fastdim {
 namespace {
 
 constexpr std::int64_t kQueries = 64;   // rows of the sample
-constexpr std::int64_t kGroups = 128;   // groups of rows that each is held against
+constexpr std::int64_t kOthers = 2048;  // rows that each is held against
 constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
 
 // Relative rounding of bfloat16, as it shows in the length of a vector.
@@ -25,21 +20,21 @@ constexpr double kBf16Error = 0x1p-9 * 0.6;
 // measured.
 struct Costs {
   double near_axis;   // one axis of one pair in the first level
-  double group = 50;  // a group that the first level leaves over
-  double pair = 75;   // a pair measured on the original rows
+  double second = 18;  // a pair that the first level leaves over
+  double pair = 94;    // a pair measured on the original rows
 };
 
 Costs costs_of(Isa isa, bool bf16) {
   if (bf16) return {0.0049};
   if (isa == Isa::avx512) return {0.011};
   if (isa == Isa::avx2) return {0.022};
-  return {0.4, 400, 900};
+  return {0.4, 200, 900};
 }
 
-// What the sample tells about one number of first axes: surviving groups and pairs, as shares of
-// all pairs.
+// What the sample tells about one number of first axes: shares of all pairs that the first level
+// and both levels leave over.
 struct Survivors {
-  double groups = 0, pairs = 0;
+  double first = 0, both = 0;
 };
 
 // Candidates for the number of first axes. With the tail an even number of elements: bfloat16 goes
@@ -58,15 +53,12 @@ class Sample {
  public:
   explicit Sample(const ChoiceParams& p)
       : p_(p), n_(static_cast<std::int64_t>(p.order.size())), axes_(p.projection.axes) {
-    const std::int64_t queries = std::min(kQueries, n_), all = n_ / kGroup;
-    const std::int64_t groups = std::min(kGroups, all);
+    const std::int64_t queries = std::min(kQueries, n_), others = std::min(kOthers, n_);
     for (std::int64_t i = 0; i < queries; ++i) {
       queries_.push_back(member(i * (n_ / queries)));
       reach_.push_back(reach(queries_.back().slot));
     }
-    for (std::int64_t i = 0; i < groups; ++i)
-      for (std::int64_t r = 0; r < kGroup; ++r)
-        others_.push_back(member(i * all / groups * kGroup + r));
+    for (std::int64_t i = 0; i < others; ++i) others_.push_back(member(i * n_ / others));
     for (const Member& x : queries_)
       for (const Member& y : others_) visit(x, y);
   }
@@ -77,22 +69,18 @@ class Sample {
     Survivors out;
     std::size_t at = 0;
     for (std::size_t q = 0; q < queries_.size(); ++q)
-      for (std::size_t i = 0; i < others_.size(); i += kGroup) {
-        bool any = false;
-        for (std::size_t r = 0; r < kGroup; ++r, ++at) {
-          const Member& y = others_[i + r];
-          if (y.slot == queries_[q].slot) continue;
-          const double slack = error * (norm(queries_[q].slot) + norm(y.slot));
-          if (static_cast<double>(bounds_[at][choice]) > reach_[q] + slack) continue;
-          any = true;
-          // The second level sees all axes in float32.
-          out.pairs += static_cast<double>(bounds_[at].back()) <= reach_[q];
-        }
-        out.groups += any;
+      for (const Member& y : others_) {
+        const auto& bound = bounds_[at++];
+        if (y.slot == queries_[q].slot) continue;
+        const double slack = error * (norm(queries_[q].slot) + norm(y.slot));
+        if (static_cast<double>(bound[choice]) > reach_[q] + slack) continue;
+        ++out.first;
+        // The second level sees all axes in float32.
+        out.both += static_cast<double>(bound.back()) <= reach_[q];
       }
     // Either row of a pair may ask for it.
     const double pairs = std::max<double>(1.0, static_cast<double>(at));
-    return {2 * out.groups / pairs, 2 * out.pairs / pairs};
+    return {2 * out.first / pairs, 2 * out.both / pairs};
   }
 
   // Share of pairs that a filter on all columns leaves over.
@@ -218,8 +206,6 @@ Choice choose(const ChoiceParams& p) {
   Choice best = {Strategy::full, false, p.d};
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](double cost, Choice choice) {
-    if (std::getenv("FD_DEBUG")) printf("%s bf16 %d near %ld cost %.3f s\n", name(choice.strategy), choice.bf16, (long)choice.near_axes, cost*1e-9*(double)p.order.size()*(double)p.order.size()/4);
-    if (std::getenv("FD_NEAR")) { if (choice.near_axes == atol(std::getenv("FD_NEAR")) && choice.bf16) { best = choice; least = -1; } return; }
     if (cost >= least) return;
     least = cost;
     best = choice;
@@ -237,8 +223,8 @@ Choice choose(const ChoiceParams& p) {
     for (std::size_t i = 0; i < kNear.size(); ++i) {
       const std::int64_t first = std::min(kNear[i], axes);
       const Survivors kept = sample.survivors(i, error);
-      consider(static_cast<double>(first + 1) * cost.near_axis + kept.groups * cost.group +
-                   kept.pairs * cost.pair,
+      consider(static_cast<double>(first + 1) * cost.near_axis + kept.first * cost.second +
+                   kept.both * cost.pair,
                {Strategy::pruned, bf16, first});
       if (kNear[i] >= axes) break;
     }

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -338,7 +335,6 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
 }
 
 JoinCounts Search::run() {
-  auto t0=std::chrono::steady_clock::now(); auto lap=[&](const char*w){auto t=std::chrono::steady_clock::now(); if(getenv("FD_DEBUG"))printf("  %s %.3f\n",w,std::chrono::duration<double>(t-t0).count()); t0=t;};
   const int threads = params_.threads;
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker>(p_));
@@ -353,7 +349,6 @@ JoinCounts Search::run() {
                  seed(group, worker_of(worker));
                });
 
-  lap("seed");
   const std::int64_t rows = tasks(x_.rows, kBlockRows), columns = tasks(y_.rows, kBlockRows);
   if (self_) {
     // Blocks near in order first: they bring thresholds down. With s blocks off the diagonal there
@@ -382,7 +377,6 @@ JoinCounts Search::run() {
     for (std::int64_t query = task * kBlockRows; query < stop; ++query) list(query).sort();
   });
 
-  lap("search");
   JoinCounts counts = {self_ ? x_.rows * (x_.rows - 1) / 2 : x_.rows * y_.rows, 0, 0};
   for (const auto& worker : workers) {
     counts.second += worker->counters.second;

@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <numeric>
 
@@ -187,7 +184,6 @@ Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
 }
 
 Prepared prepare(const PrepareParams& p) {
-  auto t0=std::chrono::steady_clock::now(); auto lap=[&](const char*w){auto t=std::chrono::steady_clock::now(); if(getenv("FD_DEBUG"))printf("  %s %.3f\n",w,std::chrono::duration<double>(t-t0).count()); t0=t;};
   Prepared out;
   out.rows = p.rows;
   out.ids = p.ids;
@@ -210,20 +206,16 @@ Prepared prepare(const PrepareParams& p) {
     transform.mean = scaled_mean(set, transform.pre, scratch);
   }
   out.scale = transform.pre * transform.post;
-  lap("largest");
 
   Projection projection = project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
-  lap("project");
   const std::vector<std::int64_t> order = arrange(projection, p.n, p.threads, *p.poll);
-  lap("order");
   Refiner refiner(*out.kernels, p.rows, out.refine_scale);
   const auto distance = [&](std::int64_t i, std::int64_t j) {
     return out.scale * refiner.distance(p.ids[i], p.ids[j], std::numeric_limits<double>::infinity());
   };
   const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa,
                                 bf16_join_kernels(p.isa) != nullptr, distance});
-  lap("choose");
   out.strategy = choice.strategy;
   out.bf16 = choice.bf16;
   out.scan = choice.bf16 ? bf16_join_kernels(p.isa) : out.join;
@@ -268,7 +260,6 @@ Prepared prepare(const PrepareParams& p) {
         }
       });
   fill_blocks(out.side);
-  lap("pack");
   return out;
 }
 

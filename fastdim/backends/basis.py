@@ -17,8 +17,10 @@ from fastdim.arrays import Rows
 SAMPLE_VALUES = 8_000_000
 SAMPLE_ROWS = (2048, 8192)
 
-# Axes of the second level, and the width up to which rows are searched on all their columns.
-AXES = 192
+# Axes of the second level: from MANY_ROWS on the larger number, since projecting grows with n and
+# what it saves with n^2. Rows of up to DIRECT_COLUMNS are searched on all their columns, and the
+# axes only put them in order.
+AXES, MORE_AXES, MANY_ROWS = 192, 320, 100_000
 DIRECT_COLUMNS = 96
 ORDER_AXES = 32
 
@@ -37,10 +39,7 @@ class Basis(NamedTuple):
 
 
 def principal_axes(rows: Rows, seed: int = 0) -> Basis:
-    """Centre and leading principal axes of a sample: 192, or 32 for up to 96 columns.
-
-    Those of few columns only put the rows in order.
-    """
+    """Centre and leading principal axes of a sample: see AXES, MORE_AXES and ORDER_AXES."""
     sample = _sample(rows, seed)
     scale = float(np.abs(sample).max()) or 1.0
     sample /= scale  # squares of large float64 values would overflow
@@ -51,7 +50,8 @@ def principal_axes(rows: Rows, seed: int = 0) -> Basis:
     shift = sample[inner].mean(axis=0)
     sample = (sample[inner] - shift).astype(np.float32)
     d = sample.shape[1]
-    count = min(ORDER_AXES if d <= DIRECT_COLUMNS else AXES, d, len(sample))
+    wanted = MORE_AXES if rows.n >= MANY_ROWS else AXES
+    count = min(ORDER_AXES if d <= DIRECT_COLUMNS else wanted, d, len(sample))
     return Basis(np.float64(scale) * (center + shift), _leading(sample, count, seed))
 
 
