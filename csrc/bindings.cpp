@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -68,21 +69,24 @@ std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int6
                                   std::int64_t row_stride, const std::string& dtype,
                                   std::uintptr_t center, std::uintptr_t axes,
                                   std::int64_t axis_count, const std::string& strategy,
-                                  std::int64_t k, int threads, const std::string& isa) {
+                                  const std::string& arithmetic, std::int64_t k, int threads,
+                                  const std::string& isa) {
+  const Isa level = resolve_isa(isa);
   const IndexParams params = {
       make_rows(data, n, d, row_stride, dtype),
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
+      parse_precision(arithmetic, bf16_join_kernels(level) != nullptr),
       k,
       threads,
-      resolve_isa(isa),
+      level,
       check_signals};
   const py::gil_scoped_release release;
   return make_index(params);
 }
 
 py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, std::int64_t k,
-                  int threads, std::int64_t chunk_rows, std::uintptr_t out_distances,
+                  bool by_group, int threads, std::int64_t chunk_rows, std::uintptr_t out_distances,
                   std::uintptr_t out_indices) {
   KnnCounts counts;
   {
@@ -90,6 +94,7 @@ py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, st
                               pointer<const std::int64_t>(queries),
                               m,
                               k,
+                              by_group,
                               threads,
                               chunk_rows,
                               check_signals,
@@ -227,10 +232,27 @@ PYBIND11_MODULE(_core, module) {
   py::class_<Index>(module, "Index")
       .def(py::init(&bind_index), py::arg("data"), py::arg("n"), py::arg("d"),
            py::arg("row_stride"), py::arg("dtype"), py::arg("center"), py::arg("axes"),
-           py::arg("axis_count"), py::arg("strategy"), py::arg("k"), py::arg("threads"),
-           py::arg("isa"))
-      .def("knn", bind_knn, py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("threads"),
-           py::arg("chunk_rows"), py::arg("out_distances"), py::arg("out_indices"));
+           py::arg("axis_count"), py::arg("strategy"), py::arg("arithmetic"), py::arg("k"),
+           py::arg("threads"), py::arg("isa"))
+      .def("strategy",
+           [](const Index& index) {
+             return name(index.prepared ? index.prepared->strategy : Strategy::tiled);
+           })
+      .def("groups", [](const Index& index) { return index.first.size(); })
+      .def(
+          "distinct",
+          [](const Index& index, std::uintptr_t first, std::uintptr_t inverse) {
+            std::copy(index.first.begin(), index.first.end(), pointer<std::int64_t>(first));
+            std::copy(index.inverse.begin(), index.inverse.end(), pointer<std::int64_t>(inverse));
+          },
+          py::arg("out_first"), py::arg("out_inverse"))
+      .def("knn", bind_knn, py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("by_group"),
+           py::arg("threads"), py::arg("chunk_rows"), py::arg("out_distances"),
+           py::arg("out_indices"));
+  module.def(
+      "has_bfloat16",
+      [](const std::string& isa) { return bf16_join_kernels(resolve_isa(isa)) != nullptr; },
+      py::arg("isa") = "");
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
              py::arg("out_inverse"));

@@ -19,7 +19,7 @@ constexpr double kBf16Error = 0x1p-9 * 0.6;
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
 struct Costs {
-  double near_axis;   // one axis of one pair in the first level
+  double near_axis;    // one axis of one pair in the first level
   double second = 18;  // a pair that the first level leaves over
   double pair = 94;    // a pair measured on the original rows
 };
@@ -151,8 +151,8 @@ class Sample {
     const float gap = p_.projection.rest[at(x.slot)] - p_.projection.rest[at(y.slot)];
     bound.back() = std::sqrt(near2 + gap * gap);
     bounds_.push_back(bound);
-    expected_.push_back(static_cast<float>(
-        std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2)));
+    expected_.push_back(
+        static_cast<float>(std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2)));
   }
 
   // About the distance of the k-th neighbour, from the rows near in order.
@@ -162,9 +162,10 @@ class Sample {
     std::vector<double> distances;
     for (std::int64_t other = first; other < first + width; ++other)
       if (other != slot)
-        distances.push_back(p_.distance(static_cast<std::int64_t>(at(slot)),
-                                        static_cast<std::int64_t>(at(other))));
-    const std::int64_t k = std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(distances.size()));
+        distances.push_back(
+            p_.distance(static_cast<std::int64_t>(at(slot)), static_cast<std::int64_t>(at(other))));
+    const std::int64_t k =
+        std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(distances.size()));
     if (k < 1) return 0;
     std::nth_element(distances.begin(), distances.begin() + (k - 1), distances.end());
     return distances[static_cast<std::size_t>(k - 1)];
@@ -173,7 +174,7 @@ class Sample {
   const ChoiceParams& p_;
   std::int64_t n_, axes_;
   std::vector<Member> queries_, others_;
-  std::vector<double> reach_;  // of each query
+  std::vector<double> reach_;                                // of each query
   std::vector<std::array<float, kNear.size() + 1>> bounds_;  // query by query; last: all axes
   std::vector<float> expected_;
 };
@@ -200,6 +201,18 @@ Strategy parse_strategy(const std::string& text) {
   throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full or tiled");
 }
 
+Precision parse_precision(const std::string& text, bool has_bf16) {
+  if (text.empty()) return Precision::any;
+  if (text == "float32") return Precision::float32;
+  if (text != "bfloat16")
+    throw std::invalid_argument("arithmetic '" + text + "' is not float32 or bfloat16");
+  if (!has_bf16)
+    throw std::invalid_argument(
+        "arithmetic 'bfloat16' needs a processor with AVX512-BF16 and the avx512 level: use "
+        "'float32'");
+  return Precision::bfloat16;
+}
+
 Choice choose(const ChoiceParams& p) {
   const std::int64_t axes = p.projection.axes;
   const Sample sample(p);
@@ -211,7 +224,9 @@ Choice choose(const ChoiceParams& p) {
     best = choice;
   };
   for (const bool bf16 : {false, true}) {
-    if (bf16 && !p.has_bf16) continue;
+    if (bf16 ? !p.has_bf16 || p.precision == Precision::float32
+             : p.precision == Precision::bfloat16)
+      continue;
     const Costs cost = costs_of(p.isa, bf16);
     const double error = bf16 ? kBf16Error : 0.0;
     if (p.strategy != Strategy::pruned) {

@@ -13,14 +13,22 @@
 namespace fastdim {
 
 // pruned: filter on the leading principal axes first. full: filter on all columns at once, in
-// bfloat16 where the processor has it. tiled: the float32 scan of search.h. automatic: the cheapest.
+// bfloat16 where the processor has it. tiled: the float32 scan of search.h. automatic: the
+// cheapest.
 enum class Strategy { automatic, pruned, full, tiled };
+
+// Of the first level. any: what is likely faster.
+enum class Precision { any, float32, bfloat16 };
 
 const char* name(Strategy strategy);
 
 // Throws std::invalid_argument, naming the strategies, if there is none of that name; "" and "auto"
 // are automatic.
 Strategy parse_strategy(const std::string& text);
+
+// "", "float32" or "bfloat16"; throws std::invalid_argument if it is none of them, or bfloat16
+// where `has_bf16` is false.
+Precision parse_precision(const std::string& text, bool has_bf16);
 
 struct ChoiceParams {
   const Projection& projection;
@@ -29,6 +37,7 @@ struct ChoiceParams {
   std::int64_t k;
   Strategy strategy;
   Isa isa;
+  Precision precision;
   bool has_bf16;
   std::function<double(std::int64_t, std::int64_t)> distance;  // of two positions, as projected
 };

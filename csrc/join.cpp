@@ -22,7 +22,7 @@ constexpr double kUpward = 1.0 + 0x1p-30;  // pays for the float64 roundings of 
 // What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
 struct State {
   std::atomic<double> limit{std::numeric_limits<double>::infinity()};  // true distance
-  std::atomic<float> reach{kInfinity};  // sigma T of prepare.h
+  std::atomic<float> reach{kInfinity};                                 // sigma T of prepare.h
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 };
 
@@ -48,7 +48,7 @@ class Search {
     std::vector<std::pair<float, std::int64_t>> best[kScanRows];
     Refiner refiner;
     Counters counters;
-    explicit Worker(const Prepared& p) : refiner(*p.kernels, p.rows, p.refine_scale) {}
+    explicit Worker(const Prepared& p) : refiner(*p.kernels, p.rows, p.pre) {}
   };
 
   void seed(std::int64_t group, Worker& worker);
@@ -96,8 +96,9 @@ std::vector<std::int64_t> by_slot(const JoinParams& p) {
   const auto slot = [&](std::int64_t i) {
     return p.prepared->slot[static_cast<std::size_t>(p.queries[i])];
   };
-  std::sort(order.begin(), order.end(),
-            [&](std::int64_t i, std::int64_t j) { return std::make_pair(slot(i), i) < std::make_pair(slot(j), j); });
+  std::sort(order.begin(), order.end(), [&](std::int64_t i, std::int64_t j) {
+    return std::make_pair(slot(i), i) < std::make_pair(slot(j), j);
+  });
   return order;
 }
 
@@ -121,8 +122,10 @@ Search::Search(const JoinParams& params)
 }
 
 void Search::lower(State& state, double limit) const {
+  // Subnormal distances are rounded by up to half a unit.
+  limit += std::numeric_limits<double>::denorm_min();
   state.limit.store(limit, std::memory_order_relaxed);
-  state.reach.store(round_up(limit * p_.scale * p_.sigma * kUpward), std::memory_order_relaxed);
+  state.reach.store(round_up(p_.scaled(limit) * p_.sigma * kUpward), std::memory_order_relaxed);
 }
 
 // t of prepare.h. Infinity asks for every row, but not for padding, whose score is -infinity.
@@ -144,7 +147,8 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position) {
   while (state.busy.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
   NeighborList mine = list(query);
   mine.offer(distance, position);
-  if (mine.threshold() < state.limit.load(std::memory_order_relaxed)) lower(state, mine.threshold());
+  if (mine.threshold() < state.limit.load(std::memory_order_relaxed))
+    lower(state, mine.threshold());
   state.busy.clear(std::memory_order_release);
 }
 
@@ -187,8 +191,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
   std::fill_n(worker.bound_y.data(), kBlockRows, -kInfinity);
   for (std::int64_t first = group * kGroup; first < std::min(x_.rows, (group + 1) * kGroup);
        first += kScanRows) {
-    const std::int64_t home = p_.slot[static_cast<std::size_t>(
-        x_.position[static_cast<std::size_t>(first)])];
+    const std::int64_t home =
+        p_.slot[static_cast<std::size_t>(x_.position[static_cast<std::size_t>(first)])];
     const std::int64_t start =
         std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
     for (auto& best : worker.best) best.clear();
@@ -205,9 +209,9 @@ void Search::seed(std::int64_t group, Worker& worker) {
       if (static_cast<std::int64_t>(best.size()) < k) continue;
       double farthest = 0;
       for (const auto& candidate : best)
-        farthest = std::max(
-            farthest, worker.refiner.distance(p_.ids[mine], p_.ids[candidate.second],
-                                              std::numeric_limits<double>::infinity()));
+        farthest =
+            std::max(farthest, worker.refiner.distance(p_.ids[mine], p_.ids[candidate.second],
+                                                       std::numeric_limits<double>::infinity()));
       lower(states_[static_cast<std::size_t>(query)], farthest);
     }
   }
@@ -220,8 +224,8 @@ void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
   if (self_ ? slot <= query : i == j) return;
   double limit = states_[static_cast<std::size_t>(query)].limit.load(std::memory_order_relaxed);
   if (self_)
-    limit = std::max(
-        limit, states_[static_cast<std::size_t>(slot)].limit.load(std::memory_order_relaxed));
+    limit = std::max(limit,
+                     states_[static_cast<std::size_t>(slot)].limit.load(std::memory_order_relaxed));
   ++worker.counters.refined;
   // The factor pays for a sum of float32 squares d / 16 + 16 terms deep; terms lost to underflow
   // only make it smaller. Beyond the range of float32 the screen says nothing.
@@ -260,10 +264,10 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
     worker.counters.second += count;
     refresh(query, row, worker);
     count = p_.join->second({count, worker.score.data() + list * kListStride, column, x_.tail[at],
-                             y_.tail.data() + first_column, worker.error_x[row], far(x_, query),
-                             far(y_, first_column), p_.far_width(), x_.rest[at],
-                             y_.rest.data() + first_column, worker.limit_x[row],
-                             worker.limit_y.data()});
+                             y_.tail.data() + first_column, x_.error[at],
+                             y_.error.data() + first_column, far(x_, query), far(y_, first_column),
+                             p_.far_width(), x_.rest[at], y_.rest.data() + first_column,
+                             worker.limit_x[row], worker.limit_y.data()});
   }
   for (int i = 0; i < count; ++i) {
     if (i + 1 < count) fetch(first_column + column[i + 1]);
@@ -290,16 +294,16 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
   const std::int64_t col0 = block * kBlockRows;
   const std::int64_t col1 = std::min(y_.padded, col0 + kBlockRows);
   const bool diagonal = self_ && query_block == block;
-  const std::size_t xb = static_cast<std::size_t>(query_block), yb = static_cast<std::size_t>(block);
+  const std::size_t xb = static_cast<std::size_t>(query_block),
+                    yb = static_cast<std::size_t>(block);
   for (std::int64_t i = 0; i < kBlockRows; ++i) {
     const std::size_t row = static_cast<std::size_t>(i), at = static_cast<std::size_t>(row0 + i);
     if (row0 + i >= row1) {
       worker.bound_x[row] = std::numeric_limits<float>::max();
       continue;
     }
-    // The factor pays for a sum in float32 inside the second level.
-    worker.error_x[row] = round_up((static_cast<double>(x_.error[at]) +
-                                    static_cast<double>(y_.block_error[yb])) * (1.0 + 0x1p-20));
+    worker.error_x[row] =
+        round_up(static_cast<double>(x_.error[at]) + static_cast<double>(y_.block_error[yb]));
     worker.base_x[row] =
         round_up(static_cast<double>(x_.base[at]) + static_cast<double>(y_.block_base[yb]));
     worker.reach_x[row] = -1.0f;
@@ -309,20 +313,20 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
     const std::size_t at = static_cast<std::size_t>(col0 + i);
     const bool real = self_ && col0 + i < y_.rows;
     const float reach = real ? states_[at].reach.load(std::memory_order_relaxed) : 0.0f;
-    worker.bound_y.data()[i] =
-        real ? bound(reach, round_up(static_cast<double>(y_.error[at]) +
-                                     static_cast<double>(x_.block_error[xb])))
-             : kInfinity;
-    worker.limit_y.data()[i] =
-        real ? limit2(reach, round_up(static_cast<double>(y_.base[at]) +
-                                      static_cast<double>(x_.block_base[xb])))
-             : -1.0f;
+    worker.bound_y.data()[i] = real
+                                   ? bound(reach, round_up(static_cast<double>(y_.error[at]) +
+                                                           static_cast<double>(x_.block_error[xb])))
+                                   : kInfinity;
+    worker.limit_y.data()[i] = real
+                                   ? limit2(reach, round_up(static_cast<double>(y_.base[at]) +
+                                                            static_cast<double>(x_.block_base[xb])))
+                                   : -1.0f;
   }
   for (std::int64_t row = row0; row < row1; row += kScanRows) {
     const std::size_t place = static_cast<std::size_t>(row - row0);
     const std::int64_t from = diagonal ? row / kScanCols * kScanCols : col0;
-    scan(x_, row, from, col1 - from, worker.bound_x + place,
-         worker.bound_y.data() + (from - col0), worker);
+    scan(x_, row, from, col1 - from, worker.bound_x + place, worker.bound_y.data() + (from - col0),
+         worker);
     for (std::size_t r = 0; r < kScanRows; ++r) {
       if (worker.count[r] == 0) continue;
       // Columns are counted from the start of the block.
@@ -341,13 +345,11 @@ JoinCounts Search::run() {
   const auto worker_of = [&](int worker) -> Worker& {
     return *workers[static_cast<std::size_t>(worker)];
   };
-  parallel_for(tasks(x_.rows, kGroup), threads, *params_.poll,
-               [&](std::int64_t group, int worker) {
-                 const std::int64_t stop = std::min(x_.rows, (group + 1) * kGroup);
-                 for (std::int64_t query = group * kGroup; query < stop; ++query)
-                   list(query).clear();
-                 seed(group, worker_of(worker));
-               });
+  parallel_for(tasks(x_.rows, kGroup), threads, *params_.poll, [&](std::int64_t group, int worker) {
+    const std::int64_t stop = std::min(x_.rows, (group + 1) * kGroup);
+    for (std::int64_t query = group * kGroup; query < stop; ++query) list(query).clear();
+    seed(group, worker_of(worker));
+  });
 
   const std::int64_t rows = tasks(x_.rows, kBlockRows), columns = tasks(y_.rows, kBlockRows);
   if (self_) {

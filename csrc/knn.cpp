@@ -23,7 +23,8 @@ void check_sizes(const Rows& rows, int threads) {
 }
 
 void check(const KnnParams& p) {
-  const std::int64_t n = p.index->rows.n;
+  const std::int64_t n =
+      p.by_group ? static_cast<std::int64_t>(p.index->first.size()) : p.index->rows.n;
   check_sizes(p.index->rows, p.threads);
   if (p.k < 1 || p.k >= n)
     throw std::invalid_argument("knn: k = " + std::to_string(p.k) +
@@ -109,10 +110,9 @@ void tiled_search(const GroupSearch& p, KnnCounts& counts) {
     std::iota(every.begin(), every.end(), 0);
   }
   counts.pairs_filtered += p.m * n;
-  counts.pairs_refined += search({index.rows, index.first.data(), n,
-                                  p.queries ? p.queries : every.data(), p.m, p.k, p.knn.threads,
-                                  p.knn.chunk_rows, &kernels(index.isa), &p.knn.poll, p.distances,
-                                  p.indices});
+  counts.pairs_refined += search(
+      {index.rows, index.first.data(), n, p.queries ? p.queries : every.data(), p.m, p.k,
+       p.knn.threads, p.knn.chunk_rows, &kernels(index.isa), &p.knn.poll, p.distances, p.indices});
 }
 
 void joined_search(const GroupSearch& p, KnnCounts& counts) {
@@ -163,8 +163,8 @@ std::unique_ptr<Index> make_index(const IndexParams& p) {
   index->first.resize(static_cast<std::size_t>(groups));
   if (p.strategy != Strategy::tiled && groups > 1)
     index->prepared = std::make_unique<Prepared>(
-        prepare({p.rows, index->first.data(), groups, p.basis, p.strategy, p.k, p.threads, p.isa,
-                 &p.poll}));
+        prepare({p.rows, index->first.data(), groups, p.basis, p.strategy, p.precision, p.k,
+                 p.threads, p.isa, &p.poll}));
   return index;
 }
 
@@ -174,7 +174,7 @@ KnnCounts knn(const KnnParams& p) {
   const std::int64_t n = index.rows.n;
   const std::int64_t groups_count = static_cast<std::int64_t>(index.first.size());
   KnnCounts counts = {groups_count, p.m, 0, 0, 0};
-  if (groups_count == n) {
+  if (p.by_group || groups_count == n) {
     search_groups({p, p.queries, p.m, p.k, p.distances, p.indices}, counts);
     return counts;
   }
@@ -198,8 +198,8 @@ KnnCounts knn(const KnnParams& p) {
   std::vector<double> distances(results);
   Indices nearest(results);
   if (results > 0)
-    search_groups(
-        {p, searched.data(), counts.searched, found, distances.data(), nearest.data()}, counts);
+    search_groups({p, searched.data(), counts.searched, found, distances.data(), nearest.data()},
+                  counts);
 
   for (std::int64_t i = 0; i < p.m; ++i) {
     const std::int64_t g = inverse[static_cast<std::size_t>(query(i))];

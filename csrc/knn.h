@@ -9,9 +9,10 @@
 // bit for bit for any number of threads, any chunk and any order of evaluation.
 //
 // How pairs are left out. Large searches go through the filters of prepare.h and join.h. The tiled
-// scan (search.h) is what remains for small ones: rows are shifted by the mean, scaled by a power of two (so that nothing
-// overflows) and rounded to float32: c_x, with e_x >= |exact - c_x| summed in float64. With
-// D = the exact scaled distance, T = the scaled distance of the k-th neighbour so far:
+// scan (search.h) is what remains for small ones: rows are shifted by the mean, scaled by a power
+// of two (so that nothing overflows) and rounded to float32: c_x, with e_x >= |exact - c_x| summed
+// in float64. With D = the exact scaled distance, T = the scaled distance of the k-th neighbour so
+// far:
 //     D <= T  implies  |c_x - c_y| <= T + e_x + e_y                            (triangle
 //     inequality) (T + e_x + e_y)^2 <= (1 + t) (T + e_x)^2 + (1 + 1/t) e_y^2               (any t >
 //     0; t = 2^-10) |c_x - c_y|^2 >= (1 - g) (|c_x|^2 + |c_y|^2) - 2 p - 2 w
@@ -42,7 +43,8 @@ struct IndexParams {
   Rows rows;
   Basis basis;        // any is valid: prepare.h. Without axes nothing is pruned
   Strategy strategy;  // tiled: nothing is prepared
-  std::int64_t k;     // neighbours that the choice of axes is made for
+  Precision precision;
+  std::int64_t k;  // neighbours that the choice of axes is made for
   int threads;
   Isa isa;
   std::function<void()> poll;  // called now and then by the calling thread; may throw to stop
@@ -53,8 +55,8 @@ struct IndexParams {
 struct Index {
   Rows rows;
   Isa isa;
-  std::vector<std::int64_t> first;    // first row of each group
-  std::vector<std::int64_t> inverse;  // group of each row
+  std::vector<std::int64_t> first;     // first row of each group
+  std::vector<std::int64_t> inverse;   // group of each row
   std::unique_ptr<Prepared> prepared;  // null: tiled
 };
 
@@ -67,6 +69,8 @@ struct KnnParams {
   const std::int64_t* queries;  // m row numbers; null: every row in order
   std::int64_t m;               // queries
   std::int64_t k;               // 1 <= k < rows.n
+  // Queries and results are numbers of groups, not of rows: equal rows count as one.
+  bool by_group;
   int threads;
   std::int64_t chunk_rows;  // tiled: reference rows packed at a time; 0: chosen from d
   std::function<void()> poll;

@@ -59,8 +59,7 @@ std::vector<float> direction(const float* points, std::int64_t stride, std::int6
     std::fill(next.begin(), next.end(), 0.0f);
     for (std::int64_t i = 0; i < sample; ++i) {
       float place = 0;
-      for (std::size_t c = 0; c < width; ++c)
-        place += (point(i)[c] - mean[c]) / largest * along[c];
+      for (std::size_t c = 0; c < width; ++c) place += (point(i)[c] - mean[c]) / largest * along[c];
       for (std::size_t c = 0; c < width; ++c)
         next[c] += place * ((point(i)[c] - mean[c]) / largest);
     }

@@ -36,8 +36,7 @@ double largest_magnitude(const RowSet& set, std::vector<RowScratch>& scratch) {
     double most[4] = {};
     for (std::size_t c = 0; c < row.size(); ++c)
       most[c % 4] = std::max(most[c % 4], std::fabs(row[c]));
-    largest[worker] =
-        std::max({largest[worker], most[0], most[1], most[2], most[3]});
+    largest[worker] = std::max({largest[worker], most[0], most[1], most[2], most[3]});
   });
   return *std::max_element(largest.begin(), largest.end());
 }

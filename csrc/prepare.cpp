@@ -47,8 +47,8 @@ std::vector<std::int64_t> arrange(const Projection& projection, std::int64_t n, 
   std::stable_sort(massive, order.end(),
                    [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
   if (projection.axes > 0)
-    bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup, threads, poll, order,
-           massive - order.begin());
+    bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup,
+           threads, poll, order, massive - order.begin());
   return order;
 }
 
@@ -114,7 +114,8 @@ class RowWriter {
     side.half.data()[at] = round_down(0.5 * norm2 * keep_);
     side.rest[at] = static_cast<float>(rest);
     side.base[at] = round_up((base + 0x1p-24 * rest) * kUpward);
-    side.error[at] = round_up((std::sqrt(error2) + base) * kUpward);
+    // The factor pays for the float32 sum of two of them.
+    side.error[at] = round_up((std::sqrt(error2) + base) * (1.0 + 0x1p-20));
   }
 
   void write_padding(Side& side, std::int64_t slot) {
@@ -195,26 +196,27 @@ Prepared prepare(const PrepareParams& p) {
   for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
   const RowSet set = {p.rows, p.ids, p.n, out.kernels, p.threads, p.poll};
   const double largest = largest_magnitude(set, scratch);
-  out.refine_scale = difference_scale(p.rows.dtype, largest);
   Transform transform;
-  transform.pre = out.refine_scale;
-  transform.post = centered_scale(out.refine_scale * largest, p.rows.d);
+  transform.pre = difference_scale(p.rows.dtype, largest);
+  transform.post = centered_scale(transform.pre * largest, p.rows.d);
   if (p.basis.center) {
     transform.mean.assign(p.basis.center, p.basis.center + p.rows.d);
     for (double& value : transform.mean) value *= transform.pre;
   } else {
     transform.mean = scaled_mean(set, transform.pre, scratch);
   }
-  out.scale = transform.pre * transform.post;
+  out.pre = transform.pre;
+  out.post = transform.post;
 
   Projection projection = project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
   const std::vector<std::int64_t> order = arrange(projection, p.n, p.threads, *p.poll);
-  Refiner refiner(*out.kernels, p.rows, out.refine_scale);
+  Refiner refiner(*out.kernels, p.rows, out.pre);
   const auto distance = [&](std::int64_t i, std::int64_t j) {
-    return out.scale * refiner.distance(p.ids[i], p.ids[j], std::numeric_limits<double>::infinity());
+    return out.scaled(
+        refiner.distance(p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
   };
-  const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa,
+  const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision,
                                 bf16_join_kernels(p.isa) != nullptr, distance});
   out.strategy = choice.strategy;
   out.bf16 = choice.bf16;
@@ -236,8 +238,7 @@ Prepared prepare(const PrepareParams& p) {
       [&](std::int64_t task, int worker) {
         RowWriter writer(out);
         RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
-        const std::int64_t stop =
-            std::min(out.side.padded, (task + 1) * kGroup * kGroupsPerTask);
+        const std::int64_t stop = std::min(out.side.padded, (task + 1) * kGroup * kGroupsPerTask);
         for (std::int64_t slot = task * kGroup * kGroupsPerTask; slot < stop; ++slot) {
           if (slot >= p.n) {
             writer.write_padding(out.side, slot);

@@ -8,7 +8,7 @@
 namespace fastdim {
 namespace {
 
-constexpr std::int64_t kPiece = 64;          // columns summed at a time: short sums round less
+constexpr std::int64_t kPiece = 64;  // columns summed at a time: short sums round less
 constexpr std::int64_t kPanelsPerTask = 16;
 // Rests are left out where they are wrong by more than this share of a row's norm, in the median.
 constexpr double kUsableRest = 0x1p-9;
@@ -77,60 +77,61 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
   std::vector<float> rest_error(static_cast<std::size_t>(n)), center_error(rest_error);
 
   const std::int64_t panels = tasks(n, height);
-  parallel_for(tasks(panels, kPanelsPerTask), set.threads, *set.poll, [&](std::int64_t task,
-                                                                         int worker) {
-    RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
-    Aligned<float> panel(static_cast<std::size_t>(height * d));
-    Aligned<float> tile(static_cast<std::size_t>(height * width));
-    std::vector<float> total(static_cast<std::size_t>(height * width));
-    std::vector<double> norm2(static_cast<std::size_t>(height), 0.0), error2(norm2);
-    const std::int64_t stop = std::min(panels, (task + 1) * kPanelsPerTask);
-    for (std::int64_t at = task * kPanelsPerTask; at < stop; ++at) {
-      const std::int64_t first = at * height, count = std::min(height, n - first);
-      std::fill(panel.data(), panel.data() + height * d, 0.0f);
-      for (std::int64_t r = 0; r < count; ++r) {
-        transform_row(*set.kernels, set.rows, transform, set.ids[first + r], mine,
-                      &norm2[static_cast<std::size_t>(r)], &error2[static_cast<std::size_t>(r)]);
-        for (std::int64_t c = 0; c < d; ++c)
-          panel.data()[c * height + r] = mine.centered.data()[c];
-      }
-      for (std::int64_t j = 0; j < p; j += width) {
-        std::fill(total.begin(), total.end(), 0.0f);
-        for (std::int64_t c = 0; c < d; c += kPiece) {
-          set.kernels->product(panel.data() + c * height, axes.data() + j * d + c * width,
-                               static_cast<std::size_t>(std::min(kPiece, d - c)), tile.data());
-          for (std::size_t i = 0; i < total.size(); ++i) total[i] += tile.data()[i];
+  parallel_for(
+      tasks(panels, kPanelsPerTask), set.threads, *set.poll, [&](std::int64_t task, int worker) {
+        RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+        Aligned<float> panel(static_cast<std::size_t>(height * d));
+        Aligned<float> tile(static_cast<std::size_t>(height * width));
+        std::vector<float> total(static_cast<std::size_t>(height * width));
+        std::vector<double> norm2(static_cast<std::size_t>(height), 0.0), error2(norm2);
+        const std::int64_t stop = std::min(panels, (task + 1) * kPanelsPerTask);
+        for (std::int64_t at = task * kPanelsPerTask; at < stop; ++at) {
+          const std::int64_t first = at * height, count = std::min(height, n - first);
+          std::fill(panel.data(), panel.data() + height * d, 0.0f);
+          for (std::int64_t r = 0; r < count; ++r) {
+            transform_row(*set.kernels, set.rows, transform, set.ids[first + r], mine,
+                          &norm2[static_cast<std::size_t>(r)],
+                          &error2[static_cast<std::size_t>(r)]);
+            for (std::int64_t c = 0; c < d; ++c)
+              panel.data()[c * height + r] = mine.centered.data()[c];
+          }
+          for (std::int64_t j = 0; j < p; j += width) {
+            std::fill(total.begin(), total.end(), 0.0f);
+            for (std::int64_t c = 0; c < d; c += kPiece) {
+              set.kernels->product(panel.data() + c * height, axes.data() + j * d + c * width,
+                                   static_cast<std::size_t>(std::min(kPiece, d - c)), tile.data());
+              for (std::size_t i = 0; i < total.size(); ++i) total[i] += tile.data()[i];
+            }
+            for (std::int64_t r = 0; r < count; ++r)
+              std::copy_n(total.begin() + r * width, std::min(width, p - j),
+                          out.values.data() + (first + r) * p + j);
+          }
+          for (std::int64_t r = 0; r < count; ++r) {
+            const std::size_t row = static_cast<std::size_t>(first + r);
+            const double whole = norm2[static_cast<std::size_t>(r)];
+            double inside = 0;
+            for (std::int64_t j = 0; j < p; ++j) {
+              const double value = static_cast<double>(out.row(first + r)[j]);
+              inside += value * value;
+            }
+            const double eta = g * std::sqrt(whole) * (1.0 + 0x1p-30) + underflow(d);
+            const double length = std::sqrt(inside);
+            const double wrong = 2.0 * length * eta + eta * eta +
+                                 skew.delta * (length + eta) * (length + eta) +
+                                 float64_error_of(d + p) * whole;
+            const double rest = std::sqrt(std::max(0.0, whole - inside));
+            // sqrt is the better bound near 0, the quotient elsewhere.
+            const double rest_wrong =
+                rest > 0 ? std::min(wrong / rest, std::sqrt(wrong)) : std::sqrt(wrong);
+            out.norm[row] = static_cast<float>(std::sqrt(whole));
+            out.rest[row] = static_cast<float>(rest);
+            // Rounded to float32 here; base pays for it.
+            rest_error[row] = round_up(rest_wrong * (1.0 + 0x1p-30) + 0x1p-24 * rest);
+            center_error[row] = round_up(
+                out.sigma * centering_error(whole, error2[static_cast<std::size_t>(r)], d));
+          }
         }
-        for (std::int64_t r = 0; r < count; ++r)
-          std::copy_n(total.begin() + r * width, std::min(width, p - j),
-                      out.values.data() + (first + r) * p + j);
-      }
-      for (std::int64_t r = 0; r < count; ++r) {
-        const std::size_t row = static_cast<std::size_t>(first + r);
-        const double whole = norm2[static_cast<std::size_t>(r)];
-        double inside = 0;
-        for (std::int64_t j = 0; j < p; ++j) {
-          const double value = static_cast<double>(out.row(first + r)[j]);
-          inside += value * value;
-        }
-        const double eta = g * std::sqrt(whole) * (1.0 + 0x1p-30) + underflow(d);
-        const double length = std::sqrt(inside);
-        const double wrong = 2.0 * length * eta + eta * eta +
-                             skew.delta * (length + eta) * (length + eta) +
-                             float64_error_of(d + p) * whole;
-        const double rest = std::sqrt(std::max(0.0, whole - inside));
-        // sqrt is the better bound near 0, the quotient elsewhere.
-        const double rest_wrong =
-            rest > 0 ? std::min(wrong / rest, std::sqrt(wrong)) : std::sqrt(wrong);
-        out.norm[row] = static_cast<float>(std::sqrt(whole));
-        out.rest[row] = static_cast<float>(rest);
-        // Rounded to float32 here; base pays for it.
-        rest_error[row] = round_up(rest_wrong * (1.0 + 0x1p-30) + 0x1p-24 * rest);
-        center_error[row] =
-            round_up(out.sigma * centering_error(whole, error2[static_cast<std::size_t>(r)], d));
-      }
-    }
-  });
+      });
 
   std::vector<float> share(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < share.size(); ++i)
@@ -142,8 +143,9 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
     if (!usable) out.rest[i] = rest_error[i] = 0.0f;
     const double eta = g * static_cast<double>(out.norm[i]) * (1.0 + 0x1p-20) + underflow(d);
     const double rest = static_cast<double>(rest_error[i]);
-    out.base[i] = round_up((std::sqrt(eta * eta + rest * rest) +
-                            static_cast<double>(center_error[i])) * (1.0 + 0x1p-30));
+    out.base[i] =
+        round_up((std::sqrt(eta * eta + rest * rest) + static_cast<double>(center_error[i])) *
+                 (1.0 + 0x1p-30));
   }
   return out;
 }

@@ -17,7 +17,7 @@ struct Basis {
 };
 
 struct Projection {
-  std::int64_t axes = 0;    // p
+  std::int64_t axes = 0;  // p
   double sigma = 1.0;
   Aligned<float> values{0};  // n x p: a'
   std::vector<float> rest;   // rho' (n); zero for all if `rest` would be wrong by too much

@@ -79,17 +79,19 @@ int second_avx2(const Second& s) {
     std::memcpy(column, s.column + i, static_cast<std::size_t>(here) * sizeof(std::int32_t));
     std::memcpy(score, s.score + i, static_cast<std::size_t>(here) * sizeof(float));
     const __m256i at = _mm256_load_si256(reinterpret_cast<const __m256i*>(column));
-    const __m256 limit = _mm256_max_ps(_mm256_set1_ps(s.limit_x),
-                                       _mm256_i32gather_ps(s.limit_y, at, 4));
-    const __m256 tail = _mm256_sub_ps(_mm256_set1_ps(s.tail_x),
-                                      _mm256_i32gather_ps(s.tail_y, at, 4));
+    const __m256 limit =
+        _mm256_max_ps(_mm256_set1_ps(s.limit_x), _mm256_i32gather_ps(s.limit_y, at, 4));
+    const __m256 error =
+        _mm256_add_ps(_mm256_set1_ps(s.error_x), _mm256_i32gather_ps(s.error_y, at, 4));
+    const __m256 tail =
+        _mm256_sub_ps(_mm256_set1_ps(s.tail_x), _mm256_i32gather_ps(s.tail_y, at, 4));
     const __m256 tail2 = _mm256_mul_ps(_mm256_set1_ps(1.0f + 0x1p-20f), _mm256_mul_ps(tail, tail));
     const __m256 near2 =
         _mm256_sub_ps(_mm256_mul_ps(_mm256_set1_ps(-2.0f), _mm256_load_ps(score)), tail2);
-    const __m256 near = _mm256_max_ps(
-        zero, _mm256_sub_ps(_mm256_sqrt_ps(_mm256_max_ps(zero, near2)), _mm256_set1_ps(s.error)));
-    const __m256 rest = _mm256_sub_ps(_mm256_set1_ps(s.rest_x),
-                                      _mm256_i32gather_ps(s.rest_y, at, 4));
+    const __m256 near =
+        _mm256_max_ps(zero, _mm256_sub_ps(_mm256_sqrt_ps(_mm256_max_ps(zero, near2)), error));
+    const __m256 rest =
+        _mm256_sub_ps(_mm256_set1_ps(s.rest_x), _mm256_i32gather_ps(s.rest_y, at, 4));
     _mm256_store_ps(part, _mm256_fmadd_ps(near, near, _mm256_mul_ps(rest, rest)));
     _mm256_store_ps(most, limit);
     for (int lane = 0; lane < here; ++lane) {
@@ -111,8 +113,8 @@ int second_avx2(const Second& s) {
       __m256 part0 = zero, part1 = zero;
       for (; k < stop; k += kGroup) {
         const __m256 gap0 = _mm256_sub_ps(_mm256_loadu_ps(s.x + k), _mm256_loadu_ps(y + k));
-        const __m256 gap1 = _mm256_sub_ps(_mm256_loadu_ps(s.x + k + kLanes),
-                                          _mm256_loadu_ps(y + k + kLanes));
+        const __m256 gap1 =
+            _mm256_sub_ps(_mm256_loadu_ps(s.x + k + kLanes), _mm256_loadu_ps(y + k + kLanes));
         part0 = _mm256_fmadd_ps(gap0, gap0, part0);
         part1 = _mm256_fmadd_ps(gap1, gap1, part1);
       }

@@ -10,8 +10,7 @@ namespace {
 
 void scan_avx512(const Scan& s) {
   const std::size_t next = s.units * kGroup;
-  const __m512i lanes =
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
   for (int c = 0; c < s.columns; c += kScanCols) {
     const float* x = static_cast<const float*>(s.x);
@@ -78,13 +77,15 @@ int second_avx512(const Second& s) {
     const __m512 limit_y = _mm512_i32gather_ps(column, s.limit_y, 4);
     const __m512 tail_y = _mm512_i32gather_ps(column, s.tail_y, 4);
     const __m512 rest_y = _mm512_i32gather_ps(column, s.rest_y, 4);
+    const __m512 error =
+        _mm512_add_ps(_mm512_set1_ps(s.error_x), _mm512_i32gather_ps(column, s.error_y, 4));
     const __m512 limit = _mm512_max_ps(_mm512_set1_ps(s.limit_x), limit_y);
     const __m512 tail = _mm512_sub_ps(_mm512_set1_ps(s.tail_x), tail_y);
     const __m512 tail2 = _mm512_mul_ps(_mm512_set1_ps(1.0f + 0x1p-20f), _mm512_mul_ps(tail, tail));
     const __m512 score = _mm512_maskz_loadu_ps(here, s.score + i);
     const __m512 near2 = _mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(-2.0f), score), tail2);
-    const __m512 near = _mm512_max_ps(
-        zero, _mm512_sub_ps(_mm512_sqrt_ps(_mm512_max_ps(zero, near2)), _mm512_set1_ps(s.error)));
+    const __m512 near =
+        _mm512_max_ps(zero, _mm512_sub_ps(_mm512_sqrt_ps(_mm512_max_ps(zero, near2)), error));
     const __m512 rest = _mm512_sub_ps(_mm512_set1_ps(s.rest_x), rest_y);
     const __m512 sum = _mm512_fmadd_ps(near, near, _mm512_mul_ps(rest, rest));
     const __mmask16 kept = _mm512_mask_cmp_ps_mask(here, sum, limit, _CMP_LE_OQ);

@@ -8,12 +8,12 @@ namespace {
 
 void scan_avx512_bf16(const Scan& s) {
   const std::size_t next = s.units * kGroup;
-  const __m512i lanes =
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
   for (int c = 0; c < s.columns; c += kScanCols) {
     const std::uint32_t* x = static_cast<const std::uint32_t*>(s.x);
-    const std::uint32_t* y = static_cast<const std::uint32_t*>(s.y) + static_cast<std::size_t>(c) * s.units;
+    const std::uint32_t* y =
+        static_cast<const std::uint32_t*>(s.y) + static_cast<std::size_t>(c) * s.units;
     const __m512 half0 = _mm512_load_ps(s.half_y + c);
     const __m512 half1 = _mm512_load_ps(s.half_y + c + kGroup);
     __m512 sum[kScanRows][2];

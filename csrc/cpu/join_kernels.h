@@ -23,8 +23,8 @@ constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stor
 // product and sum rounded once or not at all. Those with score >= min(bound_x[r], bound_y[c]) are
 // listed for each query row, columns ascending.
 struct Scan {
-  const void* x;         // units of the first query row, kGroup units apart
-  const void* y;         // groups, one after the other
+  const void* x;  // units of the first query row, kGroup units apart
+  const void* y;  // groups, one after the other
   std::size_t units;
   int columns;           // a multiple of kScanCols, at most kMostColumns
   const float* half_x;   // kScanRows
@@ -43,13 +43,14 @@ struct Second {
   std::int32_t* column;  // in: of the scan; out: those kept, in order
   float tail_x;          // length of the axes beyond the scan's, as the scan saw it
   const float* tail_y;   // by column, as are the ones below
-  float error;           // of the scan: both rows
-  const float* x;        // further axes of the query, one after the other
-  const float* y;        // of the columns, `width` floats apart
-  std::size_t width;     // number of further axes, a multiple of kGroup
-  float rest_x;          // length of what lies beyond them
+  float error_x;         // of the scan
+  const float* error_y;
+  const float* x;     // further axes of the query, one after the other
+  const float* y;     // of the columns, `width` floats apart
+  std::size_t width;  // number of further axes, a multiple of kGroup
+  float rest_x;       // length of what lies beyond them
   const float* rest_y;
-  float limit_x;         // squared distance up to which a pair matters
+  float limit_x;  // squared distance up to which a pair matters
   const float* limit_y;
 };
 
@@ -57,9 +58,9 @@ struct JoinKernels {
   void (*scan)(const Scan& scan);
 
   // Keeps the columns with A^2 + |x - y|^2 + (rest_x - rest_y)^2 <= max(limit_x, limit_y), where
-  // A = max(0, sqrt(max(0, -2 score - (1 + 2^-20) (tail_x - tail_y)^2)) - error), each operation
-  // rounded once in float32, sums in any order; one whose partial sum exceeds the limit may be
-  // dropped early. Returns how many are kept.
+  // A = max(0, sqrt(max(0, -2 score - (1 + 2^-20) (tail_x - tail_y)^2)) - (error_x + error_y)),
+  // each operation rounded once in float32, sums in any order; one whose partial sum exceeds the
+  // limit may be dropped early. Returns how many are kept.
   int (*second)(const Second& second);
 
   // |x - y|^2 of rows of float16, bfloat16 and float32 (null for float64) from float32 differences,

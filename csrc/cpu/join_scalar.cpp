@@ -38,7 +38,7 @@ int second_scalar(const Second& s) {
     const float limit = s.limit_x > s.limit_y[c] ? s.limit_x : s.limit_y[c];
     const float tail = s.tail_x - s.tail_y[c], rest = s.rest_x - s.rest_y[c];
     const float near2 = -2.0f * s.score[i] - (1.0f + 0x1p-20f) * (tail * tail);
-    const float near = positive(std::sqrt(positive(near2)) - s.error);
+    const float near = positive(std::sqrt(positive(near2)) - (s.error_x + s.error_y[c]));
     const float* y = s.y + static_cast<std::size_t>(c) * s.width;
     float sum = near * near + rest * rest;
     for (std::size_t k = 0; k < s.width && sum <= limit; ++k)
@@ -59,7 +59,8 @@ float screen_scalar(const void* x, const void* y, std::size_t d, float limit) {
   for (std::size_t start = 0; start < d && total <= limit; start += 64) {
     const std::size_t stop = d - start < 64 ? d : start + 64;
     for (std::size_t i = start; i < stop; ++i) {
-      const float gap = static_cast<float>(Type::value(a[i])) - static_cast<float>(Type::value(b[i]));
+      const float gap =
+          static_cast<float>(Type::value(a[i])) - static_cast<float>(Type::value(b[i]));
       sum[i % kGroup] += gap * gap;
     }
     total = 0.0f;

@@ -38,8 +38,11 @@ class Basis(NamedTuple):
     axes: NDArray[np.float32]
 
 
-def principal_axes(rows: Rows, seed: int = 0) -> Basis:
-    """Centre and leading principal axes of a sample: see AXES, MORE_AXES and ORDER_AXES."""
+def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
+    """Centre and leading principal axes of a sample: AXES or MORE_AXES of them.
+
+    order_only: ORDER_AXES, for rows that will be searched on all their columns.
+    """
     sample = _sample(rows, seed)
     scale = float(np.abs(sample).max()) or 1.0
     sample /= scale  # squares of large float64 values would overflow
@@ -51,7 +54,7 @@ def principal_axes(rows: Rows, seed: int = 0) -> Basis:
     sample = (sample[inner] - shift).astype(np.float32)
     d = sample.shape[1]
     wanted = MORE_AXES if rows.n >= MANY_ROWS else AXES
-    count = min(ORDER_AXES if d <= DIRECT_COLUMNS else wanted, d, len(sample))
+    count = min(ORDER_AXES if order_only else wanted, d, len(sample))
     return Basis(np.float64(scale) * (center + shift), _leading(sample, count, seed))
 
 
