@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -63,31 +65,55 @@ py::dict features() {
   return out;
 }
 
-py::dict bind_knn(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
-                  const std::string& dtype, std::uintptr_t queries, std::int64_t m, std::int64_t k,
-                  int threads, std::int64_t chunk_rows, const std::string& isa,
-                  std::uintptr_t out_distances, std::uintptr_t out_indices) {
+std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                                  std::int64_t row_stride, const std::string& dtype,
+                                  std::uintptr_t center, std::uintptr_t axes,
+                                  std::int64_t axis_count, const std::string& strategy,
+                                  const std::string& arithmetic, std::int64_t k, int threads,
+                                  const std::string& isa) {
   const Isa level = resolve_isa(isa);
+  const IndexParams params = {
+      make_rows(data, n, d, row_stride, dtype),
+      {pointer<const double>(center), pointer<const float>(axes), axis_count},
+      parse_strategy(strategy),
+      parse_precision(arithmetic, bf16_join_kernels(level) != nullptr),
+      k,
+      threads,
+      level,
+      check_signals};
+  const py::gil_scoped_release release;
+  return make_index(params);
+}
+
+py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, std::int64_t k,
+                  bool by_group, int threads, std::int64_t chunk_rows, std::uintptr_t out_distances,
+                  std::uintptr_t out_indices) {
   KnnCounts counts;
   {
-    const KnnParams params = {make_rows(data, n, d, row_stride, dtype),
+    const KnnParams params = {&index,
                               pointer<const std::int64_t>(queries),
                               m,
                               k,
+                              by_group,
                               threads,
                               chunk_rows,
-                              level,
                               check_signals,
                               pointer<double>(out_distances),
                               pointer<std::int64_t>(out_indices)};
     const py::gil_scoped_release release;
     counts = knn(params);
   }
+  const Prepared* prepared = index.prepared.get();
   py::dict out;
-  out["isa"] = name(level);
+  out["isa"] = name(index.isa);
+  out["strategy"] = name(prepared ? prepared->strategy : Strategy::tiled);
+  out["arithmetic"] = prepared && prepared->bf16 ? "bfloat16" : "float32";
+  out["axes_first"] = prepared ? prepared->near_axes : index.rows.d;
+  out["axes"] = prepared ? prepared->axes : index.rows.d;
   out["rows_distinct"] = counts.distinct;
   out["queries_searched"] = counts.searched;
   out["pairs_filtered"] = counts.pairs_filtered;
+  out["pairs_second"] = counts.pairs_second;
   out["pairs_refined"] = counts.pairs_refined;
   return out;
 }
@@ -203,10 +229,30 @@ PYBIND11_MODULE(_core, module) {
       "active_level", [](const std::string& isa) { return name(resolve_isa(isa)); },
       py::arg("isa") = "");
   module.def("cpu_features", features);
-  module.def("knn", bind_knn, py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"),
-             py::arg("dtype"), py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("threads"),
-             py::arg("chunk_rows"), py::arg("isa"), py::arg("out_distances"),
-             py::arg("out_indices"));
+  py::class_<Index>(module, "Index")
+      .def(py::init(&bind_index), py::arg("data"), py::arg("n"), py::arg("d"),
+           py::arg("row_stride"), py::arg("dtype"), py::arg("center"), py::arg("axes"),
+           py::arg("axis_count"), py::arg("strategy"), py::arg("arithmetic"), py::arg("k"),
+           py::arg("threads"), py::arg("isa"))
+      .def("strategy",
+           [](const Index& index) {
+             return name(index.prepared ? index.prepared->strategy : Strategy::tiled);
+           })
+      .def("groups", [](const Index& index) { return index.first.size(); })
+      .def(
+          "distinct",
+          [](const Index& index, std::uintptr_t first, std::uintptr_t inverse) {
+            std::copy(index.first.begin(), index.first.end(), pointer<std::int64_t>(first));
+            std::copy(index.inverse.begin(), index.inverse.end(), pointer<std::int64_t>(inverse));
+          },
+          py::arg("out_first"), py::arg("out_inverse"))
+      .def("knn", bind_knn, py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("by_group"),
+           py::arg("threads"), py::arg("chunk_rows"), py::arg("out_distances"),
+           py::arg("out_indices"));
+  module.def(
+      "has_bfloat16",
+      [](const std::string& isa) { return bf16_join_kernels(resolve_isa(isa)) != nullptr; },
+      py::arg("isa") = "");
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
              py::arg("out_inverse"));

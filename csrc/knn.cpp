@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "distinct.h"
+#include "join.h"
 #include "search.h"
 #include "threads.h"
 
@@ -16,26 +17,33 @@ namespace {
 
 using Indices = std::vector<std::int64_t>;
 
+void check_sizes(const Rows& rows, int threads) {
+  if (rows.d < 1) throw std::invalid_argument("knn: rows have no columns");
+  if (threads < 1) throw std::invalid_argument("knn: threads must be at least 1");
+}
+
 void check(const KnnParams& p) {
-  if (p.rows.d < 1) throw std::invalid_argument("knn: rows have no columns");
-  if (p.k < 1 || p.k >= p.rows.n)
+  const std::int64_t n =
+      p.by_group ? static_cast<std::int64_t>(p.index->first.size()) : p.index->rows.n;
+  check_sizes(p.index->rows, p.threads);
+  if (p.k < 1 || p.k >= n)
     throw std::invalid_argument("knn: k = " + std::to_string(p.k) +
-                                " needs 1 <= k < n = " + std::to_string(p.rows.n));
-  if (p.threads < 1) throw std::invalid_argument("knn: threads must be at least 1");
+                                " needs 1 <= k < n = " + std::to_string(n));
   if (p.chunk_rows < 0) throw std::invalid_argument("knn: chunk_rows must not be negative");
   for (std::int64_t i = 0; p.queries && i < p.m; ++i)
-    if (p.queries[i] < 0 || p.queries[i] >= p.rows.n)
+    if (p.queries[i] < 0 || p.queries[i] >= n)
       throw std::invalid_argument("knn: query " + std::to_string(p.queries[i]) +
-                                  " is not a row number below " + std::to_string(p.rows.n));
+                                  " is not a row number below " + std::to_string(n));
 }
 
 // The rows of each group, ascending: members[start[g]] ... members[start[g + 1] - 1].
 struct Groups {
-  Indices first, start, members;
+  const Indices& first;
+  Indices start, members;
 };
 
-Groups make_groups(Indices first, const Indices& inverse) {
-  Groups groups;
+Groups make_groups(const Indices& first, const Indices& inverse) {
+  Groups groups = {first, {}, {}};
   groups.start.assign(first.size() + 1, 0);
   for (const std::int64_t g : inverse) ++groups.start[static_cast<std::size_t>(g) + 1];
   std::partial_sum(groups.start.begin(), groups.start.end(), groups.start.begin());
@@ -44,7 +52,6 @@ Groups make_groups(Indices first, const Indices& inverse) {
   for (std::size_t i = 0; i < inverse.size(); ++i)
     groups.members[static_cast<std::size_t>(next[static_cast<std::size_t>(inverse[i])]++)] =
         static_cast<std::int64_t>(i);
-  groups.first = std::move(first);
   return groups;
 }
 
@@ -84,77 +91,121 @@ void expand(const Groups& groups, std::int64_t row, std::int64_t group, std::int
   }
 }
 
+// Queries and results by number of group.
+struct GroupSearch {
+  const KnnParams& knn;
+  const std::int64_t* queries;  // m groups; null: all in order
+  std::int64_t m;
+  std::int64_t k;
+  double* distances;      // m x k
+  std::int64_t* indices;  // m x k
+};
+
+void tiled_search(const GroupSearch& p, KnnCounts& counts) {
+  const Index& index = *p.knn.index;
+  const std::int64_t n = static_cast<std::int64_t>(index.first.size());
+  Indices every;
+  if (!p.queries) {
+    every.resize(static_cast<std::size_t>(n));
+    std::iota(every.begin(), every.end(), 0);
+  }
+  counts.pairs_filtered += p.m * n;
+  counts.pairs_refined += search(
+      {index.rows, index.first.data(), n, p.queries ? p.queries : every.data(), p.m, p.k,
+       p.knn.threads, p.knn.chunk_rows, &kernels(index.isa), &p.knn.poll, p.distances, p.indices});
+}
+
+void joined_search(const GroupSearch& p, KnnCounts& counts) {
+  const JoinCounts found = join({p.knn.index->prepared.get(), p.queries, p.m, p.k, p.knn.threads,
+                                 &p.knn.poll, p.distances, p.indices});
+  counts.pairs_filtered += found.filtered;
+  counts.pairs_second += found.second;
+  counts.pairs_refined += found.refined;
+}
+
+// More than half of the groups: searching all of them, each pair once, is less work.
+void search_all_and_copy(const GroupSearch& p, KnnCounts& counts) {
+  const std::int64_t n = static_cast<std::int64_t>(p.knn.index->first.size());
+  const std::size_t results = static_cast<std::size_t>(n * p.k);
+  std::vector<double> distances(results);
+  Indices indices(results);
+  joined_search({p.knn, nullptr, n, p.k, distances.data(), indices.data()}, counts);
+  for (std::int64_t i = 0; i < p.m; ++i) {
+    const std::int64_t from = p.queries[i] * p.k;
+    std::copy_n(distances.begin() + from, p.k, p.distances + i * p.k);
+    std::copy_n(indices.begin() + from, p.k, p.indices + i * p.k);
+  }
+}
+
+void search_groups(const GroupSearch& p, KnnCounts& counts) {
+  constexpr std::int64_t most_copied = 64;  // neighbours a row: beyond, the copy costs memory
+  const std::int64_t n = static_cast<std::int64_t>(p.knn.index->first.size());
+  if (p.m == 0) return;
+  if (!p.knn.index->prepared)
+    tiled_search(p, counts);
+  else if (p.queries && 2 * p.m > n && p.k <= most_copied)
+    search_all_and_copy(p, counts);
+  else
+    joined_search(p, counts);
+}
+
 }  // namespace
+
+std::unique_ptr<Index> make_index(const IndexParams& p) {
+  check_sizes(p.rows, p.threads);
+  auto index = std::make_unique<Index>();
+  index->rows = p.rows;
+  index->isa = p.isa;
+  index->first.resize(static_cast<std::size_t>(p.rows.n));
+  index->inverse.resize(static_cast<std::size_t>(p.rows.n));
+  const std::int64_t groups =
+      distinct(p.rows, p.threads, p.poll, index->first.data(), index->inverse.data());
+  index->first.resize(static_cast<std::size_t>(groups));
+  if (p.strategy != Strategy::tiled && groups > 1)
+    index->prepared = std::make_unique<Prepared>(
+        prepare({p.rows, index->first.data(), groups, p.basis, p.strategy, p.precision, p.k,
+                 p.threads, p.isa, &p.poll}));
+  return index;
+}
 
 KnnCounts knn(const KnnParams& p) {
   check(p);
-  const std::int64_t n = p.rows.n;
-  Indices queries;
-  if (!p.queries) {
-    queries.resize(static_cast<std::size_t>(p.m));
-    std::iota(queries.begin(), queries.end(), 0);
-  }
-  const std::int64_t* query_rows = p.queries ? p.queries : queries.data();
-
-  Indices first(static_cast<std::size_t>(n)), inverse(static_cast<std::size_t>(n));
-  const std::int64_t groups_count =
-      distinct(p.rows, p.threads, p.poll, first.data(), inverse.data());
-  first.resize(static_cast<std::size_t>(groups_count));
-
-  SearchParams search_params = {};
-  search_params.rows = p.rows;
-  search_params.n = groups_count;
-  search_params.threads = p.threads;
-  search_params.chunk_rows = p.chunk_rows;
-  search_params.kernels = &kernels(p.isa);
-  search_params.poll = &p.poll;
-
-  KnnCounts counts = {groups_count, p.m, 0, 0};
-  if (groups_count == n) {
-    search_params.ids = first.data();
-    search_params.queries = query_rows;
-    search_params.m = p.m;
-    search_params.k = p.k;
-    search_params.distances = p.distances;
-    search_params.indices = p.indices;
-    counts.pairs_filtered = p.m * n;
-    counts.pairs_refined = search(search_params);
+  const Index& index = *p.index;
+  const std::int64_t n = index.rows.n;
+  const std::int64_t groups_count = static_cast<std::int64_t>(index.first.size());
+  KnnCounts counts = {groups_count, p.m, 0, 0, 0};
+  if (p.by_group || groups_count == n) {
+    search_groups({p, p.queries, p.m, p.k, p.distances, p.indices}, counts);
     return counts;
   }
 
   // Search once for each group that some query belongs to, unless the group alone fills k.
-  const Groups groups = make_groups(std::move(first), inverse);
+  const Indices& inverse = index.inverse;
+  const Groups groups = make_groups(index.first, inverse);
   const std::int64_t found = std::min(p.k, groups_count - 1);
+  const auto query = [&](std::int64_t i) { return p.queries ? p.queries[i] : i; };
   constexpr std::int64_t unused = -1;
   Indices slot(static_cast<std::size_t>(groups_count), unused), searched;
   for (std::int64_t i = 0; i < p.m; ++i) {
-    const std::size_t g =
-        static_cast<std::size_t>(inverse[static_cast<std::size_t>(query_rows[i])]);
+    const std::size_t g = static_cast<std::size_t>(inverse[static_cast<std::size_t>(query(i))]);
     const std::int64_t equal = groups.start[g + 1] - groups.start[g] - 1;
     if (equal >= p.k || slot[g] != unused) continue;
     slot[g] = static_cast<std::int64_t>(searched.size());
     searched.push_back(static_cast<std::int64_t>(g));
   }
+  counts.searched = static_cast<std::int64_t>(searched.size());
   const std::size_t results = searched.size() * static_cast<std::size_t>(found);
   std::vector<double> distances(results);
   Indices nearest(results);
-  if (results > 0) {
-    search_params.ids = groups.first.data();
-    search_params.queries = searched.data();
-    search_params.m = static_cast<std::int64_t>(searched.size());
-    search_params.k = found;
-    search_params.distances = distances.data();
-    search_params.indices = nearest.data();
-    counts.pairs_refined = search(search_params);
-  }
-  counts.searched = static_cast<std::int64_t>(searched.size());
-  counts.pairs_filtered = counts.searched * groups_count;
+  if (results > 0)
+    search_groups({p, searched.data(), counts.searched, found, distances.data(), nearest.data()},
+                  counts);
 
   for (std::int64_t i = 0; i < p.m; ++i) {
-    const std::int64_t g = inverse[static_cast<std::size_t>(query_rows[i])];
+    const std::int64_t g = inverse[static_cast<std::size_t>(query(i))];
     const std::int64_t at = slot[static_cast<std::size_t>(g)];
     const std::size_t offset = at == unused ? 0 : static_cast<std::size_t>(at * found);
-    expand(groups, query_rows[i], g, p.k, distances.data() + offset, nearest.data() + offset,
+    expand(groups, query(i), g, p.k, distances.data() + offset, nearest.data() + offset,
            at == unused ? 0 : found, p.distances + i * p.k, p.indices + i * p.k);
   }
   return counts;

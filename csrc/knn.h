@@ -8,9 +8,11 @@
 // rows and the instruction set alone, and the result is the k smallest of all, so it is the same
 // bit for bit for any number of threads, any chunk and any order of evaluation.
 //
-// How pairs are left out. Rows are shifted by the mean, scaled by a power of two (so that nothing
-// overflows) and rounded to float32: c_x, with e_x >= |exact - c_x| summed in float64. With
-// D = the exact scaled distance, T = the scaled distance of the k-th neighbour so far:
+// How pairs are left out. Large searches go through the filters of prepare.h and join.h. The tiled
+// scan (search.h) is what remains for small ones: rows are shifted by the mean, scaled by a power
+// of two (so that nothing overflows) and rounded to float32: c_x, with e_x >= |exact - c_x| summed
+// in float64. With D = the exact scaled distance, T = the scaled distance of the k-th neighbour so
+// far:
 //     D <= T  implies  |c_x - c_y| <= T + e_x + e_y                            (triangle
 //     inequality) (T + e_x + e_y)^2 <= (1 + t) (T + e_x)^2 + (1 + 1/t) e_y^2               (any t >
 //     0; t = 2^-10) |c_x - c_y|^2 >= (1 - g) (|c_x|^2 + |c_y|^2) - 2 p - 2 w
@@ -28,34 +30,64 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "isa.h"
+#include "prepare.h"
 #include "rows.h"
 
 namespace fastdim {
 
-struct KnnParams {
+struct IndexParams {
   Rows rows;
+  Basis basis;        // any is valid: prepare.h. Without axes nothing is pruned
+  Strategy strategy;  // tiled: nothing is prepared
+  Precision precision;
+  std::int64_t k;  // neighbours that the choice of axes is made for
+  int threads;
+  Isa isa;
+  std::function<void()> poll;  // called now and then by the calling thread; may throw to stop
+};
+
+// Rows ready to be searched: equal rows grouped, and the filters' form of the groups. Refers to the
+// caller's rows, which must stay as they are.
+struct Index {
+  Rows rows;
+  Isa isa;
+  std::vector<std::int64_t> first;     // first row of each group
+  std::vector<std::int64_t> inverse;   // group of each row
+  std::unique_ptr<Prepared> prepared;  // null: tiled
+};
+
+// Memory: 16 bytes a row and, unless tiled, prepare.h's form: in bfloat16 2 bytes an axis of the
+// first level, 4 an axis of the second and about 50 a row.
+std::unique_ptr<Index> make_index(const IndexParams& params);
+
+struct KnnParams {
+  const Index* index;
   const std::int64_t* queries;  // m row numbers; null: every row in order
   std::int64_t m;               // queries
   std::int64_t k;               // 1 <= k < rows.n
+  // Queries and results are numbers of groups, not of rows: equal rows count as one.
+  bool by_group;
   int threads;
-  std::int64_t chunk_rows;  // reference rows packed at a time; 0: chosen from d
-  Isa isa;
-  std::function<void()> poll;  // called now and then by the calling thread; may throw to stop
-  double* distances;           // m x k, ascending
-  std::int64_t* indices;       // m x k
+  std::int64_t chunk_rows;  // tiled: reference rows packed at a time; 0: chosen from d
+  std::function<void()> poll;
+  double* distances;      // m x k, ascending
+  std::int64_t* indices;  // m x k
 };
 
 struct KnnCounts {
   std::int64_t distinct;        // different rows
   std::int64_t searched;        // distinct query rows that needed a search
-  std::int64_t pairs_filtered;  // pairs that went through the float32 bound
+  std::int64_t pairs_filtered;  // pairs that went through the first filter
+  std::int64_t pairs_second;    // pairs that went through the second
   std::int64_t pairs_refined;   // pairs recomputed from differences (some stop early)
 };
 
-// Memory beyond input and output: one packed chunk (64 MB unless chunk_rows says otherwise), 36
-// bytes a row and, if there are equal rows, 16 k bytes a distinct query.
+// Memory beyond input, output and the index: tiled, one packed chunk (64 MB unless chunk_rows says
+// otherwise) and 36 bytes a row; if there are equal rows, 16 k bytes a distinct query.
 KnnCounts knn(const KnnParams& params);
 
 }  // namespace fastdim

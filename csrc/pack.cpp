@@ -4,7 +4,68 @@
 #include <cmath>
 #include <limits>
 
+#include "threads.h"
+
 namespace fastdim {
+namespace {
+
+constexpr std::int64_t kRowsPerTask = 1024;
+
+// Calls body(decoded row, worker) for every row of the set.
+template <class Body>
+void each_row(const RowSet& set, std::vector<RowScratch>& scratch, const Body& body) {
+  const auto decode = set.kernels->decode[static_cast<int>(set.rows.dtype)];
+  parallel_for(tasks(set.n, kRowsPerTask), set.threads, *set.poll,
+               [&](std::int64_t task, int worker) {
+                 const std::size_t w = static_cast<std::size_t>(worker);
+                 std::vector<double>& row = scratch[w].decoded;
+                 const std::int64_t stop = std::min(set.n, (task + 1) * kRowsPerTask);
+                 for (std::int64_t i = task * kRowsPerTask; i < stop; ++i) {
+                   decode(set.rows.row(set.ids[i]), row.size(), row.data());
+                   body(row, w);
+                 }
+               });
+}
+
+}  // namespace
+
+double largest_magnitude(const RowSet& set, std::vector<RowScratch>& scratch) {
+  std::vector<double> largest(scratch.size(), 0.0);
+  each_row(set, scratch, [&](const std::vector<double>& row, std::size_t worker) {
+    // Four maxima side by side: one would wait for itself.
+    double most[4] = {};
+    for (std::size_t c = 0; c < row.size(); ++c)
+      most[c % 4] = std::max(most[c % 4], std::fabs(row[c]));
+    largest[worker] = std::max({largest[worker], most[0], most[1], most[2], most[3]});
+  });
+  return *std::max_element(largest.begin(), largest.end());
+}
+
+std::vector<double> scaled_mean(const RowSet& set, double scale, std::vector<RowScratch>& scratch) {
+  const std::size_t d = static_cast<std::size_t>(set.rows.d);
+  std::vector<std::vector<double>> sums(scratch.size(), std::vector<double>(d, 0.0));
+  each_row(set, scratch, [&](const std::vector<double>& row, std::size_t worker) {
+    for (std::size_t c = 0; c < d; ++c) sums[worker][c] += row[c] * scale;
+  });
+  std::vector<double> mean(d, 0.0);
+  for (const std::vector<double>& sum : sums)
+    for (std::size_t c = 0; c < d; ++c) mean[c] += sum[c] / static_cast<double>(set.n);
+  return mean;
+}
+
+double difference_scale(Dtype dtype, double largest) {
+  return dtype == Dtype::f64 ? std::ldexp(1.0, std::min(-std::ilogb(largest) - 1, 1000)) : 1.0;
+}
+
+double centered_scale(double largest, std::int64_t d) {
+  return std::ldexp(1.0, 55 - std::ilogb(2.0 * largest * std::sqrt(static_cast<double>(d))));
+}
+
+double float64_error_of(std::int64_t d) { return static_cast<double>(d + 16) * 0x1p-51; }
+
+double centering_error(double norm2, double error2, std::int64_t d) {
+  return std::sqrt(error2) * (1.0 + float64_error_of(d)) + 0x1p-51 * std::sqrt(norm2) + 0x1p-500;
+}
 
 void transform_row(const Kernels& kernels, const Rows& rows, const Transform& transform,
                    std::int64_t row, RowScratch& scratch, double* norm2, double* error2) {

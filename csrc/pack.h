@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "aligned.h"
@@ -29,6 +30,39 @@ struct RowScratch {
 // One transformed row into scratch.centered, with its squared norm and squared rounding error.
 void transform_row(const Kernels& kernels, const Rows& rows, const Transform& transform,
                    std::int64_t row, RowScratch& scratch, double* norm2, double* error2);
+
+// Rows by number, and what it takes to visit them on all threads.
+struct RowSet {
+  const Rows& rows;
+  const std::int64_t* ids;  // n row numbers
+  std::int64_t n;
+  const Kernels* kernels;
+  int threads;
+  const std::function<void()>* poll;
+};
+
+// max |x| over all elements. `scratch`: one for each thread, here and below.
+double largest_magnitude(const RowSet& set, std::vector<RowScratch>& scratch);
+
+// Mean of scale * x. Any vector would be a valid center; the mean makes norms, and with them the
+// margin, small.
+std::vector<double> scaled_mean(const RowSet& set, double scale, std::vector<RowScratch>& scratch);
+
+// `pre`: 1, but for float64 a power of two that brings `largest` > 0 into [1/2, 1), unless x is so
+// small that the scale would overflow.
+double difference_scale(Dtype dtype, double largest);
+
+// `post`: a power of two by which no centered norm exceeds 2^56, so squares and products stay below
+// 2^113. `largest`: of |pre * x|.
+double centered_scale(double largest, std::int64_t d);
+
+// Bound of |exact - centered row| from what Kernels::center returned. error2 sees the rounding to
+// float32; the float64 subtraction before it is good to 2^-53 of its result, the scaling of float64
+// input to 2^-1074 * post an element.
+double centering_error(double norm2, double error2, std::int64_t d);
+
+// Relative error of a float64 sum of d squares and of the few operations on it.
+double float64_error_of(std::int64_t d);
 
 // The panel that holds rows ids[0], ..., ids[count - 1], 1 <= count <= width; missing rows are
 // zero.

@@ -55,59 +55,22 @@ struct Scratch {
         refiner(*p.kernels, p.rows, refs.scale) {}
 };
 
-double largest_magnitude(const SearchParams& p, std::vector<RowScratch>& scratch) {
-  std::vector<double> largest(scratch.size(), 0.0);
-  parallel_for(tasks(p.n, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
-    std::vector<double>& row = scratch[static_cast<std::size_t>(worker)].decoded;
-    double& most = largest[static_cast<std::size_t>(worker)];
-    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
-      p.kernels->decode[static_cast<int>(p.rows.dtype)](p.rows.row(p.ids[i]), row.size(),
-                                                        row.data());
-      for (const double value : row) most = std::max(most, std::fabs(value));
-    }
-  });
-  return *std::max_element(largest.begin(), largest.end());
-}
-
-// Any vector would be a valid center; the mean makes norms, and with them the margin, small.
-std::vector<double> scaled_mean(const SearchParams& p, double scale,
-                                std::vector<RowScratch>& scratch) {
-  const std::size_t d = static_cast<std::size_t>(p.rows.d);
-  std::vector<std::vector<double>> sums(scratch.size(), std::vector<double>(d, 0.0));
-  parallel_for(tasks(p.n, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
-    std::vector<double>& row = scratch[static_cast<std::size_t>(worker)].decoded;
-    std::vector<double>& sum = sums[static_cast<std::size_t>(worker)];
-    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
-      p.kernels->decode[static_cast<int>(p.rows.dtype)](p.rows.row(p.ids[i]), d, row.data());
-      for (std::size_t c = 0; c < d; ++c) sum[c] += row[c] * scale;
-    }
-  });
-  std::vector<double> mean(d, 0.0);
-  for (const std::vector<double>& sum : sums)
-    for (std::size_t c = 0; c < d; ++c) mean[c] += sum[c] / static_cast<double>(p.n);
-  return mean;
-}
-
 References prepare(const SearchParams& p) {
   References refs;
   std::vector<RowScratch> scratch;
   for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
 
-  // Largest |scale * x| in [1/2, 1), unless x is so small that the scale would overflow. The rows
-  // differ, so the largest magnitude is not zero.
-  const double largest = largest_magnitude(p, scratch);
-  if (p.rows.dtype == Dtype::f64)
-    refs.scale = std::ldexp(1.0, std::min(-std::ilogb(largest) - 1, 1000));
+  const RowSet set = {p.rows, p.ids, p.n, p.kernels, p.threads, p.poll};
+  const double largest = largest_magnitude(set, scratch);
+  refs.scale = difference_scale(p.rows.dtype, largest);
   refs.transform.pre = refs.scale;
-  refs.transform.mean = scaled_mean(p, refs.scale, scratch);
-  // No centered norm exceeds 2^56, so squares and products stay below 2^113.
-  const double norm_bound = 2.0 * refs.scale * largest * std::sqrt(static_cast<double>(p.rows.d));
-  refs.transform.post = std::ldexp(1.0, 55 - std::ilogb(norm_bound));
+  refs.transform.mean = scaled_mean(set, refs.scale, scratch);
+  refs.transform.post = centered_scale(refs.scale * largest, p.rows.d);
 
   refs.norm2.resize(static_cast<std::size_t>(p.n));
   refs.error.resize(static_cast<std::size_t>(p.n));
   refs.col_bound.resize(static_cast<std::size_t>(p.n));
-  const double float64_error = static_cast<double>(p.rows.d + 16) * 0x1p-51;
+  const double float64_error = float64_error_of(p.rows.d);
   // 1 + 2^-20 and float64_error pay for the float64 roundings in the bounds themselves.
   refs.g = product_error(p.rows.d) * (1.0 + 0x1p-20) + float64_error;
   refs.w = underflow(p.rows.d);
@@ -117,10 +80,7 @@ References prepare(const SearchParams& p) {
     for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
       double norm2, error2;
       transform_row(*p.kernels, p.rows, refs.transform, p.ids[i], mine, &norm2, &error2);
-      // error2 sees the rounding to float32; the float64 subtraction before it is good to 2^-53
-      // of its result, the scaling of float64 input to 2^-1074 * post an element.
-      const double error =
-          std::sqrt(error2) * (1.0 + float64_error) + 0x1p-51 * std::sqrt(norm2) + 0x1p-500;
+      const double error = centering_error(norm2, error2, p.rows.d);
       const std::size_t at = static_cast<std::size_t>(i);
       refs.norm2[at] = norm2;
       refs.error[at] = error;

@@ -1,9 +1,10 @@
 // The search of knn.h over rows that are known to differ from one another.
 #pragma once
 
-#include <vector>
+#include <cstdint>
+#include <functional>
 
-#include "knn.h"
+#include "rows.h"
 
 namespace fastdim {
 

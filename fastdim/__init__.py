@@ -7,6 +7,7 @@
       |
       +-- twonn(x)               estimators: functions of r2/r1 alone
       |     +-- knn(x)           neighbors: distinct rows first, then the exact search
+      |           prepare(x)     the form that search reads, made once for many calls
       +-- spectrum(x)            covariance: float64 Gram matrix, row influences
       +-- cosine_stats(x)        cosine: exact moments by sums over rows, histogram over pairs
             |
@@ -14,8 +15,8 @@
     arrays.as_rows               the one place that validates input: pointer, strides, number type
     backends.cpu -> _core        C++ kernels (scalar, avx2, avx512), chosen at run time
 
-What is chunked, and why. The kernels walk tiles of queries x references and keep the k best of each
-query, so the n x n distances and cosines never exist. numpy's part reads the rows in blocks of
+What is chunked, and why. The kernels walk blocks of queries x references and keep the k best of
+each query, so the n x n distances and cosines never exist. numpy's part reads the rows in blocks of
 16 MB decoded to float64, so no second copy of x exists either; half precision stays half. Chunks
 and threads never change a result. Shards are written while the model runs and read layer by layer.
 
@@ -38,7 +39,7 @@ from fastdim.errors import (
 from fastdim.estimate import Estimate
 from fastdim.estimators.twonn import twonn
 from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
-from fastdim.neighbors import Neighbors, knn
+from fastdim.neighbors import Neighbors, Prepared, knn, prepare
 
 if TYPE_CHECKING:
     from fastdim.sweeps import Sweep as Sweep
@@ -58,6 +59,7 @@ __all__ = [
     "Metric",
     "ModelError",
     "Neighbors",
+    "Prepared",
     "Rows",
     "Spectrum",
     "StoreError",
@@ -67,6 +69,7 @@ __all__ = [
     "cosine_stats",
     "knn",
     "measure",
+    "prepare",
     "profile",
     "spectrum",
     "sweep",

@@ -7,24 +7,50 @@ def built_levels() -> list[str]: ...
 def supported_levels() -> list[str]: ...
 def active_level(isa: str = "") -> str: ...
 def cpu_features() -> dict[str, bool]: ...
-def knn(
-    data: int,
-    n: int,
-    d: int,
-    row_stride: int,
-    dtype: str,
-    queries: int,
-    m: int,
-    k: int,
-    threads: int,
-    chunk_rows: int,
-    isa: str,
-    out_distances: int,
-    out_indices: int,
-) -> dict[str, int | str]:
-    """queries: int64 (m,), or 0 for every row (then m = n); out_distances: float64 (m, k);
-    out_indices: int64 (m, k). Contract: csrc/knn.h."""
 
+class Index:
+    """Rows ready to be searched; refers to them. Contract: csrc/knn.h."""
+
+    def __init__(
+        self,
+        data: int,
+        n: int,
+        d: int,
+        row_stride: int,
+        dtype: str,
+        center: int,
+        axes: int,
+        axis_count: int,
+        strategy: str,
+        arithmetic: str,
+        k: int,
+        threads: int,
+        isa: str,
+    ) -> None:
+        """center: float64 (d,), or 0 for the mean; axes: float32 (axis_count, d); strategy: "auto",
+        "pruned", "full" or "tiled"; arithmetic of the filter: "float32", "bfloat16" or "" for the
+        likely faster; k: neighbours that the choice is made for."""
+
+    def strategy(self) -> str: ...
+    def groups(self) -> int: ...
+    def distinct(self, out_first: int, out_inverse: int) -> None:
+        """out_first: int64 (groups,); out_inverse: int64 (n,). Contract: csrc/distinct.h."""
+
+    def knn(
+        self,
+        queries: int,
+        m: int,
+        k: int,
+        by_group: bool,
+        threads: int,
+        chunk_rows: int,
+        out_distances: int,
+        out_indices: int,
+    ) -> dict[str, int | str]:
+        """queries: int64 (m,), or 0 for every row or group (then m = n); out_distances: float64
+        (m, k); out_indices: int64 (m, k)."""
+
+def has_bfloat16(isa: str = "") -> bool: ...
 def distinct(
     data: int,
     n: int,

@@ -15,6 +15,7 @@ from fastdim.errors import BackendError, InputError
 
 Int64 = NDArray[np.int64]
 DUPLICATES = ("keep", "collapse", "raise")
+STRATEGIES = ("auto", "pruned", "full", "tiled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,9 @@ class Neighbors:
     queries: (m,) int64, row number of each query; with duplicates="collapse" the first of the rows
              equal to it.
     n_points: rows given. n_distinct: distinct rows, None if they were not counted ("keep").
-    backend: what computed it, e.g. "cpu-avx512". plan: counts of the search. seconds: wall time.
+    backend: what computed it, e.g. "cpu-avx512". seconds: wall time. plan: what the search did:
+        strategy, arithmetic of its filter, axes of the first level and of both, and the pairs that
+        went through the first filter, the second, and the float64 sum of differences.
     """
 
     distances: NDArray[Any]
@@ -60,6 +63,7 @@ def knn(
     queries: Any = None,
     duplicates: str = "keep",
     backend: str = "auto",
+    strategy: str = "auto",
     threads: int | None = None,
     seed: int = 0,
 ) -> Neighbors:
@@ -74,6 +78,10 @@ def knn(
         searches the distinct rows only: None and int m then mean distinct rows, and an indexed row
         stands for the rows equal to it. "raise" refuses equal rows.
     backend: "auto" or "cpu". threads: None for FASTDIM_NUM_THREADS, else all CPUs.
+    strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
+        leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
+        float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
+        Not for rows that `prepare` made ready.
 
     Raises InputError on bad values, k >= number of rows searched, or bad queries; BackendError on
     a backend that cannot run.
@@ -82,20 +90,67 @@ def knn(
     check_backend(backend)
     if duplicates not in DUPLICATES:
         raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
+    check_strategy(strategy)
+    if strategy != "auto" and isinstance(rows, Prepared):
+        raise InputError(
+            f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"
+        )
     workers = cpu.resolve_threads(threads)
     if duplicates == "keep":
-        return search(rows, k, queries, None, workers, seed)
+        return search(rows, k, queries, None, workers, seed, strategy=strategy)
     groups = find_distinct(rows, workers)
     if duplicates == "raise" and len(groups.first) < rows.n:
         raise InputError(
             f"{rows.n - len(groups.first)} of {rows.n} rows equal an earlier row: pass "
             "duplicates='collapse' to search distinct rows, or 'keep' to allow distance 0"
         )
-    return search(rows, k, queries, groups, workers, seed, duplicates)
+    return search(rows, k, queries, groups, workers, seed, duplicates, strategy)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Rows):
+    """Rows with the form that searches read: made by `prepare`, taken wherever rows are taken.
+
+    index: equal rows grouped, rows rotated, ordered and rounded. The data must not change.
+    """
+
+    index: cpu.Index
+
+    @property
+    def strategy(self) -> str:
+        """How searches will leave pairs out: "pruned", "full" or "tiled"."""
+        return self.index.strategy
+
+
+def prepare(x: Any, *, k: int = 2, strategy: str = "auto", threads: int | None = None) -> Prepared:
+    """Rows x (n, d) made ready for many searches: `knn`, `twonn` and others take the result as x.
+
+    What a search of all rows spends on grouping equal rows, rotating and ordering is spent once
+    here. k: neighbours that later searches will mostly ask for. strategy, threads: as in `knn`.
+    Memory beyond x: for "full" in bfloat16 2 bytes an element, for "pruned" about 1 kB a row.
+
+    Raises InputError on bad values.
+    """
+    rows = as_rows(x, min_rows=2)
+    check_strategy(strategy)
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"k must be a whole number >= 1, got {k!r}")
+    index = cpu.Index(rows, int(k), cpu.resolve_threads(threads), strategy)
+    prepared = Prepared(rows.data, rows.dtype, index)
+    prepared._finite.extend(rows._finite)
+    return prepared
+
+
+def check_strategy(strategy: str) -> None:
+    """Raise InputError unless this is the name of a strategy."""
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
 
 
 def find_distinct(rows: Rows, threads: int) -> Distinct:
     """Groups of equal rows (-0 equals 0), in order of first occurrence."""
+    if isinstance(rows, Prepared):
+        return Distinct(*rows.index.distinct())
     return Distinct(*cpu.distinct(rows, threads))
 
 
@@ -107,6 +162,7 @@ def search(
     threads: int,
     seed: int,
     duplicates: str | None = None,
+    strategy: str = "auto",
 ) -> Neighbors:
     """`knn` on validated rows; over the first row of each group where groups are given."""
     start = time.perf_counter()
@@ -117,13 +173,15 @@ def search(
     if k >= count:
         raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
     chosen = _choose(queries, rows.n, count, seed)
-    if groups is not None and count < rows.n:
-        rows_searched = rows.take(groups.first)
-        if chosen is not None and not _is_count(queries):
-            chosen = groups.inverse[chosen]
-    else:
-        rows_searched = rows
-    distances, indices, plan = cpu.knn(rows_searched, chosen, int(k), threads)
+    by_group = groups is not None and count < rows.n
+    if groups is not None and by_group and chosen is not None and not _is_count(queries):
+        chosen = groups.inverse[chosen]
+    index = (
+        rows.index
+        if isinstance(rows, Prepared)
+        else cpu.index_for(rows, chosen, int(k), threads, strategy)
+    )
+    distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
     numbers = np.arange(count) if chosen is None else chosen
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]

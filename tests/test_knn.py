@@ -16,6 +16,18 @@ SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 257)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
+@pytest.fixture(params=["tiled", "pruned", "full", "full-float32"], autouse=True)
+def strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way to leave pairs out, forced at every size."""
+    name, _, arithmetic = request.param.partition("-")
+
+    def index(rows: Rows, queries: Any, k: int, threads: int, *rest: Any) -> cpu.Index:
+        return cpu.Index(rows, k, threads, name, arithmetic)
+
+    monkeypatch.setattr(cpu, "index_for", index)
+    return str(request.param)
+
+
 def check(rows: Rows, k: int, reference: Any = None, **options: Any) -> dict[str, Any]:
     """Compare with the reference: every distance, and every index up to ties."""
     queries = options.pop("queries", None)
@@ -249,10 +261,12 @@ def test_tight_clusters_far_from_the_mean(isa: str, dtype: str) -> None:
     check(in_dtype(x, dtype), 3)
 
 
-def test_the_bound_leaves_most_pairs_out(isa: str) -> None:
+def test_the_bound_leaves_most_pairs_out(isa: str, strategy: str) -> None:
     counts = check(in_dtype(gaussian(1500, 32), "float32"), 2)
     assert counts["isa"] == isa
-    assert counts["pairs_filtered"] == 1500 * 1500
+    every = 1500 * 1500 if strategy == "tiled" else 1500 * 1499 // 2
+    assert counts["pairs_filtered"] == every
+    assert counts["strategy"] == strategy.partition("-")[0]
     assert 2 * 1500 <= counts["pairs_refined"] < 0.03 * counts["pairs_filtered"]
 
 
@@ -260,11 +274,9 @@ def test_the_bound_leaves_most_pairs_out(isa: str) -> None:
 def test_k_out_of_range(isa: str, n: int, k: int) -> None:
     rows = in_dtype(gaussian(n, 4), "float32")
     out = np.empty((n, 8)), np.empty((n, 8), dtype=np.int64)
+    index = cpu.Index(rows, 1, 1)
     with pytest.raises(ValueError, match="k = "):
-        _core.knn(
-            rows.data.ctypes.data, n, 4, 4, "float32", 0, n, k, 1, 0, isa,
-            out[0].ctypes.data, out[1].ctypes.data,
-        )  # fmt: skip
+        index._index.knn(0, n, k, False, 1, 0, out[0].ctypes.data, out[1].ctypes.data)
 
 
 @pytest.mark.parametrize("query", [-1, 9])

@@ -8,6 +8,7 @@ import torch
 from conftest import gaussian, in_dtype, token_like
 from quasi import assert_quasi_equal
 
+import fastdim as fd
 from fastdim import BackendError, InputError, Rows, as_rows, knn, naive
 
 
@@ -201,3 +202,40 @@ def test_bfloat16_rows_from_bits() -> None:
     x = torch.tensor(gaussian(60, 9), dtype=torch.bfloat16)
     bits = x.view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(knn(x).distances, knn(Rows(bits, "bfloat16")).distances)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "pruned", "full", "tiled"])
+def test_prepared_rows_give_the_same_neighbors(strategy: str) -> None:
+    x = np.repeat(token_like(300, 24), 2, axis=0)[:590]
+    prepared = fd.prepare(x, strategy=strategy)
+    assert prepared.strategy == ("tiled" if strategy == "auto" else strategy)
+    assert fd.as_rows(prepared) is prepared
+    for duplicates in ("keep", "collapse"):
+        for queries in (None, 50, np.array([3, 3, 589, 0])):
+            plain = fd.knn(x, 3, queries=queries, duplicates=duplicates)
+            found = fd.knn(prepared, 3, queries=queries, duplicates=duplicates)
+            np.testing.assert_array_equal(found.distances, plain.distances)
+            np.testing.assert_array_equal(found.indices, plain.indices)
+            np.testing.assert_array_equal(found.queries, plain.queries)
+            assert found.n_distinct == plain.n_distinct
+            assert found.plan["strategy"] == prepared.strategy
+    assert float(fd.twonn(prepared)) == float(fd.twonn(x))
+
+
+@pytest.mark.parametrize("strategy", ["pruned", "full", "tiled"])
+def test_forced_strategy_is_the_one_recorded(strategy: str) -> None:
+    found = fd.knn(token_like(700, 24), 2, strategy=strategy)
+    assert found.plan["strategy"] == strategy
+    assert found.plan["pairs_refined"] >= 2 * 700
+
+
+def test_strategies_that_make_no_sense() -> None:
+    x = token_like(100, 8)
+    with pytest.raises(fd.InputError, match="strategy must be one of auto, pruned, full, tiled"):
+        fd.knn(x, 2, strategy="fast")
+    with pytest.raises(fd.InputError, match="pass it to prepare"):
+        fd.knn(fd.prepare(x), 2, strategy="full")
+    with pytest.raises(fd.InputError, match="k must be a whole number"):
+        fd.prepare(x, k=0)
+    with pytest.raises(fd.InputError, match="at least 2 rows"):
+        fd.prepare(x[:1])

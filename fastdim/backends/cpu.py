@@ -7,13 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from fastdim import _core
 from fastdim.arrays import Rows
+from fastdim.backends.basis import DIRECT_COLUMNS, principal_axes
 from fastdim.errors import BackendError, InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+
+# Fewer rows, or fewer queries, are searched faster than they are prepared.
+MIN_PREPARED = 4096
+MIN_QUERIES = 512
 
 
 class RowForms(NamedTuple):
@@ -70,38 +76,120 @@ def _matrix(rows: Rows) -> tuple[int, int, int, int, str]:
     return _address(rows.data), rows.n, rows.d, rows.row_stride, rows.dtype
 
 
+class Index:
+    """Rows ready to be searched: equal rows grouped, and the form the filters read.
+
+    strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
+    "tiled" scans as it is; "auto" chooses by size and from a sample. k: neighbours that the choice
+    is made for. arithmetic: of the filter, "float32", "bfloat16" or "" for the likely faster.
+    Holds the rows, which must not change. Raises BackendError if bfloat16 is asked for and cannot
+    run here.
+    """
+
+    def __init__(
+        self, rows: Rows, k: int, threads: int, strategy: str = "auto", arithmetic: str = ""
+    ) -> None:
+        self.rows = rows
+        isa = active_isa()
+        if arithmetic == "bfloat16" and not _core.has_bfloat16(isa):
+            raise BackendError(
+                f"arithmetic='bfloat16' needs a processor with AVX512-BF16, and level {isa!r} here "
+                "has none: pass 'float32', or '' to let fastdim choose"
+            )
+        basis = None
+        if strategy == "auto" and rows.n < MIN_PREPARED:
+            strategy = "tiled"
+        if strategy != "tiled":
+            if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
+                strategy = "full"
+            with threadpool_limits(threads, user_api="blas"):
+                basis = principal_axes(rows, order_only=strategy == "full")
+        self._index = _core.Index(
+            *_matrix(rows),
+            0 if basis is None else _address(basis.center),
+            0 if basis is None else _address(basis.axes),
+            0 if basis is None else len(basis.axes),
+            strategy,
+            arithmetic,
+            k,
+            threads,
+            isa,
+        )
+
+    @property
+    def strategy(self) -> str:
+        """How searches leave pairs out: "pruned", "full" or "tiled"."""
+        return self._index.strategy()
+
+    def distinct(self) -> tuple[Int64, Int64]:
+        """First row of each group of equal rows (-0 equals 0), in order, and each row's group."""
+        first = np.empty(self._index.groups(), dtype=np.int64)
+        inverse = np.empty(self.rows.n, dtype=np.int64)
+        self._index.distinct(_address(first), _address(inverse))
+        return first, inverse
+
+    def knn(
+        self,
+        queries: Int64 | None,
+        k: int,
+        threads: int,
+        chunk_rows: int = 0,
+        by_group: bool = False,
+    ) -> tuple[Float64, Int64, dict[str, int | str]]:
+        """Distances (m, k) float64 ascending, row numbers (m, k) and the counts of the search.
+
+        queries: row numbers (m,), None for every row. The row itself is excluded by its number;
+        ties go to the smaller number. by_group: queries and results are numbers of groups of equal
+        rows, in the order of `distinct`. Exact and independent of threads, chunk_rows and strategy:
+        see csrc/knn.h. Needs 1 <= k < the number of rows or groups.
+        """
+        if queries is not None:
+            queries = np.ascontiguousarray(queries, dtype=np.int64)
+        every = self._index.groups() if by_group else self.rows.n
+        m = every if queries is None else len(queries)
+        # NaN and -1 would show at once if the kernel left a place unwritten.
+        distances = np.full((m, k), np.nan)
+        indices = np.full((m, k), -1, dtype=np.int64)
+        counts = self._index.knn(
+            0 if queries is None else _address(queries),
+            m,
+            k,
+            by_group,
+            threads,
+            chunk_rows,
+            _address(distances),
+            _address(indices),
+        )
+        return distances, indices, counts
+
+
 def knn(
     rows: Rows,
     queries: Int64 | None,
     k: int,
     threads: int,
     chunk_rows: int = 0,
+    strategy: str = "auto",
+    arithmetic: str = "",
 ) -> tuple[Float64, Int64, dict[str, int | str]]:
-    """Distances (m, k) float64 ascending, row numbers (m, k) and the counts of the search.
-
-    queries: row numbers (m,), None for every row. The row itself is excluded by its number; ties go
-    to the smaller number. Exact and independent of threads and chunk_rows: see csrc/knn.h.
-    Needs 1 <= k < rows.n.
-    """
-    isa = active_isa()
-    if queries is not None:
-        queries = np.ascontiguousarray(queries, dtype=np.int64)
-    m = rows.n if queries is None else len(queries)
-    # NaN and -1 would show at once if the kernel left a place unwritten.
-    distances = np.full((m, k), np.nan)
-    indices = np.full((m, k), -1, dtype=np.int64)
-    counts = _core.knn(
-        *_matrix(rows),
-        0 if queries is None else _address(queries),
-        m,
-        k,
-        threads,
-        chunk_rows,
-        isa,
-        _address(distances),
-        _address(indices),
+    """`Index.knn` on an index made for this search alone."""
+    return index_for(rows, queries, k, threads, strategy, arithmetic).knn(
+        queries, k, threads, chunk_rows
     )
-    return distances, indices, counts
+
+
+def index_for(
+    rows: Rows,
+    queries: Int64 | None,
+    k: int,
+    threads: int,
+    strategy: str = "auto",
+    arithmetic: str = "",
+) -> Index:
+    """The index for one search: a few queries do not pay for preparing the rows."""
+    if strategy == "auto" and queries is not None and len(queries) < MIN_QUERIES:
+        strategy = "tiled"
+    return Index(rows, k, threads, strategy, arithmetic)
 
 
 def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:

@@ -27,7 +27,7 @@ from fastdim.cosine import inverse_norms as inverse_of
 from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
 from fastdim.layer import BINS, Job
 from fastdim.moments import Sums, near_mean, sums
-from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
+from fastdim.neighbors import Distinct, Neighbors, Prepared, find_distinct, prepare, search
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 
@@ -81,10 +81,11 @@ class SharedLayer:
         return find_distinct(self.rows, self.threads)
 
     @cached_property
-    def distinct_rows(self) -> Rows:
-        """The first of each group of equal rows."""
+    def distinct_rows(self) -> Prepared:
+        """The first of each group of equal rows, ready to be searched."""
         first = self.distinct.first
-        return self.rows if len(first) == self.rows.n else self.rows.take(first)
+        rows = self.rows if len(first) == self.rows.n else self.rows.take(first)
+        return prepare(rows, k=NEIGHBORS, threads=self.threads)
 
     def decomposition(self, kept: Int64, unit: bool) -> Decomposition:
         """Covariance of the rows `kept`, or of their directions, decomposed.

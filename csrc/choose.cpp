@@ -1,0 +1,250 @@
+#include "choose.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace fastdim {
+namespace {
+
+constexpr std::int64_t kQueries = 64;   // rows of the sample
+constexpr std::int64_t kOthers = 2048;  // rows that each is held against
+constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
+
+// Relative rounding of bfloat16, as it shows in the length of a vector.
+constexpr double kBf16Error = 0x1p-9 * 0.6;
+
+// Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
+// measured.
+struct Costs {
+  double near_axis;    // one axis of one pair in the first level
+  double second = 18;  // a pair that the first level leaves over
+  double pair = 94;    // a pair measured on the original rows
+};
+
+Costs costs_of(Isa isa, bool bf16) {
+  if (bf16) return {0.0049};
+  if (isa == Isa::avx512) return {0.011};
+  if (isa == Isa::avx2) return {0.022};
+  return {0.4, 200, 900};
+}
+
+// What the sample tells about one number of first axes: shares of all pairs that the first level
+// and both levels leave over.
+struct Survivors {
+  double first = 0, both = 0;
+};
+
+// Candidates for the number of first axes. With the tail an even number of elements: bfloat16 goes
+// in pairs.
+constexpr std::array<std::int64_t, 9> kNear = {15, 31, 47, 63, 79, 95, 127, 159, 191};
+
+// One row of the sample: its place, the squared length of what lies beyond all axes, and the
+// lengths of the tails beyond each candidate.
+struct Member {
+  std::int64_t slot;
+  double beyond2;
+  std::array<float, kNear.size()> tail;
+};
+
+class Sample {
+ public:
+  explicit Sample(const ChoiceParams& p)
+      : p_(p), n_(static_cast<std::int64_t>(p.order.size())), axes_(p.projection.axes) {
+    const std::int64_t queries = std::min(kQueries, n_), others = std::min(kOthers, n_);
+    for (std::int64_t i = 0; i < queries; ++i) {
+      queries_.push_back(member(i * (n_ / queries)));
+      reach_.push_back(reach(queries_.back().slot));
+    }
+    for (std::int64_t i = 0; i < others; ++i) others_.push_back(member(i * n_ / others));
+    for (const Member& x : queries_)
+      for (const Member& y : others_) visit(x, y);
+  }
+
+  // With the first level on kNear[choice] axes (at most all) and `error` times a row's length as
+  // its rounding error.
+  Survivors survivors(std::size_t choice, double error) const {
+    Survivors out;
+    std::size_t at = 0;
+    for (std::size_t q = 0; q < queries_.size(); ++q)
+      for (const Member& y : others_) {
+        const auto& bound = bounds_[at++];
+        if (y.slot == queries_[q].slot) continue;
+        const double slack = error * (norm(queries_[q].slot) + norm(y.slot));
+        if (static_cast<double>(bound[choice]) > reach_[q] + slack) continue;
+        ++out.first;
+        // The second level sees all axes in float32.
+        out.both += static_cast<double>(bound.back()) <= reach_[q];
+      }
+    // Either row of a pair may ask for it.
+    const double pairs = std::max<double>(1.0, static_cast<double>(at));
+    return {2 * out.first / pairs, 2 * out.both / pairs};
+  }
+
+  // Share of pairs that a filter on all columns leaves over.
+  double survivors_of_all(double error) const {
+    double kept = 0;
+    std::size_t at = 0;
+    for (std::size_t q = 0; q < queries_.size(); ++q)
+      for (const Member& y : others_) {
+        const double slack = error * (norm(queries_[q].slot) + norm(y.slot));
+        const double distance = static_cast<double>(expected_[at++]);
+        kept += y.slot != queries_[q].slot && distance <= reach_[q] + slack;
+      }
+    return 2 * kept / std::max<double>(1.0, static_cast<double>(at));
+  }
+
+ private:
+  std::size_t at(std::int64_t slot) const {
+    return static_cast<std::size_t>(p_.order[static_cast<std::size_t>(slot)]);
+  }
+  const float* row(std::int64_t slot) const {
+    return p_.projection.row(static_cast<std::int64_t>(at(slot)));
+  }
+  double norm(std::int64_t slot) const { return static_cast<double>(p_.projection.norm[at(slot)]); }
+
+  Member member(std::int64_t slot) const {
+    const float* a = row(slot);
+    double inside = 0;
+    for (std::int64_t c = 0; c < axes_; ++c)
+      inside += static_cast<double>(a[c]) * static_cast<double>(a[c]);
+    Member out = {slot, std::max(0.0, norm(slot) * norm(slot) - inside), {}};
+    float sum = p_.projection.rest[at(slot)] * p_.projection.rest[at(slot)];
+    std::int64_t c = axes_;
+    for (std::size_t i = kNear.size(); i-- > 0;) {
+      for (; c > kNear[i]; --c) sum += a[c - 1] * a[c - 1];
+      out.tail[i] = std::sqrt(sum);
+    }
+    return out;
+  }
+
+  static float sum_of(const float* a, const float* b, std::int64_t from, std::int64_t to) {
+    // Sixteen sums side by side: one would wait for itself.
+    float sum[16] = {};
+    std::int64_t c = from;
+    for (; c + 16 <= to; c += 16)
+      for (int s = 0; s < 16; ++s) sum[s] += (a[c + s] - b[c + s]) * (a[c + s] - b[c + s]);
+    for (; c < to; ++c) sum[0] += (a[c] - b[c]) * (a[c] - b[c]);
+    float total = 0;
+    for (const float part : sum) total += part;
+    return total;
+  }
+
+  // Lower bounds of a distance from the first axes and the tails, and the distance if what lies
+  // beyond the axes points anywhere.
+  void visit(const Member& x, const Member& y) {
+    const float* a = row(x.slot);
+    const float* b = row(y.slot);
+    std::array<float, kNear.size() + 1> bound = {};
+    float near2 = 0;
+    std::int64_t from = 0;
+    for (std::size_t i = 0; i < kNear.size(); ++i) {
+      const std::int64_t to = std::min(kNear[i], axes_);
+      near2 += sum_of(a, b, from, to);
+      from = to;
+      const float gap = x.tail[i] - y.tail[i];
+      bound[i] = std::sqrt(near2 + gap * gap);
+    }
+    near2 += sum_of(a, b, from, axes_);
+    const float gap = p_.projection.rest[at(x.slot)] - p_.projection.rest[at(y.slot)];
+    bound.back() = std::sqrt(near2 + gap * gap);
+    bounds_.push_back(bound);
+    expected_.push_back(
+        static_cast<float>(std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2)));
+  }
+
+  // About the distance of the k-th neighbour, from the rows near in order.
+  double reach(std::int64_t slot) const {
+    const std::int64_t width = std::min(n_, std::max(kWindow, 4 * p_.k));
+    const std::int64_t first = std::clamp<std::int64_t>(slot - width / 2, 0, n_ - width);
+    std::vector<double> distances;
+    for (std::int64_t other = first; other < first + width; ++other)
+      if (other != slot)
+        distances.push_back(
+            p_.distance(static_cast<std::int64_t>(at(slot)), static_cast<std::int64_t>(at(other))));
+    const std::int64_t k =
+        std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(distances.size()));
+    if (k < 1) return 0;
+    std::nth_element(distances.begin(), distances.begin() + (k - 1), distances.end());
+    return distances[static_cast<std::size_t>(k - 1)];
+  }
+
+  const ChoiceParams& p_;
+  std::int64_t n_, axes_;
+  std::vector<Member> queries_, others_;
+  std::vector<double> reach_;                                // of each query
+  std::vector<std::array<float, kNear.size() + 1>> bounds_;  // query by query; last: all axes
+  std::vector<float> expected_;
+};
+
+}  // namespace
+
+const char* name(Strategy strategy) {
+  switch (strategy) {
+    case Strategy::pruned:
+      return "pruned";
+    case Strategy::full:
+      return "full";
+    case Strategy::tiled:
+      return "tiled";
+    default:
+      return "auto";
+  }
+}
+
+Strategy parse_strategy(const std::string& text) {
+  if (text.empty() || text == "auto") return Strategy::automatic;
+  for (const Strategy strategy : {Strategy::pruned, Strategy::full, Strategy::tiled})
+    if (text == name(strategy)) return strategy;
+  throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full or tiled");
+}
+
+Precision parse_precision(const std::string& text, bool has_bf16) {
+  if (text.empty()) return Precision::any;
+  if (text == "float32") return Precision::float32;
+  if (text != "bfloat16")
+    throw std::invalid_argument("arithmetic '" + text + "' is not float32 or bfloat16");
+  if (!has_bf16)
+    throw std::invalid_argument(
+        "arithmetic 'bfloat16' needs a processor with AVX512-BF16 and the avx512 level: use "
+        "'float32'");
+  return Precision::bfloat16;
+}
+
+Choice choose(const ChoiceParams& p) {
+  const std::int64_t axes = p.projection.axes;
+  const Sample sample(p);
+  Choice best = {Strategy::full, false, p.d};
+  double least = std::numeric_limits<double>::infinity();
+  const auto consider = [&](double cost, Choice choice) {
+    if (cost >= least) return;
+    least = cost;
+    best = choice;
+  };
+  for (const bool bf16 : {false, true}) {
+    if (bf16 ? !p.has_bf16 || p.precision == Precision::float32
+             : p.precision == Precision::bfloat16)
+      continue;
+    const Costs cost = costs_of(p.isa, bf16);
+    const double error = bf16 ? kBf16Error : 0.0;
+    if (p.strategy != Strategy::pruned) {
+      const double kept = axes > 0 ? sample.survivors_of_all(error) : 0.0;
+      consider(static_cast<double>(p.d) * cost.near_axis + kept * cost.pair,
+               {Strategy::full, bf16, p.d});
+    }
+    if (p.strategy == Strategy::full || axes < 1) continue;
+    for (std::size_t i = 0; i < kNear.size(); ++i) {
+      const std::int64_t first = std::min(kNear[i], axes);
+      const Survivors kept = sample.survivors(i, error);
+      consider(static_cast<double>(first + 1) * cost.near_axis + kept.first * cost.second +
+                   kept.both * cost.pair,
+               {Strategy::pruned, bf16, first});
+      if (kNear[i] >= axes) break;
+    }
+  }
+  return best;
+}
+
+}  // namespace fastdim

@@ -1,0 +1,175 @@
+// AVX-512 F, BW, VL, DQ. Compiled with those flags: read the warning in kernels.h before adding a
+// line.
+#include <immintrin.h>
+
+#include "join_kernels.h"
+#include "load_avx512.h"
+
+namespace fastdim {
+namespace {
+
+void scan_avx512(const Scan& s) {
+  const std::size_t next = s.units * kGroup;
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
+  for (int c = 0; c < s.columns; c += kScanCols) {
+    const float* x = static_cast<const float*>(s.x);
+    const float* y = static_cast<const float*>(s.y) + static_cast<std::size_t>(c) * s.units;
+    const __m512 half0 = _mm512_load_ps(s.half_y + c);
+    const __m512 half1 = _mm512_load_ps(s.half_y + c + kGroup);
+    __m512 sum[kScanRows][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) {
+      const __m512 half = _mm512_set1_ps(-s.half_x[r]);
+      sum[r][0] = _mm512_sub_ps(half, half0);
+      sum[r][1] = _mm512_sub_ps(half, half1);
+    }
+    for (std::size_t u = 0; u < s.units; ++u, x += kGroup, y += kGroup) {
+      const __m512 y0 = _mm512_load_ps(y), y1 = _mm512_load_ps(y + next);
+#pragma GCC unroll 8
+      for (int r = 0; r < kScanRows; ++r) {
+        const __m512 element = _mm512_set1_ps(x[r]);
+        sum[r][0] = _mm512_fmadd_ps(element, y0, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(element, y1, sum[r][1]);
+      }
+    }
+    const __m512 bound0 = _mm512_load_ps(s.bound_y + c);
+    const __m512 bound1 = _mm512_load_ps(s.bound_y + c + kGroup);
+    std::uint32_t any = 0, hits[kScanRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) {
+      const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
+      const std::uint32_t low =
+          _mm512_cmp_ps_mask(sum[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ);
+      const std::uint32_t high =
+          _mm512_cmp_ps_mask(sum[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ);
+      hits[r] = low | high << 16;
+      any |= hits[r];
+    }
+    if (any == 0) continue;
+    // Without a branch a row: which row is hit cannot be foreseen.
+    const __m512i place0 = _mm512_add_epi32(_mm512_set1_epi32(c), lanes);
+    const __m512i place1 = _mm512_add_epi32(_mm512_set1_epi32(c + kGroup), lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) {
+      const __mmask16 low = static_cast<__mmask16>(hits[r]);
+      const __mmask16 high = static_cast<__mmask16>(hits[r] >> 16);
+      const int first = r * kListStride + s.count[r];
+      const int second = first + __builtin_popcount(low);
+      _mm512_storeu_ps(s.score + first, _mm512_maskz_compress_ps(low, sum[r][0]));
+      _mm512_storeu_si512(s.column + first, _mm512_maskz_compress_epi32(low, place0));
+      _mm512_storeu_ps(s.score + second, _mm512_maskz_compress_ps(high, sum[r][1]));
+      _mm512_storeu_si512(s.column + second, _mm512_maskz_compress_epi32(high, place1));
+      s.count[r] += __builtin_popcount(hits[r]);
+    }
+  }
+}
+
+int second_avx512(const Second& s) {
+  alignas(64) float sums[kListStride], limits[kListStride];
+  const __m512 zero = _mm512_setzero_ps();
+  int left = 0;
+  for (int i = 0; i < s.count; i += kGroup) {
+    const int rest_count = s.count - i;
+    const __mmask16 here =
+        static_cast<__mmask16>(rest_count >= kGroup ? 0xffffu : (1u << rest_count) - 1u);
+    const __m512i column = _mm512_maskz_loadu_epi32(here, s.column + i);
+    const __m512 limit_y = _mm512_i32gather_ps(column, s.limit_y, 4);
+    const __m512 tail_y = _mm512_i32gather_ps(column, s.tail_y, 4);
+    const __m512 rest_y = _mm512_i32gather_ps(column, s.rest_y, 4);
+    const __m512 error =
+        _mm512_add_ps(_mm512_set1_ps(s.error_x), _mm512_i32gather_ps(column, s.error_y, 4));
+    const __m512 limit = _mm512_max_ps(_mm512_set1_ps(s.limit_x), limit_y);
+    const __m512 tail = _mm512_sub_ps(_mm512_set1_ps(s.tail_x), tail_y);
+    const __m512 tail2 = _mm512_mul_ps(_mm512_set1_ps(1.0f + 0x1p-20f), _mm512_mul_ps(tail, tail));
+    const __m512 score = _mm512_maskz_loadu_ps(here, s.score + i);
+    const __m512 near2 = _mm512_sub_ps(_mm512_mul_ps(_mm512_set1_ps(-2.0f), score), tail2);
+    const __m512 near =
+        _mm512_max_ps(zero, _mm512_sub_ps(_mm512_sqrt_ps(_mm512_max_ps(zero, near2)), error));
+    const __m512 rest = _mm512_sub_ps(_mm512_set1_ps(s.rest_x), rest_y);
+    const __m512 sum = _mm512_fmadd_ps(near, near, _mm512_mul_ps(rest, rest));
+    const __mmask16 kept = _mm512_mask_cmp_ps_mask(here, sum, limit, _CMP_LE_OQ);
+    _mm512_storeu_ps(sums + left, _mm512_maskz_compress_ps(kept, sum));
+    _mm512_storeu_ps(limits + left, _mm512_maskz_compress_ps(kept, limit));
+    // left <= i: what is overwritten was read.
+    _mm512_storeu_si512(s.column + left, _mm512_maskz_compress_epi32(kept, column));
+    left += __builtin_popcount(kept);
+  }
+  if (s.width == 0) return left;
+  int kept = 0;
+  for (int i = 0; i < left; ++i) {
+    const float* y = s.y + static_cast<std::size_t>(s.column[i]) * s.width;
+    float total = sums[i];
+    for (std::size_t k = 0; k < s.width && total <= limits[i];) {
+      // Up to 64 axes between two looks at the sum.
+      const std::size_t stop = s.width - k < 64 ? s.width : k + 64;
+      __m512 part = zero;
+      for (; k < stop; k += kGroup) {
+        const __m512 gap = _mm512_sub_ps(_mm512_loadu_ps(s.x + k), _mm512_loadu_ps(y + k));
+        part = _mm512_fmadd_ps(gap, gap, part);
+      }
+      total += _mm512_reduce_add_ps(part);
+    }
+    s.column[kept] = s.column[i];
+    kept += total <= limits[i];
+  }
+  return kept;
+}
+
+// Sixteen elements as float32; the masked form reads only the elements whose bit is set.
+template <class Type>
+__m512 load16(const typename Type::Element* p, __mmask16 mask);
+template <>
+__m512 load16<F16>(const std::uint16_t* p, __mmask16 mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+}
+template <>
+__m512 load16<BF16>(const std::uint16_t* p, __mmask16 mask) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16));
+}
+template <>
+__m512 load16<F32>(const float* p, __mmask16 mask) {
+  return _mm512_maskz_loadu_ps(mask, p);
+}
+
+template <class Type>
+float screen_avx512(const void* x, const void* y, std::size_t d, float limit) {
+  const auto* a = static_cast<const typename Type::Element*>(x);
+  const auto* b = static_cast<const typename Type::Element*>(y);
+  __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+  const auto add = [&](__m512& sum, std::size_t i, __mmask16 mask) {
+    const __m512 gap = _mm512_sub_ps(load16<Type>(a + i, mask), load16<Type>(b + i, mask));
+    sum = _mm512_fmadd_ps(gap, gap, sum);
+  };
+  const auto total = [&] {
+    return _mm512_reduce_add_ps(
+        _mm512_add_ps(_mm512_add_ps(sum0, sum1), _mm512_add_ps(sum2, sum3)));
+  };
+  std::size_t i = 0;
+  while (d - i >= 128) {
+    for (const std::size_t stop = i + 128; i < stop; i += 64) {
+      add(sum0, i, 0xffff);
+      add(sum1, i + 16, 0xffff);
+      add(sum2, i + 32, 0xffff);
+      add(sum3, i + 48, 0xffff);
+    }
+    const float partial = total();
+    if (partial > limit) return partial;
+  }
+  for (; i < d; i += 16)
+    add(sum0, i, static_cast<__mmask16>(d - i >= 16 ? 0xffffu : (1u << (d - i)) - 1u));
+  return total();
+}
+
+constexpr JoinKernels kKernels = {
+    scan_avx512,
+    second_avx512,
+    {screen_avx512<F16>, screen_avx512<BF16>, screen_avx512<F32>, nullptr},
+};
+
+}  // namespace
+
+const JoinKernels* avx512_join_kernels() { return &kKernels; }
+
+}  // namespace fastdim

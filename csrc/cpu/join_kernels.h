@@ -1,0 +1,79 @@
+// The leaves of the pruned and full search (join.h), written once per instruction set. The warning
+// at the head of kernels.h holds for every file that implements them.
+//
+// For the scan rows lie in groups of 16, interleaved: unit u of row r of a group at
+// group[u * 16 + r]. A unit is one float, or two bfloat16 in 32 bits (the even element in the low
+// half).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace fastdim {
+
+constexpr int kGroup = 16;         // rows interleaved
+constexpr int kScanRows = 8;       // query rows of one scan: half a group
+constexpr int kScanCols = 32;      // reference rows are scanned two groups at a time
+constexpr int kMostColumns = 512;  // reference rows of one scan at most
+constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stored
+
+// One scan. score(r, c) = <x_r, y_c> - half_x[r] - half_y[c] in float32, in any order of sums, each
+// product and sum rounded once or not at all. Those with score >= min(bound_x[r], bound_y[c]) are
+// listed for each query row, columns ascending.
+struct Scan {
+  const void* x;  // units of the first query row, kGroup units apart
+  const void* y;  // groups, one after the other
+  std::size_t units;
+  int columns;           // a multiple of kScanCols, at most kMostColumns
+  const float* half_x;   // kScanRows
+  const float* half_y;   // columns; 64-byte aligned, as is bound_y
+  const float* bound_x;  // kScanRows
+  const float* bound_y;  // columns
+  float* score;          // kScanRows lists, kListStride apart
+  std::int32_t* column;  // likewise
+  int* count;            // kScanRows
+};
+
+// One query against the rows that its scan listed: the further axes.
+struct Second {
+  int count;
+  const float* score;    // of the scan
+  std::int32_t* column;  // in: of the scan; out: those kept, in order
+  float tail_x;          // length of the axes beyond the scan's, as the scan saw it
+  const float* tail_y;   // by column, as are the ones below
+  float error_x;         // of the scan
+  const float* error_y;
+  const float* x;     // further axes of the query, one after the other
+  const float* y;     // of the columns, `width` floats apart
+  std::size_t width;  // number of further axes, a multiple of kGroup
+  float rest_x;       // length of what lies beyond them
+  const float* rest_y;
+  float limit_x;  // squared distance up to which a pair matters
+  const float* limit_y;
+};
+
+struct JoinKernels {
+  void (*scan)(const Scan& scan);
+
+  // Keeps the columns with A^2 + |x - y|^2 + (rest_x - rest_y)^2 <= max(limit_x, limit_y), where
+  // A = max(0, sqrt(max(0, -2 score - (1 + 2^-20) (tail_x - tail_y)^2)) - (error_x + error_y)),
+  // each operation rounded once in float32, sums in any order; one whose partial sum exceeds the
+  // limit may be dropped early. Returns how many are kept.
+  int (*second)(const Second& second);
+
+  // |x - y|^2 of rows of float16, bfloat16 and float32 (null for float64) from float32 differences,
+  // a sum over at most d / 16 + 16 terms deep; may stop early once it exceeds `limit` (finite) and
+  // return the partial sum.
+  float (*screen[kDtypes])(const void* x, const void* y, std::size_t d, float limit);
+};
+
+const JoinKernels* scalar_join_kernels();
+const JoinKernels* avx2_join_kernels();
+const JoinKernels* avx512_join_kernels();
+
+// The scan alone, on units of two bfloat16; needs the bfloat16 instructions of avx512.
+const JoinKernels* avx512_bf16_join_kernels();
+
+}  // namespace fastdim

@@ -1,0 +1,394 @@
+#include "join.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <thread>
+
+#include "neighbor_list.h"
+#include "refine.h"
+#include "threads.h"
+
+namespace fastdim {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
+constexpr double kUpward = 1.0 + 0x1p-30;  // pays for the float64 roundings of a distance
+
+// What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
+struct State {
+  std::atomic<double> limit{std::numeric_limits<double>::infinity()};  // true distance
+  std::atomic<float> reach{kInfinity};                                 // sigma T of prepare.h
+  std::atomic_flag busy = ATOMIC_FLAG_INIT;
+};
+
+class Search {
+ public:
+  explicit Search(const JoinParams& params);
+  JoinCounts run();
+
+ private:
+  struct Counters {
+    std::int64_t second = 0, refined = 0;
+  };
+  // Per-thread memory.
+  struct Worker {
+    Aligned<float> score{kScanRows * kListStride};
+    Aligned<std::int32_t> column{kScanRows * kListStride};
+    int count[kScanRows];
+    // Of the queries of a block against one other block; bound and limit belong to `reach`.
+    float reach_x[kBlockRows], bound_x[kBlockRows], limit_x[kBlockRows];
+    float error_x[kBlockRows], base_x[kBlockRows];
+    Aligned<float> bound_y{kBlockRows}, limit_y{kBlockRows};
+    // Of each row of a scan the best scores and their positions, a heap with the least first.
+    std::vector<std::pair<float, std::int64_t>> best[kScanRows];
+    Refiner refiner;
+    Counters counters;
+    explicit Worker(const Prepared& p) : refiner(*p.kernels, p.rows, p.pre) {}
+  };
+
+  void seed(std::int64_t group, Worker& worker);
+  void collect(std::int64_t mine, std::int64_t start, std::size_t list, Worker& worker) const;
+  void scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
+            const float* bound_x, const float* bound_y, Worker& worker) const;
+  void visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
+             Worker& worker);
+  void compare(std::int64_t query_block, std::int64_t block, Worker& worker);
+  void refresh(std::int64_t query, std::size_t row, Worker& worker) const;
+  void fetch(std::int64_t slot) const;
+  void measure(std::int64_t query, std::int64_t slot, Worker& worker);
+  void offer(std::int64_t query, double distance, std::int64_t position);
+  void lower(State& state, double limit) const;
+  float bound(float reach, float error) const;
+  float limit2(float reach, float base) const;
+  const std::uint32_t* units(const Side& side, std::int64_t slot) const {
+    const std::size_t at = static_cast<std::size_t>(slot);
+    return side.near.data() + at / kGroup * static_cast<std::size_t>(p_.units) * kGroup +
+           at % kGroup;
+  }
+  const float* far(const Side& side, std::int64_t slot) const {
+    return side.far.data() + static_cast<std::size_t>(slot) * p_.far_width();
+  }
+  NeighborList list(std::int64_t query) const {
+    const std::int64_t at = output_[static_cast<std::size_t>(query)];
+    return {params_.distances + at * params_.k, params_.indices + at * params_.k, params_.k};
+  }
+
+  const JoinParams& params_;
+  const Prepared& p_;
+  const bool self_;  // queries and references are one side, and both are updated
+  Side chosen_;      // the queries, if not
+  const Side& x_;
+  const Side& y_;
+  std::vector<std::int64_t> output_;  // row of the output of each query slot
+  std::unique_ptr<State[]> states_;
+  double rounding_;  // of the second level's limit
+};
+
+// Queries in the order of their slots: those of one block lie near each other.
+std::vector<std::int64_t> by_slot(const JoinParams& p) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(p.m));
+  std::iota(order.begin(), order.end(), 0);
+  const auto slot = [&](std::int64_t i) {
+    return p.prepared->slot[static_cast<std::size_t>(p.queries[i])];
+  };
+  std::sort(order.begin(), order.end(), [&](std::int64_t i, std::int64_t j) {
+    return std::make_pair(slot(i), i) < std::make_pair(slot(j), j);
+  });
+  return order;
+}
+
+Side chosen_side(const JoinParams& p, const std::vector<std::int64_t>& order) {
+  std::vector<std::int64_t> slots;
+  for (const std::int64_t i : order)
+    slots.push_back(p.prepared->slot[static_cast<std::size_t>(p.queries[i])]);
+  return pick(*p.prepared, slots);
+}
+
+Search::Search(const JoinParams& params)
+    : params_(params),
+      p_(*params.prepared),
+      self_(params.queries == nullptr),
+      x_(self_ ? p_.side : chosen_),
+      y_(p_.side),
+      output_(self_ ? p_.side.position : by_slot(params)) {
+  if (!self_) chosen_ = chosen_side(params, output_);
+  states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
+  rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
+}
+
+void Search::lower(State& state, double limit) const {
+  // Subnormal distances are rounded by up to half a unit.
+  limit += std::numeric_limits<double>::denorm_min();
+  state.limit.store(limit, std::memory_order_relaxed);
+  state.reach.store(round_up(p_.scaled(limit) * p_.sigma * kUpward), std::memory_order_relaxed);
+}
+
+// t of prepare.h. Infinity asks for every row, but not for padding, whose score is -infinity.
+float Search::bound(float reach, float error) const {
+  if (std::isinf(reach)) return std::numeric_limits<float>::lowest();
+  const double sum = static_cast<double>(reach) + static_cast<double>(error);
+  return std::max(round_down(-0.5 * sum * sum * (1.0 + 0x1p-20) - 0x1p-100),
+                  std::numeric_limits<float>::lowest());
+}
+
+float Search::limit2(float reach, float base) const {
+  const double sum = static_cast<double>(reach) + static_cast<double>(base);
+  return round_up(sum * sum * rounding_ + 0x1p-100);
+}
+
+void Search::offer(std::int64_t query, double distance, std::int64_t position) {
+  State& state = states_[static_cast<std::size_t>(query)];
+  if (!(distance <= state.limit.load(std::memory_order_relaxed))) return;
+  while (state.busy.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+  NeighborList mine = list(query);
+  mine.offer(distance, position);
+  if (mine.threshold() < state.limit.load(std::memory_order_relaxed))
+    lower(state, mine.threshold());
+  state.busy.clear(std::memory_order_release);
+}
+
+void Search::scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
+                  const float* bound_x, const float* bound_y, Worker& worker) const {
+  p_.scan->scan({units(x, row), units(y_, column), static_cast<std::size_t>(p_.units),
+                 static_cast<int>(columns), x.half.data() + row, y_.half.data() + column, bound_x,
+                 bound_y, worker.score.data(), worker.column.data(), worker.count});
+}
+
+// The k best scores of a list so far.
+void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
+                     Worker& worker) const {
+  const std::size_t k = static_cast<std::size_t>(params_.k);
+  const float* score = worker.score.data() + list * kListStride;
+  const std::int32_t* column = worker.column.data() + list * kListStride;
+  auto& best = worker.best[list];
+  const auto greater = [](const auto& a, const auto& b) { return a.first > b.first; };
+  for (int i = 0; i < worker.count[list]; ++i) {
+    if (best.size() == k && score[i] <= best.front().first) continue;
+    const std::int64_t other = y_.position[static_cast<std::size_t>(start + column[i])];
+    if (other == mine || other < 0) continue;
+    if (best.size() == k) {
+      std::pop_heap(best.begin(), best.end(), greater);
+      best.pop_back();
+    }
+    best.emplace_back(score[i], other);
+    std::push_heap(best.begin(), best.end(), greater);
+  }
+}
+
+// First thresholds: exact distances to the best of some rows near in order. The lists stay empty,
+// so that no row can enter one twice.
+void Search::seed(std::int64_t group, Worker& worker) {
+  const std::int64_t k = params_.k;
+  const std::int64_t wanted = std::max(kSeedWindow, tasks(4 * k, kScanCols) * kScanCols);
+  const std::int64_t width = std::min(y_.padded, wanted);
+  float bound_x[kScanRows];
+  std::fill(bound_x, bound_x + kScanRows, -kInfinity);
+  std::fill_n(worker.bound_y.data(), kBlockRows, -kInfinity);
+  for (std::int64_t first = group * kGroup; first < std::min(x_.rows, (group + 1) * kGroup);
+       first += kScanRows) {
+    const std::int64_t home =
+        p_.slot[static_cast<std::size_t>(x_.position[static_cast<std::size_t>(first)])];
+    const std::int64_t start =
+        std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
+    for (auto& best : worker.best) best.clear();
+    for (std::int64_t c = 0; c < width; c += kBlockRows) {
+      const std::int64_t columns = std::min(kBlockRows, width - c);
+      scan(x_, first, start + c, columns, bound_x, worker.bound_y.data(), worker);
+      for (std::int64_t r = 0; r < std::min<std::int64_t>(kScanRows, x_.rows - first); ++r)
+        collect(x_.position[static_cast<std::size_t>(first + r)], start + c,
+                static_cast<std::size_t>(r), worker);
+    }
+    for (std::int64_t query = first; query < std::min(x_.rows, first + kScanRows); ++query) {
+      const std::int64_t mine = x_.position[static_cast<std::size_t>(query)];
+      const auto& best = worker.best[static_cast<std::size_t>(query - first)];
+      if (static_cast<std::int64_t>(best.size()) < k) continue;
+      double farthest = 0;
+      for (const auto& candidate : best)
+        farthest =
+            std::max(farthest, worker.refiner.distance(p_.ids[mine], p_.ids[candidate.second],
+                                                       std::numeric_limits<double>::infinity()));
+      lower(states_[static_cast<std::size_t>(query)], farthest);
+    }
+  }
+}
+
+void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
+  const std::int64_t i = x_.position[static_cast<std::size_t>(query)];
+  const std::int64_t j = y_.position[static_cast<std::size_t>(slot)];
+  // Each pair once: blocks come with query_block <= block.
+  if (self_ ? slot <= query : i == j) return;
+  double limit = states_[static_cast<std::size_t>(query)].limit.load(std::memory_order_relaxed);
+  if (self_)
+    limit = std::max(limit,
+                     states_[static_cast<std::size_t>(slot)].limit.load(std::memory_order_relaxed));
+  ++worker.counters.refined;
+  // The factor pays for a sum of float32 squares d / 16 + 16 terms deep; terms lost to underflow
+  // only make it smaller. Beyond the range of float32 the screen says nothing.
+  const auto screen = p_.join->screen[static_cast<int>(p_.rows.dtype)];
+  const double square =
+      limit * limit * (1.0 + (static_cast<double>(p_.rows.d) / 16.0 + 32.0) * 0x1p-22) + 0x1p-120;
+  if (screen && square < 0x1p120) {
+    const float most = round_up(square);
+    if (screen(p_.rows.row(p_.ids[i]), p_.rows.row(p_.ids[j]), static_cast<std::size_t>(p_.rows.d),
+               most) > most)
+      return;
+  }
+  const double distance = worker.refiner.distance(p_.ids[i], p_.ids[j], limit);
+  if (!(distance <= limit)) return;
+  offer(query, distance, j);
+  if (self_) offer(slot, distance, i);
+}
+
+// Brings bound and limit of a query of the block down to what is known by now.
+void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const {
+  const float reach =
+      states_[static_cast<std::size_t>(query)].reach.load(std::memory_order_relaxed);
+  if (reach == worker.reach_x[row]) return;
+  worker.reach_x[row] = reach;
+  worker.bound_x[row] = bound(reach, worker.error_x[row]);
+  worker.limit_x[row] = limit2(reach, worker.base_x[row]);
+}
+
+// What the scan listed for one query: second level, then the original rows.
+void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
+                   Worker& worker) {
+  const std::size_t at = static_cast<std::size_t>(query);
+  std::int32_t* column = worker.column.data() + list * kListStride;
+  int count = worker.count[list];
+  if (p_.strategy == Strategy::pruned) {
+    worker.counters.second += count;
+    refresh(query, row, worker);
+    count = p_.join->second({count, worker.score.data() + list * kListStride, column, x_.tail[at],
+                             y_.tail.data() + first_column, x_.error[at],
+                             y_.error.data() + first_column, far(x_, query), far(y_, first_column),
+                             p_.far_width(), x_.rest[at], y_.rest.data() + first_column,
+                             worker.limit_x[row], worker.limit_y.data()});
+  }
+  for (int i = 0; i < count; ++i) {
+    if (i + 1 < count) fetch(first_column + column[i + 1]);
+    measure(query, first_column + column[i], worker);
+  }
+}
+
+// Original rows lie anywhere in memory: the first of the next one is asked for in time.
+void Search::fetch(std::int64_t slot) const {
+#if defined(__GNUC__)
+  const std::int64_t position = y_.position[static_cast<std::size_t>(slot)];
+  const char* row = static_cast<const char*>(p_.rows.row(p_.ids[position]));
+  const std::size_t bytes = static_cast<std::size_t>(p_.rows.d) * p_.rows.element_size();
+  for (std::size_t byte = 0; byte < std::min<std::size_t>(bytes, 512); byte += 64)
+    __builtin_prefetch(row + byte);
+#else
+  (void)slot;
+#endif
+}
+
+void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worker) {
+  const std::int64_t row0 = query_block * kBlockRows;
+  const std::int64_t row1 = std::min(x_.rows, row0 + kBlockRows);
+  const std::int64_t col0 = block * kBlockRows;
+  const std::int64_t col1 = std::min(y_.padded, col0 + kBlockRows);
+  const bool diagonal = self_ && query_block == block;
+  const std::size_t xb = static_cast<std::size_t>(query_block),
+                    yb = static_cast<std::size_t>(block);
+  for (std::int64_t i = 0; i < kBlockRows; ++i) {
+    const std::size_t row = static_cast<std::size_t>(i), at = static_cast<std::size_t>(row0 + i);
+    if (row0 + i >= row1) {
+      worker.bound_x[row] = std::numeric_limits<float>::max();
+      continue;
+    }
+    worker.error_x[row] =
+        round_up(static_cast<double>(x_.error[at]) + static_cast<double>(y_.block_error[yb]));
+    worker.base_x[row] =
+        round_up(static_cast<double>(x_.base[at]) + static_cast<double>(y_.block_base[yb]));
+    worker.reach_x[row] = -1.0f;
+    refresh(row0 + i, row, worker);
+  }
+  for (std::int64_t i = 0; i < col1 - col0; ++i) {
+    const std::size_t at = static_cast<std::size_t>(col0 + i);
+    const bool real = self_ && col0 + i < y_.rows;
+    const float reach = real ? states_[at].reach.load(std::memory_order_relaxed) : 0.0f;
+    worker.bound_y.data()[i] = real
+                                   ? bound(reach, round_up(static_cast<double>(y_.error[at]) +
+                                                           static_cast<double>(x_.block_error[xb])))
+                                   : kInfinity;
+    worker.limit_y.data()[i] = real
+                                   ? limit2(reach, round_up(static_cast<double>(y_.base[at]) +
+                                                            static_cast<double>(x_.block_base[xb])))
+                                   : -1.0f;
+  }
+  for (std::int64_t row = row0; row < row1; row += kScanRows) {
+    const std::size_t place = static_cast<std::size_t>(row - row0);
+    const std::int64_t from = diagonal ? row / kScanCols * kScanCols : col0;
+    scan(x_, row, from, col1 - from, worker.bound_x + place, worker.bound_y.data() + (from - col0),
+         worker);
+    for (std::size_t r = 0; r < kScanRows; ++r) {
+      if (worker.count[r] == 0) continue;
+      // Columns are counted from the start of the block.
+      std::int32_t* column = worker.column.data() + r * kListStride;
+      for (int i = 0; from != col0 && i < worker.count[r]; ++i)
+        column[i] += static_cast<std::int32_t>(from - col0);
+      visit(row + static_cast<std::int64_t>(r), place + r, r, col0, worker);
+    }
+  }
+}
+
+JoinCounts Search::run() {
+  const int threads = params_.threads;
+  std::vector<std::unique_ptr<Worker>> workers;
+  for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker>(p_));
+  const auto worker_of = [&](int worker) -> Worker& {
+    return *workers[static_cast<std::size_t>(worker)];
+  };
+  parallel_for(tasks(x_.rows, kGroup), threads, *params_.poll, [&](std::int64_t group, int worker) {
+    const std::int64_t stop = std::min(x_.rows, (group + 1) * kGroup);
+    for (std::int64_t query = group * kGroup; query < stop; ++query) list(query).clear();
+    seed(group, worker_of(worker));
+  });
+
+  const std::int64_t rows = tasks(x_.rows, kBlockRows), columns = tasks(y_.rows, kBlockRows);
+  if (self_) {
+    // Blocks near in order first: they bring thresholds down. With s blocks off the diagonal there
+    // are rows - s pairs, so the first s distances hold s rows - s (s - 1) / 2 of them.
+    const auto before = [&](std::int64_t s) { return s * rows - s * (s - 1) / 2; };
+    parallel_for(before(rows), threads, *params_.poll, [&](std::int64_t task, int worker) {
+      const double b = static_cast<double>(2 * rows + 1);
+      std::int64_t s = static_cast<std::int64_t>(
+          (b - std::sqrt(std::max(0.0, b * b - 8.0 * static_cast<double>(task)))) / 2.0);
+      while (before(s) > task) --s;
+      while (before(s + 1) <= task) ++s;
+      const std::int64_t block = task - before(s);
+      compare(block, block + s, worker_of(worker));
+    });
+  } else {
+    // Each query block starts at the block of its first query and goes on from there, around.
+    parallel_for(rows * columns, threads, *params_.poll, [&](std::int64_t task, int worker) {
+      const std::int64_t query_block = task / columns;
+      const std::int64_t first = x_.position[static_cast<std::size_t>(query_block * kBlockRows)];
+      const std::int64_t home = p_.slot[static_cast<std::size_t>(first)] / kBlockRows;
+      compare(query_block, (home + task % columns) % columns, worker_of(worker));
+    });
+  }
+  parallel_for(tasks(x_.rows, kBlockRows), threads, *params_.poll, [&](std::int64_t task, int) {
+    const std::int64_t stop = std::min(x_.rows, (task + 1) * kBlockRows);
+    for (std::int64_t query = task * kBlockRows; query < stop; ++query) list(query).sort();
+  });
+
+  JoinCounts counts = {self_ ? x_.rows * (x_.rows - 1) / 2 : x_.rows * y_.rows, 0, 0};
+  for (const auto& worker : workers) {
+    counts.second += worker->counters.second;
+    counts.refined += worker->counters.refined;
+  }
+  return counts;
+}
+
+}  // namespace
+
+JoinCounts join(const JoinParams& params) { return Search(params).run(); }
+
+}  // namespace fastdim

@@ -1,0 +1,286 @@
+#include "prepare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "order.h"
+#include "refine.h"
+#include "threads.h"
+
+namespace fastdim {
+namespace {
+
+constexpr double kMassive = 4.0;  // times the median norm: a row that gets a block of its like
+constexpr double kUpward = 1.0 + 0x1p-40;  // pays for float64 roundings of a bound
+constexpr std::int64_t kGroupsPerTask = 16;
+constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
+
+std::uint16_t to_bf16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+float from_bf16(std::uint16_t half) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Near rows near each other, rows of huge norm last, by norm: they loosen the bounds of their own
+// blocks alone.
+std::vector<std::int64_t> arrange(const Projection& projection, std::int64_t n, int threads,
+                                  const std::function<void()>& poll) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  const std::vector<float>& norm = projection.norm;
+  std::vector<float> sorted = norm;
+  std::nth_element(sorted.begin(), sorted.begin() + n / 2, sorted.end());
+  const float most = static_cast<float>(kMassive) * sorted[static_cast<std::size_t>(n / 2)];
+  const auto of = [&](std::int64_t i) { return norm[static_cast<std::size_t>(i)]; };
+  const auto massive = std::stable_partition(order.begin(), order.end(),
+                                             [&](std::int64_t i) { return of(i) <= most; });
+  std::stable_sort(massive, order.end(),
+                   [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
+  if (projection.axes > 0)
+    bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup,
+           threads, poll, order, massive - order.begin());
+  return order;
+}
+
+// Room for `rows` rows: whole pairs of groups, filled with zeros that can never pass a filter.
+Side make_side(const Prepared& prepared, std::int64_t rows) {
+  Side side;
+  side.rows = rows;
+  side.padded = tasks(rows, kScanCols) * kScanCols;
+  const std::size_t count = static_cast<std::size_t>(side.padded);
+  side.near = Aligned<std::uint32_t>(count * static_cast<std::size_t>(prepared.units));
+  side.far = Aligned<float>(count * prepared.far_width());
+  side.half = Aligned<float>(count);
+  side.tail.assign(count, 0.0f);
+  side.rest.assign(count, 0.0f);
+  side.error.assign(count, 0.0f);
+  side.base.assign(count, 0.0f);
+  side.position.assign(count, -1);
+  return side;
+}
+
+void fill_blocks(Side& side) {
+  const std::size_t blocks = static_cast<std::size_t>(tasks(side.padded, kBlockRows));
+  side.block_error.assign(blocks, 0.0f);
+  side.block_base.assign(blocks, 0.0f);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(side.rows); ++i) {
+    const std::size_t block = i / static_cast<std::size_t>(kBlockRows);
+    side.block_error[block] = std::max(side.block_error[block], side.error[i]);
+    side.block_base[block] = std::max(side.block_base[block], side.base[i]);
+  }
+}
+
+// The relative error of a score, see point 4 of prepare.h.
+double score_error(const Prepared& p) {
+  const double roundings = static_cast<double>(p.bf16 ? 3 * p.units + 4 : p.units + 4);
+  return roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24);
+}
+
+// Writes one row, given as `near` values, the tail beyond them and the further ones.
+class RowWriter {
+ public:
+  explicit RowWriter(const Prepared& p)
+      : p_(p), keep_(1.0 - 2.0 * score_error(p) * kUpward), scanned_(elements()) {}
+
+  // `values`: axes floats; `rest`: the length beyond them; `base`: see prepare.h.
+  void write(Side& side, std::int64_t slot, const float* values, double rest, double base) {
+    const std::size_t near = static_cast<std::size_t>(p_.near_axes), at = index(slot);
+    double tail2 = rest * rest;
+    for (std::size_t k = near; k < static_cast<std::size_t>(p_.axes); ++k)
+      tail2 += square(values[k]);
+    std::copy(values, values + near, scanned_.begin());
+    if (p_.strategy == Strategy::pruned) scanned_[near] = static_cast<float>(std::sqrt(tail2));
+    double norm2 = 0, error2 = 0;
+    for (std::size_t k = 0; k < near; ++k) round(k, values[k], norm2, error2);
+    side.tail[at] = 0;
+    if (p_.strategy == Strategy::pruned) {
+      round(near, std::sqrt(tail2), norm2, error2);
+      side.tail[at] = scanned_[near];
+    }
+    store(side, slot);
+    float* far = side.far.data() + at * p_.far_width();
+    std::copy(values + near, values + p_.axes, far);
+    std::fill(far + (p_.axes - p_.near_axes), far + p_.far_width(), 0.0f);
+    side.half.data()[at] = round_down(0.5 * norm2 * keep_);
+    side.rest[at] = static_cast<float>(rest);
+    side.base[at] = round_up((base + 0x1p-24 * rest) * kUpward);
+    // The factor pays for the float32 sum of two of them.
+    side.error[at] = round_up((std::sqrt(error2) + base) * (1.0 + 0x1p-20));
+  }
+
+  void write_padding(Side& side, std::int64_t slot) {
+    std::fill(scanned_.begin(), scanned_.end(), 0.0f);
+    store(side, slot);
+    std::fill_n(side.far.data() + index(slot) * p_.far_width(), p_.far_width(), 0.0f);
+    side.half.data()[index(slot)] = std::numeric_limits<float>::infinity();
+  }
+
+ private:
+  static double square(float value) {
+    return static_cast<double>(value) * static_cast<double>(value);
+  }
+  static std::size_t index(std::int64_t slot) { return static_cast<std::size_t>(slot); }
+  std::size_t elements() const { return static_cast<std::size_t>(p_.units) * (p_.bf16 ? 2 : 1); }
+
+  void round(std::size_t k, double exact, double& norm2, double& error2) {
+    if (p_.bf16) scanned_[k] = from_bf16(to_bf16(scanned_[k]));
+    const double seen = static_cast<double>(scanned_[k]), gap = exact - seen;
+    norm2 += seen * seen;
+    error2 += gap * gap;
+  }
+
+  void store(Side& side, std::int64_t slot) {
+    const std::size_t units = static_cast<std::size_t>(p_.units), at = index(slot);
+    std::uint32_t* group = side.near.data() + at / kGroup * units * kGroup + at % kGroup;
+    for (std::size_t u = 0; u < units; ++u) {
+      std::uint32_t bits;
+      if (p_.bf16)
+        bits = static_cast<std::uint32_t>(to_bf16(scanned_[2 * u])) |
+               static_cast<std::uint32_t>(to_bf16(scanned_[2 * u + 1])) << 16;
+      else
+        std::memcpy(&bits, &scanned_[u], sizeof bits);
+      group[u * kGroup] = bits;
+    }
+  }
+
+  const Prepared& p_;
+  double keep_;
+  std::vector<float> scanned_;
+};
+
+}  // namespace
+
+Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
+  const Side& from = prepared.side;
+  Side side = make_side(prepared, static_cast<std::int64_t>(slots.size()));
+  const std::size_t units = static_cast<std::size_t>(prepared.units);
+  const std::size_t width = prepared.far_width();
+  for (std::size_t at = 0; at < slots.size(); ++at) {
+    const std::size_t slot = static_cast<std::size_t>(slots[at]);
+    std::uint32_t* to = side.near.data() + at / kGroup * units * kGroup + at % kGroup;
+    const std::uint32_t* near = from.near.data() + slot / kGroup * units * kGroup + slot % kGroup;
+    for (std::size_t u = 0; u < units; ++u) to[u * kGroup] = near[u * kGroup];
+    std::copy_n(from.far.data() + slot * width, width, side.far.data() + at * width);
+    side.half.data()[at] = from.half.data()[slot];
+    side.tail[at] = from.tail[slot];
+    side.rest[at] = from.rest[slot];
+    side.error[at] = from.error[slot];
+    side.base[at] = from.base[slot];
+    side.position[at] = from.position[slot];
+  }
+  RowWriter writer(prepared);
+  for (std::int64_t at = side.rows; at < side.padded; ++at) writer.write_padding(side, at);
+  fill_blocks(side);
+  return side;
+}
+
+Prepared prepare(const PrepareParams& p) {
+  Prepared out;
+  out.rows = p.rows;
+  out.ids = p.ids;
+  out.n = p.n;
+  out.kernels = &kernels(p.isa);
+  out.join = &join_kernels(p.isa);
+
+  std::vector<RowScratch> scratch;
+  for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
+  const RowSet set = {p.rows, p.ids, p.n, out.kernels, p.threads, p.poll};
+  const double largest = largest_magnitude(set, scratch);
+  Transform transform;
+  transform.pre = difference_scale(p.rows.dtype, largest);
+  transform.post = centered_scale(transform.pre * largest, p.rows.d);
+  if (p.basis.center) {
+    transform.mean.assign(p.basis.center, p.basis.center + p.rows.d);
+    for (double& value : transform.mean) value *= transform.pre;
+  } else {
+    transform.mean = scaled_mean(set, transform.pre, scratch);
+  }
+  out.pre = transform.pre;
+  out.post = transform.post;
+
+  Projection projection = project(set, transform, p.basis, scratch);
+  out.sigma = projection.sigma;
+  const std::vector<std::int64_t> order = arrange(projection, p.n, p.threads, *p.poll);
+  Refiner refiner(*out.kernels, p.rows, out.pre);
+  const auto distance = [&](std::int64_t i, std::int64_t j) {
+    return out.scaled(
+        refiner.distance(p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
+  };
+  const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision,
+                                bf16_join_kernels(p.isa) != nullptr, distance});
+  out.strategy = choice.strategy;
+  out.bf16 = choice.bf16;
+  out.scan = choice.bf16 ? bf16_join_kernels(p.isa) : out.join;
+  const bool pruned = choice.strategy == Strategy::pruned;
+  out.axes = pruned ? projection.axes : p.rows.d;
+  out.near_axes = pruned ? choice.near_axes : p.rows.d;
+  const std::int64_t elements = out.near_axes + (pruned ? 1 : 0);
+  out.units = out.bf16 ? (elements + 1) / 2 : elements;
+  if (!pruned) {
+    out.sigma = 1.0;
+    projection.values = Aligned<float>(0);
+  }
+
+  out.side = make_side(out, p.n);
+  out.slot.resize(static_cast<std::size_t>(p.n));
+  parallel_for(
+      tasks(out.side.padded, kGroup * kGroupsPerTask), p.threads, *p.poll,
+      [&](std::int64_t task, int worker) {
+        RowWriter writer(out);
+        RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+        const std::int64_t stop = std::min(out.side.padded, (task + 1) * kGroup * kGroupsPerTask);
+        for (std::int64_t slot = task * kGroup * kGroupsPerTask; slot < stop; ++slot) {
+          if (slot >= p.n) {
+            writer.write_padding(out.side, slot);
+            continue;
+          }
+          const std::int64_t position = order[static_cast<std::size_t>(slot)];
+          const std::size_t at = static_cast<std::size_t>(position);
+          out.side.position[static_cast<std::size_t>(slot)] = position;
+          out.slot[at] = slot;
+          if (pruned) {
+            writer.write(out.side, slot, projection.row(position),
+                         static_cast<double>(projection.rest[at]),
+                         static_cast<double>(projection.base[at]));
+          } else {
+            double norm2, error2;
+            transform_row(*out.kernels, p.rows, transform, p.ids[position], mine, &norm2, &error2);
+            writer.write(out.side, slot, mine.centered.data(), 0.0,
+                         centering_error(norm2, error2, p.rows.d));
+          }
+        }
+      });
+  fill_blocks(out.side);
+  return out;
+}
+
+const JoinKernels& join_kernels(Isa isa) {
+#if defined(FASTDIM_AVX512)
+  if (isa == Isa::avx512) return *avx512_join_kernels();
+#endif
+#if defined(FASTDIM_AVX2)
+  if (isa == Isa::avx2) return *avx2_join_kernels();
+#endif
+  (void)isa;
+  return *scalar_join_kernels();
+}
+
+const JoinKernels* bf16_join_kernels(Isa isa) {
+#if defined(FASTDIM_AVX512_BF16)
+  if (isa == Isa::avx512 && cpu_features().avx512_bf16) return avx512_bf16_join_kernels();
+#endif
+  (void)isa;
+  return nullptr;
+}
+
+}  // namespace fastdim

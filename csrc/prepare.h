@@ -1,0 +1,115 @@
+// Rows in the form that the pruned and full search of join.h reads, and why no neighbour is lost.
+//
+// 1. Centre. z = post (pre x - c) in float64, c32 = its float32, e0 >= |z - c32|. D = |z_x - z_y|
+// is
+//    the true distance times the power of two pre * post.
+// 2. Rotate (strategy pruned). Q is any d x p matrix in float32, delta = |Q^T Q - I|_F. With
+//    a = Q^T c32 and rho = |c32 - Q a|, for any two rows
+//        |a_x - a_y|^2 + (rho_x - rho_y)^2 <= sigma^2 |c32_x - c32_y|^2,
+//        sigma^2 = 1 + delta (1 + delta):
+//    with c, a, r the differences, |a|^2 + |r|^2 = |c|^2 + a^T (Q^T Q - I) a <= |c|^2 +
+//    delta |a|^2, |a|^2 <= (1 + delta) |c|^2, and |rho_x - rho_y| <= |r|. So any Q is valid; one
+//    near the principal axes makes the left side large. Strategy full: a = c32, rho = 0, sigma = 1.
+// 3. The computed a' is off by at most eta = g sqrt(p) max|q| |c32| (g: product_error of the pieces
+//    that are summed), and rho'^2 = |c32|^2 - |a'|^2 in float64 by at most
+//    E = 2 |a'| eta + eta^2 + delta (|a'| + eta)^2, hence rho' by at most min(E / rho', sqrt(E)).
+//    If that is large against the distances (rows that lie in the axes), rho is left out for all.
+//    base_x = sqrt(eta^2 + err_rho^2) + sigma e0 then bounds everything up to here:
+//        D <= T  implies  |v'_x - v'_y| <= sigma T + base_x + base_y,   v' = (a', rho').
+// 4. First level: the first `near_axes` of a' and the length of all the rest (rho' included), as
+//    bfloat16 or float32: x^. Lengths are 1-Lipschitz, so with
+//        e_x = |x^ - exact| + base_x:   D <= T  implies  |x^ - y^| <= sigma T + e_x + e_y.
+//    score = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in
+//    float32; with gamma = m u / (1 - m u), m the roundings a term may pass through, the computed
+//    score is
+//    >= -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
+//        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
+//    with E the largest e of the other block; the last term pays for flushed denormals.
+// 5. Second level: axes up to `axes` in float32 and the length rho' beyond them; see Second in
+//    cpu/join_kernels.h. From the score, sqrt(|x^ - y^|^2 - (tail_x - tail_y)^2) - e_x - e_y is a
+//    lower bound A of the distance along the near axes, and the pair survives if
+//        A^2 + |a2_x - a2_y|^2 + (rest_x - rest_y)^2
+//            <= (sigma T + base_x + B)^2 (1 + (width + 16) 2^-22 + 2^-20),
+//    B the largest base of the other block; the factor pays for the roundings of the left side.
+// 6. What is left is measured on the original rows: float32 differences (exact to 2^-24 each at any
+//    offset) with an early exit, then Refiner.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "aligned.h"
+#include "choose.h"
+#include "cpu/join_kernels.h"
+#include "isa.h"
+#include "pack.h"
+#include "projection.h"
+#include "rows.h"
+
+namespace fastdim {
+
+constexpr std::int64_t kBlockRows = kMostColumns;  // rows of a block: a task compares two
+
+// The kernels of the level, and the bfloat16 scan where this processor has it (else null).
+const JoinKernels& join_kernels(Isa isa);
+const JoinKernels* bf16_join_kernels(Isa isa);
+
+// One set of rows in groups of 16; either the references or chosen queries.
+struct Side {
+  std::int64_t rows = 0;  // real rows; arrays are padded to a whole number of pairs of groups
+  std::int64_t padded = 0;
+  Aligned<std::uint32_t> near{0};  // [group][unit][16]
+  Aligned<float> far{0};           // [row][far_width], axes near_axes ... axes, then zeros
+  Aligned<float> half{0};          // h; +infinity beyond `rows`
+  std::vector<float> tail, rest;   // lengths beyond near_axes (as scanned) and beyond axes
+  std::vector<float> error, base;  // e and base, rounded up
+  std::vector<float> block_error, block_base;
+  std::vector<std::int64_t> position;  // place among the ids
+};
+
+struct Prepared {
+  Rows rows = {};
+  const std::int64_t* ids = nullptr;  // n row numbers
+  std::int64_t n = 0;
+  const Kernels* kernels = nullptr;
+  const JoinKernels* join = nullptr;
+  const JoinKernels* scan = nullptr;  // the one whose scan fits the units
+  bool bf16 = false;
+  Strategy strategy = Strategy::full;
+  std::int64_t axes = 0;         // p of both levels
+  std::int64_t near_axes = 0;    // of the first
+  std::int64_t units = 0;        // of the first level, the tail included
+  double pre = 1.0, post = 1.0;  // see Transform
+  double sigma = 1.0;
+  Side side;
+  std::vector<std::int64_t> slot;  // place in `side` of each position
+
+  // A distance of the rows as the filters see it. Not one factor: that may overflow.
+  double scaled(double distance) const { return distance * pre * post; }
+
+  // Axes of the second level, filled up to whole vectors.
+  std::size_t far_width() const {
+    return static_cast<std::size_t>((axes - near_axes + kGroup - 1) / kGroup * kGroup);
+  }
+};
+
+struct PrepareParams {
+  Rows rows;
+  const std::int64_t* ids;
+  std::int64_t n;
+  Basis basis;
+  Strategy strategy;  // automatic, pruned or full
+  Precision precision;
+  std::int64_t k;  // neighbours that the choice of axes is made for
+  int threads;
+  Isa isa;
+  const std::function<void()>* poll;
+};
+
+Prepared prepare(const PrepareParams& params);
+
+// Copies of the rows at these slots, in this order.
+Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots);
+
+}  // namespace fastdim

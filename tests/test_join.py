@@ -1,0 +1,195 @@
+"""The pruned and the full search where they could lose a neighbour: bases, bounds, blocks, queries.
+
+The contract itself is tested in test_knn.py, over every strategy.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import gaussian, in_dtype, token_like
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdim import Rows, _core, naive
+from fastdim.backends import cpu
+from fastdim.backends.basis import Basis
+from fastdim.errors import BackendError
+
+WAYS = [("pruned", "float32"), ("full", "float32"), ("pruned", ""), ("full", "")]
+
+
+def clusters(n: int, d: int) -> np.ndarray:
+    """Tight clusters far from the origin and from each other."""
+    rng = np.random.default_rng(7)
+    return 1e3 * rng.standard_normal((9, d))[rng.integers(0, 9, n)] + 1e-2 * gaussian(n, d) + 5e4
+
+
+def few_directions(n: int, d: int) -> np.ndarray:
+    """Rows in a space of four dimensions: nothing lies beyond the axes."""
+    return gaussian(n, 4) @ gaussian(4, d, seed=1)
+
+
+def nearly_equal(n: int, d: int) -> np.ndarray:
+    """Pairs of rows nearer than bfloat16, or float32 of the row, can tell."""
+    x = 30.0 + gaussian(n, d)
+    x[1::2] = x[: 2 * (n // 2) : 2] + 1e-6 * gaussian(n // 2, d, seed=2)
+    return x
+
+
+SETS = {
+    "token_like": token_like,
+    "clusters": clusters,
+    "few_directions": few_directions,
+    "nearly_equal": nearly_equal,
+    "line": lambda n, d: np.arange(float(n))[:, None] ** 2 * gaussian(1, d),
+    "sphere": lambda n, d: gaussian(n, d) / np.linalg.norm(gaussian(n, d), axis=1, keepdims=True),
+}
+
+
+def compare(rows: Rows, k: int, found: tuple[Any, Any, Any], queries: Any = None) -> None:
+    """Bit for bit the tiled scan, and that is the reference."""
+    tiled = cpu.knn(rows, queries, k, 2, strategy="tiled")
+    np.testing.assert_array_equal(found[0], tiled[0])
+    np.testing.assert_array_equal(found[1], tiled[1])
+    np.testing.assert_allclose(found[0], naive.knn(rows, k, queries)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
+@pytest.mark.parametrize("name", SETS)
+def test_adversarial_sets(isa: str, name: str, way: tuple[str, str]) -> None:
+    # Three blocks, the last of one row beyond a whole number of groups.
+    rows = in_dtype(SETS[name](1057, 37), "float32")
+    compare(rows, 3, cpu.knn(rows, None, 3, 2, 0, *way))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
+@pytest.mark.parametrize("d", [1, 2, 15, 16, 17, 31, 33, 63, 130, 290])
+def test_widths_around_vectors_and_axes(isa: str, d: int, way: tuple[str, str]) -> None:
+    for n in (2, 7, 17, 33, 530):
+        rows = in_dtype(token_like(n + 4, d)[:n], "float32")
+        k = min(5, n - 1)
+        compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
+
+
+def bases(d: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Matrices that are no basis of principal axes."""
+    random = rng.standard_normal((20, d))
+    return {
+        "zero": np.zeros((5, d)),
+        "repeated": np.repeat(np.eye(d)[:1], 12, axis=0),
+        "long": 50.0 * random,
+        "short": 1e-3 * random,
+        "skewed": np.eye(d)[:20] + 0.3 * random,
+        "one": np.eye(d)[:1],
+    }
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", ""])
+@pytest.mark.parametrize("name", bases(40, np.random.default_rng(0)))
+def test_no_basis_is_trusted(
+    isa: str, monkeypatch: pytest.MonkeyPatch, name: str, arithmetic: str
+) -> None:
+    d = 40
+    axes = bases(d, np.random.default_rng(0))[name].astype(np.float32)
+    center = 100.0 * np.random.default_rng(1).standard_normal(d)
+    x = gaussian(700, d) * np.linspace(3, 0.01, d) + 40.0
+    center = np.clip(center, x.min(), x.max())
+    monkeypatch.setattr(cpu, "principal_axes", lambda rows, order_only: Basis(center, axes))
+    rows = in_dtype(x, "float32")
+    found = cpu.knn(rows, None, 4, 2, strategy="pruned", arithmetic=arithmetic)
+    assert found[2]["axes"] == len(axes)
+    compare(rows, 4, found)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
+@pytest.mark.parametrize("m", [1, 9, 200, 900])
+def test_chosen_queries(isa: str, m: int, way: tuple[str, str]) -> None:
+    rows = in_dtype(token_like(1100, 60), "float16")
+    queries = np.random.default_rng(m).choice(rows.n, m, replace=m > 500)
+    compare(rows, 6, cpu.knn(rows, queries, 6, 2, 0, *way), queries)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
+@pytest.mark.parametrize("k", [1, 64, 65, 511, 1099])
+def test_many_neighbors(isa: str, k: int, way: tuple[str, str]) -> None:
+    rows = in_dtype(token_like(1100, 12), "float32")
+    compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
+
+
+def test_threads_move_no_bit(isa: str) -> None:
+    rows = in_dtype(token_like(1300, 70), "float32")
+    for strategy, threads in itertools.product(("pruned", "full"), (1, 2, 8)):
+        compare(rows, 2, cpu.knn(rows, None, 2, threads, strategy=strategy))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
+def test_filters_leave_most_pairs_out(isa: str, way: tuple[str, str]) -> None:
+    x = gaussian(3000, 10) @ gaussian(10, 200, seed=1) + 0.05 * gaussian(3000, 200)
+    _, _, counts = cpu.knn(in_dtype(x, "float32"), None, 2, 2, 0, *way)
+    assert counts["strategy"] == way[0]
+    assert counts["arithmetic"] == (way[1] or counts["arithmetic"])
+    assert counts["pairs_filtered"] == 3000 * 2999 // 2
+    assert counts["pairs_refined"] < 0.05 * counts["pairs_filtered"]
+    if way[0] == "pruned":
+        assert counts["axes_first"] < 200
+        assert counts["pairs_refined"] <= counts["pairs_second"] < 0.5 * counts["pairs_filtered"]
+
+
+def test_structure_decides_the_strategy() -> None:
+    flat = in_dtype(gaussian(5000, 300), "float32")
+    bent = in_dtype(gaussian(5000, 12) @ gaussian(12, 300, seed=1) + 0.01 * gaussian(5000, 300),
+                    "float32")  # fmt: skip
+    assert cpu.knn(flat, None, 2, 2)[2]["strategy"] == "full"
+    assert cpu.knn(bent, None, 2, 2)[2]["strategy"] == "pruned"
+    assert cpu.knn(bent, np.arange(20), 2, 2)[2]["strategy"] == "tiled"
+    small = in_dtype(gaussian(300, 300), "float32")
+    assert cpu.knn(small, None, 2, 2)[2]["strategy"] == "tiled"
+
+
+def test_bfloat16_that_cannot_run(isa: str) -> None:
+    rows = in_dtype(gaussian(50, 20), "float32")
+    if _core.has_bfloat16(isa):
+        counts = cpu.knn(rows, None, 2, 2, strategy="full", arithmetic="bfloat16")[2]
+        assert counts["arithmetic"] == "bfloat16"
+    else:
+        with pytest.raises(BackendError, match="AVX512-BF16"):
+            cpu.knn(rows, None, 2, 2, strategy="full", arithmetic="bfloat16")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    n=st.integers(2, 600),
+    d=st.integers(1, 120),
+    k=st.integers(1, 12),
+    dtype=st.sampled_from(["float16", "bfloat16", "float32", "float64"]),
+    scale=st.sampled_from([1e-3, 1.0, 50.0]),
+    offset=st.sampled_from([0.0, 3.0, 1e3]),
+    rank=st.integers(1, 40),
+    duplicated=st.booleans(),
+    way=st.sampled_from(WAYS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_shape_and_scale(
+    isa: str,
+    n: int,
+    d: int,
+    k: int,
+    dtype: str,
+    scale: float,
+    offset: float,
+    rank: int,
+    duplicated: bool,
+    way: tuple[str, str],
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = scale * rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d)) + offset
+    if duplicated:
+        x = x[rng.integers(0, n, n)]
+    rows = in_dtype(x, dtype)
+    k = min(k, n - 1)
+    compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
