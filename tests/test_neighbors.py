@@ -226,7 +226,8 @@ def test_prepared_rows_give_the_same_neighbors(strategy: str) -> None:
 def test_forced_strategy_is_the_one_recorded(strategy: str) -> None:
     found = fd.knn(token_like(700, 24), 2, strategy=strategy)
     assert found.plan["strategy"] == strategy
-    assert found.plan["pairs_refined"] >= 2 * 700
+    # Each row has two neighbours, and a pair may serve both of its rows.
+    assert found.plan["pairs_refined"] >= 700
 
 
 def test_strategies_that_make_no_sense() -> None:
