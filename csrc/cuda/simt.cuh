@@ -25,6 +25,8 @@ inline void check(cudaError_t code, const char* what) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(code));
 }
 
+#ifdef __CUDACC__
+
 // Registers without a first value; the emulator fills them with NaN.
 template <class T, int count>
 struct Registers {
@@ -136,10 +138,16 @@ void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
           "shared memory of a kernel");
   }
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream> > >(
-      static_cast<Parameters>(arguments)...);
-  check(cudaGetLastError(), "launch of a kernel");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
+        "launch of a kernel");
 }
+
+#endif  // __CUDACC__
 
 inline void clear(void* at, std::size_t bytes, Stream stream) {
   check(cudaMemsetAsync(at, 0, bytes, stream), "clearing memory");

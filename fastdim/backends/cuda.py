@@ -1,0 +1,175 @@
+"""The CUDA kernels, for `Rows` in host memory and for torch tensors on a device."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows
+from fastdim.errors import BackendError, InputError
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+# Candidates kept a query beyond k: the certificate needs a gap behind the k-th neighbour.
+SPARE = 6
+LOWEST_CAPABILITY = (8, 0)
+
+
+class Device(NamedTuple):
+    """A device that can run the kernels, and the tile of the filter that fits it."""
+
+    number: int
+    name: str
+    multiprocessors: int
+    tile: str
+
+
+def extension() -> ModuleType:
+    """The built extension `fastdim._cuda`. Raises BackendError, which says how to build it."""
+    try:
+        from fastdim import _cuda
+    except ModuleNotFoundError:
+        raise BackendError(
+            "backend 'cuda' needs the extension fastdim._cuda, which is not built: with CUDA's "
+            'nvcc on the PATH, run  CMAKE_ARGS="-DFASTDIM_CUDA=ON" pip install .  in the sources; '
+            "or pass backend='cpu'"
+        ) from None
+    return _cuda
+
+
+def device(number: int | None = None) -> Device:
+    """The device (the current one if None). Raises BackendError unless it can run the kernels."""
+    cuda = extension()
+    count, why = cuda.devices()
+    if count == 0:
+        raise BackendError(
+            f"backend 'cuda' finds no device ({why or 'none is visible'}): it needs an NVIDIA GPU "
+            "of compute capability 8.0 or more and a driver for CUDA 13; or pass backend='cpu'"
+        )
+    chosen = cuda.current_device() if number is None else number
+    found: dict[str, Any] = cuda.properties(chosen)
+    if tuple(found["capability"]) < LOWEST_CAPABILITY:
+        major, minor = found["capability"]
+        raise BackendError(
+            f"backend 'cuda' needs compute capability 8.0 or more; {found['name']} has "
+            f"{major}.{minor}: pass backend='cpu'"
+        )
+    fitting = [
+        tile
+        for tile in ("large", "medium", "small")
+        if cuda.tile_shared_bytes(tile) <= found["shared_bytes"]
+    ]
+    return Device(chosen, found["name"], found["multiprocessors"], fitting[0])
+
+
+def knn(
+    rows: Rows, queries: Int64 | None, k: int, keep: int | None = None, tile: str | None = None
+) -> tuple[Float64, Int64, dict[str, int | str]]:
+    """As `fastdim.backends.cpu.knn`, of rows in host memory, on the current device.
+
+    keep: candidates a query, k + 6 if None. tile: "small", "medium" or "large", None for the
+    largest that fits the device. Raises BackendError as `device` does.
+    """
+    on = device()
+    cuda = extension()
+    m = rows.n if queries is None else len(queries)
+    kept, tile = keep or k + SPARE, tile or on.tile
+    data = np.ascontiguousarray(rows.data)
+    distances, indices = np.full((m, k), np.nan), np.full((m, k), -1, dtype=np.int64)
+    counts = np.zeros(3, dtype=np.int64)
+    work = cuda.knn_workspace(
+        rows.n, rows.d, queries is not None, m, k, kept, tile, on.multiprocessors
+    )
+    held: list[int] = []
+
+    def take(size: int) -> int:
+        held.append(cuda.allocate(size))
+        return held[-1]
+
+    def upload(array: NDArray[Any]) -> int:
+        at = take(array.nbytes)
+        cuda.copy(at, int(array.ctypes.data), array.nbytes, 0)
+        return at
+
+    try:
+        chosen = 0 if queries is None else upload(np.ascontiguousarray(queries, dtype=np.int64))
+        values = upload(data)
+        outputs = [upload(array) for array in (distances, indices, counts)]
+        cuda.knn(
+            values, rows.n, rows.d, rows.d, rows.dtype, chosen, m, k, kept, tile,
+            on.multiprocessors, take(work), *outputs, 0,
+        )  # fmt: skip
+        for array, at in zip((distances, indices, counts), outputs, strict=True):
+            cuda.copy(int(array.ctypes.data), at, array.nbytes, 0)
+    except RuntimeError as error:
+        raise BackendError(
+            f"backend 'cuda' on {on.name}: {error}; it asked for {work + data.nbytes} bytes: "
+            "search fewer rows at a time, or pass backend='cpu'"
+        ) from None
+    finally:
+        for at in held:
+            cuda.release(at)
+    return distances, indices, plan(on, tile, kept, counts)
+
+
+def plan(on: Device, tile: str, keep: int, counts: Int64) -> dict[str, int | str]:
+    """What the search did, as `Neighbors.plan` holds it."""
+    return {
+        "isa": f"cuda {on.name}",
+        "tile": tile,
+        "candidates": keep,
+        "queries_searched_again": int(counts[0]),
+        "rows_coarse_in_float16": int(counts[1]),
+    }
+
+
+def knn_tensor(
+    x: Any, k: int = 2, queries: Any = None, keep: int | None = None, tile: str | None = None
+) -> tuple[Any, Any, Any]:
+    """Distances (m, k) float64, indices (m, k) int64 and counts (3,) int64 as tensors.
+
+    x: torch tensor (n, d) on a CUDA device, columns adjacent, finite values. queries: int64 tensor
+    (m,) of row numbers on the same device, or None for every row. Queued on torch's current stream
+    without waiting; counts[0] is the number of queries that were searched again in full.
+    """
+    import torch
+
+    if not isinstance(x, torch.Tensor) or not x.is_cuda:
+        raise InputError("knn_tensor needs a torch tensor on a CUDA device")
+    names = {
+        torch.float16: "float16",
+        torch.bfloat16: "bfloat16",
+        torch.float32: "float32",
+        torch.float64: "float64",
+    }
+    if x.ndim != 2 or x.dtype not in names or x.stride(1) != 1 or x.stride(0) < x.shape[1]:
+        raise InputError(
+            f"x must be (rows, columns), float16, bfloat16, float32 or float64, columns adjacent; "
+            f"got {x.dtype} of shape {tuple(x.shape)}, strides {x.stride()}: x.contiguous() helps"
+        )
+    n, d = x.shape
+    if not 1 <= k < n:
+        raise InputError(f"k = {k} neighbours need at least {k + 1} rows, got {n}")
+    if queries is not None and (queries.device != x.device or queries.dtype != torch.int64):
+        raise InputError("queries must be an int64 tensor on the device of x")
+    cuda = extension()
+    with torch.cuda.device(x.device):
+        on = device(x.device.index)
+        m = n if queries is None else len(queries)
+        kept, tile = keep or k + SPARE, tile or on.tile
+        work = cuda.knn_workspace(n, d, queries is not None, m, k, kept, tile, on.multiprocessors)
+        workspace = torch.empty(work, dtype=torch.uint8, device=x.device)
+        distances = torch.full((m, k), float("nan"), dtype=torch.float64, device=x.device)
+        indices = torch.full((m, k), -1, dtype=torch.int64, device=x.device)
+        counts = torch.zeros(3, dtype=torch.int64, device=x.device)
+        cuda.knn(
+            x.data_ptr(), n, d, x.stride(0), names[x.dtype],
+            0 if queries is None else queries.contiguous().data_ptr(), m, k, kept, tile,
+            on.multiprocessors, workspace.data_ptr(), distances.data_ptr(), indices.data_ptr(),
+            counts.data_ptr(), torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+    return distances, indices, counts

@@ -1,0 +1,1 @@
+"""The CUDA sources on the CPU: see emulator.h."""
