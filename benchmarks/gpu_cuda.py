@@ -43,7 +43,10 @@ def adversarial(n: int = 3_000, d: int = 200) -> dict[str, torch.Tensor]:
     near = gauss.clone()
     near[n // 2 :] = near[: n - n // 2] * (1 + 1e-6)
     wide = gauss.clone()
-    wide[7] *= 1e9
+    wide[7] *= 1e11
+    wide[8] = -wide[7]
+    far = gauss.clone()
+    far[7] *= 1e9
     return {
         "gauss": gauss,
         "tokens": x,
@@ -52,6 +55,7 @@ def adversarial(n: int = 3_000, d: int = 200) -> dict[str, torch.Tensor]:
         "repeated": repeated,
         "near": near,
         "wide range": wide,
+        "one far row": far,
         "integers": torch.randint(0, 3, (n, 8), device="cuda").float(),
         "float16": x[:, :57].half(),
         "bfloat16": x[:, :57].bfloat16(),
@@ -88,25 +92,28 @@ def worst_error(x: torch.Tensor, k: int, tile: str | None = None, most: int = 3_
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
     """Median time of a call on the device, after two calls to warm up."""
-    times = []
+    times: list[float] = []
     for i in range(repeats + 2):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         first.record()
         call()
         last.record()
         last.synchronize()
         if i >= 2:
             times.append(first.elapsed_time(last))
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def kernel_ms(call: Callable[[], object], repeats: int = 5) -> dict[str, float]:
     """Milliseconds a call of every kernel, by torch's profiler."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True
+    ) as profile:
         for _ in range(repeats):
             call()
         torch.cuda.synchronize()
-    out = {}
+    out: dict[str, float] = {}
     for event in profile.key_averages():
         name = event.key.replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]
         spent = event.self_device_time_total / 1e3 / repeats
@@ -127,15 +134,10 @@ def ceiling_tflops() -> float:
     """Rate of mma.sync alone, on random values."""
     blocks = cuda.device().multiprocessors
     out = torch.empty(blocks * 256, device="cuda")
-    rounds = 20_000
-    operations = 0.0
-
-    def call() -> None:
-        nonlocal operations
-        stream = torch.cuda.current_stream().cuda_stream
-        operations = _cuda.mma_ceiling(blocks, rounds, out.data_ptr(), stream)
-
-    return operations / median_ms(call, 5) / 1e9 if (call() or operations) else 0.0
+    stream = torch.cuda.current_stream().cuda_stream
+    operations = _cuda.mma_ceiling(blocks, 20_000, out.data_ptr(), stream)
+    spent = median_ms(lambda: _cuda.mma_ceiling(blocks, 20_000, out.data_ptr(), stream), 5)
+    return operations / spent / 1e9
 
 
 def time_cuda(x: torch.Tensor, k: int = 2, repeats: int = 7, tile: str | None = None) -> float:

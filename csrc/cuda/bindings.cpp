@@ -94,7 +94,7 @@ cuda::KnnParams knn_params(std::uintptr_t data, std::int64_t n, std::int64_t d,
 PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels of fastdim. Arguments are addresses; see fastdim/_cuda.pyi.";
   module.def("devices", devices);
-  module.def("device_count", [] { return devices()[0]; });
+  module.def("device_count", [] { return devices()[0].cast<int>(); });
   module.def("current_device", [] {
     int device = 0;
     simt::check(cudaGetDevice(&device), "current device");

@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
   if (bfloat != (params.global->coarse > static_cast<unsigned long long>(params.n / 16))) return;
   constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns, kSlice = Shape::kSlice;
   constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages;
-  constexpr int kRowBytes = kSlice * 2, kChunks = kSlice / 8;
+  constexpr int kRowBytes = kSlice * 2, kChunks = kSlice / 8, kSteps = kSlice / 16;
+  static_assert(kSteps % 2 == 0, "the first step of a slice goes to the first fragments");
   constexpr int kLeftCopies = kRows * kChunks / kThreads;
   constexpr int kRightCopies = kColumns * kChunks / kThreads;
   constexpr int kStep = kThreads / kChunks;  // rows between two copies of a thread
@@ -213,33 +214,44 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       if (thread < kColumns && tile + 1 < last) {
         starts[(parity ^ 1) * kColumns + thread] = params.start[(tile + 1) * kColumns + thread];
       }
-      for (int slice = 0; slice < slices; ++slice) {
+      // Fragments of a step are loaded while the step before is multiplied, also across slices.
+      simt::Registers<std::uint32_t, 16> a[2], b[2];
+      const unsigned char* left_base = nullptr;
+      const auto next_slice = [&] {
         simt::wait<kStages - 2>();
         simt::sync();
         fetch();
-        const unsigned char* left_base = stages + stage * Shape::kStageBytes;
-        const unsigned char* right_base = left_base + kRows * kRowBytes;
+        left_base = stages + stage * Shape::kStageBytes;
         stage = stage + 1 == kStages ? 0 : stage + 1;
+      };
+      const auto load = [&](int step) {
+        const unsigned char* right_base = left_base + kRows * kRowBytes;
 #pragma unroll
-        for (int step = 0; step < kSlice / 16; ++step) {
-          simt::Registers<std::uint32_t, 16> a, b;
+        for (int i = 0; i < 4; ++i) {
+          simt::load_matrices(&a[step & 1][4 * i],
+                              left_base + (left_row + 16 * i) * kRowBytes +
+                                  (((2 * step + left_chunk) ^ swizzle(left_row)) << 4));
+          simt::load_matrices(&b[step & 1][4 * i],
+                              right_base + (right_row + 16 * i) * kRowBytes +
+                                  (((2 * step + right_chunk) ^ swizzle(right_row)) << 4));
+        }
+      };
+      next_slice();
+      load(0);
+      for (int slice = 0; slice < slices; ++slice) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            simt::load_matrices(&a[4 * i],
-                                left_base + (left_row + 16 * i) * kRowBytes +
-                                    (((2 * step + left_chunk) ^ swizzle(left_row)) << 4));
-          }
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            simt::load_matrices(&b[4 * j],
-                                right_base + (right_row + 16 * j) * kRowBytes +
-                                    (((2 * step + right_chunk) ^ swizzle(right_row)) << 4));
+        for (int step = 0; step < kSteps; ++step) {
+          if (step + 1 < kSteps) {
+            load(step + 1);
+          } else if (slice + 1 < slices) {
+            next_slice();
+            load(0);
           }
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-              simt::mma<bfloat>(&sum[(i * 8 + j) * 4], &a[4 * i], &b[2 * j]);
+              simt::mma<bfloat>(&sum[(i * 8 + j) * 4], &a[step & 1][4 * i], &b[step & 1][2 * j]);
             }
           }
         }

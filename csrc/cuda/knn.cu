@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::int64_t kPadding = 256;  // rows of the tallest tile
 constexpr int kColumnParts = 128;
+constexpr int kSearchBlocks = 2;  // blocks of the full search a multiprocessor
 
 std::int64_t up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 std::int64_t row_blocks(std::int64_t rows) { return (rows + kWarps - 1) / kWarps; }
@@ -33,7 +34,7 @@ struct Layout {
     query_rows = up(p.m, kPadding);
     tile_rows = with_shape(p.tile, [](auto shape) { return std::int64_t{shape.kRows}; });
     slots = Division((p.m + tile_rows - 1) / tile_rows, rows / 128, p.blocks).slots();
-    lists = search_lists(p.m, p.blocks) * p.k;
+    lists = search_lists(p.m, kSearchBlocks * p.blocks) * p.k;
     global = take(sizeof(Global));
     mean = take(p.d * 8);
     parts = take(3 * p.d * 8 * kColumnParts);
@@ -130,8 +131,8 @@ void run(const KnnParams& p) {
                columns, bounds);
   double* list_distances = at<double>(p, layout.list_distances);
   std::int64_t* list_indices = at<std::int64_t>(p, layout.list_indices);
-  simt::launch(search_all<T>, p.blocks, kSearchThreads, search_bytes(), p.stream, source,
-               list_distances, list_indices);
+  simt::launch(search_all<T>, kSearchBlocks * p.blocks, kSearchThreads, search_bytes(), p.stream,
+               source, list_distances, list_indices);
   simt::launch(merge_lists<T>, p.blocks, 32 * kWarps, 0, p.stream, source, p.blocks, list_distances,
                list_indices);
   simt::launch(write_counts, 1, 32, 0, p.stream, global, p.counts);

@@ -164,7 +164,7 @@ __global__ void refine(Source<T> source, Division division, int keep, const floa
 }
 
 // Queries that a block of `search_all` takes at once, rows it reads at once, columns of a slice.
-constexpr int kGroup = 16, kRead = 64, kPart = 16;
+constexpr int kGroup = 16, kRead = 64, kPart = 32;
 constexpr int kSearchThreads = 256;
 
 // Groups of queries and, where there are few, parts of the rows: one work item each.
