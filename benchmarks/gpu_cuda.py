@@ -25,10 +25,12 @@ SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
 def like_tokens(n: int, d: int, seed: int = 0) -> torch.Tensor:
     """Rows like a decoder's: 24 strong directions, noise, an offset, 1 row in 230 at 200x."""
     g = torch.Generator(device="cuda").manual_seed(seed)
-    size = {"device": "cuda", "generator": g}
-    x = torch.randn(n, 24, **size) @ torch.randn(24, d, **size) + torch.randn(n, d, **size)
-    x += 3 * torch.randn(d, **size)
-    x[::230] *= 200
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device="cuda", generator=g)
+
+    x = normal(n, 24) @ normal(24, d) + normal(n, d) + 3 * normal(d)
+    x[::230] *= 200.0
     return x
 
 
@@ -149,6 +151,7 @@ def measure(ceiling: float, n: int, d: int, peers: bool) -> dict[str, Any]:
     """Times of one size: whole search, each kernel, the filter's rate, torch.cdist + topk."""
     x = like_tokens(n, d)
     kernels = kernel_ms(lambda: cuda.knn_tensor(x, 2))
+    small = kernel_ms(lambda: cuda.knn_tensor(x, 2, tile="small"))
     filter_ms = kernels.get("knn_filter", float("nan"))
     tflops = 2.0 * n * n * d / filter_ms / 1e9
     result = {
@@ -157,6 +160,7 @@ def measure(ceiling: float, n: int, d: int, peers: bool) -> dict[str, Any]:
         "total_ms": time_cuda(x),
         "tiles_ms": {tile: time_cuda(x, tile=tile) for tile in ("small", "medium", "large")},
         "kernels_ms": kernels,
+        "filter_small_ms": small.get("knn_filter"),
         "filter_tflops": tflops,
         "share_of_mma_sync": tflops / ceiling,
         "searched_again": int(cuda.knn_tensor(x, 2)[2][0]),

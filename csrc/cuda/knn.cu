@@ -131,10 +131,11 @@ void run(const KnnParams& p) {
                columns, bounds);
   double* list_distances = at<double>(p, layout.list_distances);
   std::int64_t* list_indices = at<std::int64_t>(p, layout.list_indices);
-  simt::launch(search_all<T>, kSearchBlocks * p.blocks, kSearchThreads, search_bytes(), p.stream,
-               source, list_distances, list_indices);
-  simt::launch(merge_lists<T>, p.blocks, 32 * kWarps, 0, p.stream, source, p.blocks, list_distances,
-               list_indices);
+  const int search_blocks = kSearchBlocks * p.blocks;
+  simt::launch(search_all<T>, search_blocks, kSearchThreads, search_bytes(), p.stream, source,
+               list_distances, list_indices);
+  simt::launch(merge_lists<T>, p.blocks, 32 * kWarps, 0, p.stream, source, search_blocks,
+               list_distances, list_indices);
   simt::launch(write_counts, 1, 32, 0, p.stream, global, p.counts);
 }
 

@@ -25,7 +25,13 @@ class Device(NamedTuple):
     number: int
     name: str
     multiprocessors: int
+    shared_bytes: int
     tile: str
+
+    def blocks(self, tile: str) -> int:
+        """Blocks of the filter that run at a time: two a multiprocessor where memory allows."""
+        double = 2 * extension().tile_shared_bytes(tile) + 2048 <= self.shared_bytes
+        return self.multiprocessors * (2 if double else 1)
 
 
 def extension() -> ModuleType:
@@ -63,7 +69,9 @@ def device(number: int | None = None) -> Device:
         for tile in ("large", "medium", "small")
         if cuda.tile_shared_bytes(tile) <= found["shared_bytes"]
     ]
-    return Device(chosen, found["name"], found["multiprocessors"], fitting[0])
+    return Device(
+        chosen, found["name"], found["multiprocessors"], found["shared_bytes"], fitting[0]
+    )
 
 
 def knn(
@@ -81,9 +89,8 @@ def knn(
     data = np.ascontiguousarray(rows.data)
     distances, indices = np.full((m, k), np.nan), np.full((m, k), -1, dtype=np.int64)
     counts = np.zeros(3, dtype=np.int64)
-    work = cuda.knn_workspace(
-        rows.n, rows.d, queries is not None, m, k, kept, tile, on.multiprocessors
-    )
+    blocks = on.blocks(tile)
+    work = cuda.knn_workspace(rows.n, rows.d, queries is not None, m, k, kept, tile, blocks)
     held: list[int] = []
 
     def take(size: int) -> int:
@@ -101,7 +108,7 @@ def knn(
         outputs = [upload(array) for array in (distances, indices, counts)]
         cuda.knn(
             values, rows.n, rows.d, rows.d, rows.dtype, chosen, m, k, kept, tile,
-            on.multiprocessors, take(work), *outputs, 0,
+            blocks, take(work), *outputs, 0,
         )  # fmt: skip
         for array, at in zip((distances, indices, counts), outputs, strict=True):
             cuda.copy(int(array.ctypes.data), at, array.nbytes, 0)
@@ -161,7 +168,8 @@ def knn_tensor(
         on = device(x.device.index)
         m = n if queries is None else len(queries)
         kept, tile = keep or k + SPARE, tile or on.tile
-        work = cuda.knn_workspace(n, d, queries is not None, m, k, kept, tile, on.multiprocessors)
+        blocks = on.blocks(tile)
+        work = cuda.knn_workspace(n, d, queries is not None, m, k, kept, tile, blocks)
         workspace = torch.empty(work, dtype=torch.uint8, device=x.device)
         distances = torch.full((m, k), float("nan"), dtype=torch.float64, device=x.device)
         indices = torch.full((m, k), -1, dtype=torch.int64, device=x.device)
@@ -169,7 +177,7 @@ def knn_tensor(
         cuda.knn(
             x.data_ptr(), n, d, x.stride(0), names[x.dtype],
             0 if queries is None else queries.contiguous().data_ptr(), m, k, kept, tile,
-            on.multiprocessors, workspace.data_ptr(), distances.data_ptr(), indices.data_ptr(),
+            blocks, workspace.data_ptr(), distances.data_ptr(), indices.data_ptr(),
             counts.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return distances, indices, counts
