@@ -106,6 +106,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
   static_assert(kSteps % 2 == 0, "the first step of a slice goes to the first fragments");
   constexpr int kLeftCopies = kRows * kChunks / kThreads;
   constexpr int kRightCopies = kColumns * kChunks / kThreads;
+  constexpr int kPartCopies = (kLeftCopies + kRightCopies) / (kSteps - 1);
+  static_assert(kPartCopies * (kSteps - 1) == kLeftCopies + kRightCopies);
   constexpr int kStep = kThreads / kChunks;  // rows between two copies of a thread
   // Neighbouring rows put the same column into other banks: 8 rows x 16 bytes cover all 32.
   const auto swizzle = [](int row) { return kSlice == 64 ? row & 7 : (row >> 1) & 3; };
@@ -137,7 +139,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
   const std::int64_t run_end = division.rest > 0 ? division.first_tile(block + 1) : 0;
 
   for (std::int64_t wave = 0; wave < division.waves || run < run_end; ++wave) {
-    std::int64_t row_tile, slot, first = 0, last = division.column_tiles;
+    std::int64_t row_tile, slot;
+    // Column numbers and tiles fit 32 bits: n < 2^31. Addresses take 64.
+    int first = 0, last = static_cast<int>(division.column_tiles);
     if (wave < division.waves) {
       row_tile = wave * division.blocks + block;
       slot = row_tile;
@@ -145,8 +149,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       const std::int64_t row = run / division.column_tiles;
       row_tile = division.waves * division.blocks + row;
       slot = division.waves * division.blocks + block + row;
-      first = run % division.column_tiles;
-      last = min(last, first + run_end - run);
+      first = static_cast<int>(run % division.column_tiles);
+      last = static_cast<int>(min(division.column_tiles, first + run_end - run));
       run += last - first;
     }
     const std::int64_t row = row_tile * kRows + thread;  // of which this thread merges the queue
@@ -165,39 +169,45 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
     const std::uint16_t* left =
         params.left + (row_tile * kRows + copy_row) * width + 8 * copy_chunk;
     const std::uint16_t* right =
-        params.right + (first * kColumns + copy_row) * width + 8 * copy_chunk;
+        params.right + (std::int64_t{first} * kColumns + copy_row) * width + 8 * copy_chunk;
     int fetch_slice = 0, fetch_stage = 0;
-    std::int64_t fetch_tile = first;
-    const auto fetch = [&] {
-      if (fetch_tile < last) {
-        unsigned char* to = stages + fetch_stage * Shape::kStageBytes + copy_offset;
-        const std::uint16_t* from_left = left + fetch_slice * kSlice;
+    int fetch_tile = first;
+    const int step_values = kStep * static_cast<int>(width);
+    // Copies of a slice are spread over the steps of another, so that fragments need not queue
+    // behind all of them.
+    const auto fetch_part = [&](int part) {
+      if (fetch_tile >= last) return;
+      unsigned char* to = stages + fetch_stage * Shape::kStageBytes + copy_offset;
+      const std::uint16_t* from_left = left + fetch_slice * kSlice;
+      const std::uint16_t* from_right = right + fetch_slice * kSlice;
 #pragma unroll
-        for (int i = 0; i < kLeftCopies; ++i) {
-          simt::copy16(to + i * kStep * kRowBytes, from_left + i * kStep * width);
-        }
-        to += kRows * kRowBytes;
-        const std::uint16_t* from_right = right + fetch_slice * kSlice;
-#pragma unroll
-        for (int i = 0; i < kRightCopies; ++i) {
-          simt::copy16(to + i * kStep * kRowBytes, from_right + i * kStep * width);
-        }
-        fetch_stage = fetch_stage + 1 == kStages ? 0 : fetch_stage + 1;
-        if (++fetch_slice == slices) {
-          fetch_slice = 0;
-          ++fetch_tile;
-          right += kColumns * width;
-        }
+      for (int c = part * kPartCopies; c < (part + 1) * kPartCopies; ++c) {
+        const int i = c < kLeftCopies ? c : c - kLeftCopies;
+        const std::uint16_t* from = (c < kLeftCopies ? from_left : from_right) + i * step_values;
+        simt::copy16(to + (c < kLeftCopies ? 0 : kRows * kRowBytes) + i * kStep * kRowBytes, from);
       }
-      simt::commit();
     };
-    for (int i = 0; i < kStages - 1; ++i) fetch();
+    const auto end_fetch = [&] {
+      simt::commit();
+      if (fetch_tile >= last) return;
+      fetch_stage = fetch_stage + 1 == kStages ? 0 : fetch_stage + 1;
+      if (++fetch_slice == slices) {
+        fetch_slice = 0;
+        ++fetch_tile;
+        right += kColumns * width;
+      }
+    };
+    for (int i = 0; i < kStages - 1; ++i) {
+#pragma unroll
+      for (int part = 0; part < kSteps - 1; ++part) fetch_part(part);
+      end_fetch();
+    }
     if (thread < kColumns) starts[thread] = params.start[first * kColumns + thread];
     simt::sync();
 
     int stage = 0;
-    for (std::int64_t tile = first; tile < last; ++tile) {
-      const int parity = static_cast<int>(tile - first) & 1;
+    for (int tile = first; tile < last; ++tile) {
+      const int parity = (tile - first) & 1;
       const float* start = starts + parity * kColumns;
       simt::Registers<float, 128> sum;  // [4 row parts][8 column parts][4]
 #pragma unroll
@@ -220,7 +230,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       const auto next_slice = [&] {
         simt::wait<kStages - 2>();
         simt::sync();
-        fetch();
         left_base = stages + stage * Shape::kStageBytes;
         stage = stage + 1 == kStages ? 0 : stage + 1;
       };
@@ -243,6 +252,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
         for (int step = 0; step < kSteps; ++step) {
           if (step + 1 < kSteps) {
             load(step + 1);
+            fetch_part(step);
+            if (step + 2 == kSteps) end_fetch();
           } else if (slice + 1 < slices) {
             next_slice();
             load(0);
@@ -259,12 +270,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
 
       // Candidates better than the worst one kept, usually none once some tiles have passed.
       const int row0 = warp_row + lane / 4;
-      const std::int64_t column0 = tile * kColumns + warp_column + 2 * (lane % 4);
-      const auto append = [&](int r, float p, std::int64_t column) {
+      const int column0 = tile * kColumns + warp_column + 2 * (lane % 4);
+      const auto append = [&](int r, float p, int column) {
         const int place = simt::atomic_add(&queued[r], 1);
         if (place < kQueue) {
           queue_score[place * kRows + r] = p;
-          queue_column[place * kRows + r] = static_cast<int>(column);
+          queue_column[place * kRows + r] = column;
         }
       };
       const auto merge = [&] {
@@ -317,7 +328,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
           for (int e = 0; e < 4; ++e) {
             const int r = row0 + 16 * i + 8 * (e >> 1);
             const float p = sum[(i * 8 + j) * 4 + e];
-            const std::int64_t column = column0 + 8 * j + (e & 1);
+            const int column = column0 + 8 * j + (e & 1);
             if (p >= limits[r] && column < params.n) append(r, p, column);
           }
         }
