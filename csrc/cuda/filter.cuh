@@ -65,13 +65,13 @@ struct Heap {
   int* column;
   int stride, size;
 
-  __device__ void clear() {
+  __device__ void clear() const {
     for (int i = 0; i < size; ++i) {
       score[i * stride] = -HUGE_VALF;
       column[i * stride] = 0x7fffffff;
     }
   }
-  __device__ void offer(float p, int j) {
+  __device__ void offer(float p, int j) const {
     if (!worse(score[0], column[0], p, j)) return;
     int at = 0;
     for (;;) {
@@ -153,17 +153,18 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       last = static_cast<int>(min(division.column_tiles, first + run_end - run));
       run += last - first;
     }
-    const std::int64_t row = row_tile * kRows + thread;  // of which this thread merges the queue
-    const std::int64_t self = row >= params.m             ? -1
-                              : params.queries != nullptr ? params.queries[row]
-                                                          : row;
-    float* slot_score = params.scores + slot * params.keep * kRows;
-    int* slot_column = params.columns + slot * params.keep * kRows;
-    Heap heap = {(params.heap_shared ? heap_score : slot_score) + thread,
-                 (params.heap_shared ? heap_column : slot_column) + thread, kRows, params.keep};
+    // The row of which this thread merges the queue, and its own number among the columns.
+    const std::int64_t row = row_tile * kRows + thread;
+    const bool real = row < params.m;
+    const int self =
+        !real ? -1 : static_cast<int>(params.queries != nullptr ? params.queries[row] : row);
+    const std::int64_t list = slot * params.keep * kRows + thread;
+    const Heap heap = {params.heap_shared ? heap_score + thread : params.scores + list,
+                       params.heap_shared ? heap_column + thread : params.columns + list, kRows,
+                       params.keep};
     heap.clear();
     simt::sync();  // the run before may still be read
-    limits[thread] = row < params.m ? -HUGE_VALF : HUGE_VALF;
+    limits[thread] = real ? -HUGE_VALF : HUGE_VALF;
     queued[thread] = 0;
 
     const std::uint16_t* left =
@@ -285,7 +286,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
           if (column != self) heap.offer(queue_score[i * kRows + thread], column);
         }
         queued[thread] = 0;
-        if (row < params.m) limits[thread] = heap.score[0];
+        if (real) limits[thread] = heap.score[0];
       };
       bool some = false;
 #pragma unroll
@@ -340,8 +341,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
     simt::wait<0>();
     if (params.heap_shared) {
       for (int i = 0; i < params.keep; ++i) {
-        slot_score[i * kRows + thread] = heap.score[i * kRows];
-        slot_column[i * kRows + thread] = heap.column[i * kRows];
+        params.scores[list + i * kRows] = heap.score[i * kRows];
+        params.columns[list + i * kRows] = heap.column[i * kRows];
       }
     }
   }
