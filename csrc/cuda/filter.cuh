@@ -65,13 +65,13 @@ struct Heap {
   int* column;
   int stride, size;
 
-  __device__ void clear() const {
+  __device__ void clear() {
     for (int i = 0; i < size; ++i) {
       score[i * stride] = -HUGE_VALF;
       column[i * stride] = 0x7fffffff;
     }
   }
-  __device__ void offer(float p, int j) const {
+  __device__ void offer(float p, int j) {
     if (!worse(score[0], column[0], p, j)) return;
     int at = 0;
     for (;;) {
@@ -102,12 +102,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
   if (bfloat != (params.global->coarse > static_cast<unsigned long long>(params.n / 16))) return;
   constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns, kSlice = Shape::kSlice;
   constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages;
-  constexpr int kRowBytes = kSlice * 2, kChunks = kSlice / 8, kSteps = kSlice / 16;
-  static_assert(kSteps % 2 == 0, "the first step of a slice goes to the first fragments");
+  constexpr int kRowBytes = kSlice * 2, kChunks = kSlice / 8;
   constexpr int kLeftCopies = kRows * kChunks / kThreads;
   constexpr int kRightCopies = kColumns * kChunks / kThreads;
-  constexpr int kPartCopies = (kLeftCopies + kRightCopies) / (kSteps - 1);
-  static_assert(kPartCopies * (kSteps - 1) == kLeftCopies + kRightCopies);
   constexpr int kStep = kThreads / kChunks;  // rows between two copies of a thread
   // Neighbouring rows put the same column into other banks: 8 rows x 16 bytes cover all 32.
   const auto swizzle = [](int row) { return kSlice == 64 ? row & 7 : (row >> 1) & 3; };
@@ -139,9 +136,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
   const std::int64_t run_end = division.rest > 0 ? division.first_tile(block + 1) : 0;
 
   for (std::int64_t wave = 0; wave < division.waves || run < run_end; ++wave) {
-    std::int64_t row_tile, slot;
-    // Column numbers and tiles fit 32 bits: n < 2^31. Addresses take 64.
-    int first = 0, last = static_cast<int>(division.column_tiles);
+    std::int64_t row_tile, slot, first = 0, last = division.column_tiles;
     if (wave < division.waves) {
       row_tile = wave * division.blocks + block;
       slot = row_tile;
@@ -149,66 +144,59 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       const std::int64_t row = run / division.column_tiles;
       row_tile = division.waves * division.blocks + row;
       slot = division.waves * division.blocks + block + row;
-      first = static_cast<int>(run % division.column_tiles);
-      last = static_cast<int>(min(division.column_tiles, first + run_end - run));
+      first = run % division.column_tiles;
+      last = min(last, first + run_end - run);
       run += last - first;
     }
-    // The row of which this thread merges the queue, and its own number among the columns.
-    const std::int64_t row = row_tile * kRows + thread;
-    const bool real = row < params.m;
-    const int self =
-        !real ? -1 : static_cast<int>(params.queries != nullptr ? params.queries[row] : row);
-    const std::int64_t list = slot * params.keep * kRows + thread;
-    const Heap heap = {params.heap_shared ? heap_score + thread : params.scores + list,
-                       params.heap_shared ? heap_column + thread : params.columns + list, kRows,
-                       params.keep};
+    const std::int64_t row = row_tile * kRows + thread;  // of which this thread merges the queue
+    const std::int64_t self = row >= params.m             ? -1
+                              : params.queries != nullptr ? params.queries[row]
+                                                          : row;
+    float* slot_score = params.scores + slot * params.keep * kRows;
+    int* slot_column = params.columns + slot * params.keep * kRows;
+    Heap heap = {(params.heap_shared ? heap_score : slot_score) + thread,
+                 (params.heap_shared ? heap_column : slot_column) + thread, kRows, params.keep};
     heap.clear();
     simt::sync();  // the run before may still be read
-    limits[thread] = real ? -HUGE_VALF : HUGE_VALF;
+    limits[thread] = row < params.m ? -HUGE_VALF : HUGE_VALF;
     queued[thread] = 0;
 
     const std::uint16_t* left =
         params.left + (row_tile * kRows + copy_row) * width + 8 * copy_chunk;
     const std::uint16_t* right =
-        params.right + (std::int64_t{first} * kColumns + copy_row) * width + 8 * copy_chunk;
+        params.right + (first * kColumns + copy_row) * width + 8 * copy_chunk;
     int fetch_slice = 0, fetch_stage = 0;
-    int fetch_tile = first;
-    const int step_values = kStep * static_cast<int>(width);
-    // Copies of a slice are spread over the steps of another, so that fragments need not queue
-    // behind all of them.
-    const auto fetch_part = [&](int part) {
-      if (fetch_tile >= last) return;
-      unsigned char* to = stages + fetch_stage * Shape::kStageBytes + copy_offset;
-      const std::uint16_t* from_left = left + fetch_slice * kSlice;
-      const std::uint16_t* from_right = right + fetch_slice * kSlice;
+    std::int64_t fetch_tile = first;
+    const auto fetch = [&] {
+      if (fetch_tile < last) {
+        unsigned char* to = stages + fetch_stage * Shape::kStageBytes + copy_offset;
+        const std::uint16_t* from_left = left + fetch_slice * kSlice;
 #pragma unroll
-      for (int c = part * kPartCopies; c < (part + 1) * kPartCopies; ++c) {
-        const int i = c < kLeftCopies ? c : c - kLeftCopies;
-        const std::uint16_t* from = (c < kLeftCopies ? from_left : from_right) + i * step_values;
-        simt::copy16(to + (c < kLeftCopies ? 0 : kRows * kRowBytes) + i * kStep * kRowBytes, from);
+        for (int i = 0; i < kLeftCopies; ++i) {
+          simt::copy16(to + i * kStep * kRowBytes, from_left + i * kStep * width);
+        }
+        to += kRows * kRowBytes;
+        const std::uint16_t* from_right = right + fetch_slice * kSlice;
+#pragma unroll
+        for (int i = 0; i < kRightCopies; ++i) {
+          simt::copy16(to + i * kStep * kRowBytes, from_right + i * kStep * width);
+        }
+        fetch_stage = fetch_stage + 1 == kStages ? 0 : fetch_stage + 1;
+        if (++fetch_slice == slices) {
+          fetch_slice = 0;
+          ++fetch_tile;
+          right += kColumns * width;
+        }
       }
-    };
-    const auto end_fetch = [&] {
       simt::commit();
-      if (fetch_tile >= last) return;
-      fetch_stage = fetch_stage + 1 == kStages ? 0 : fetch_stage + 1;
-      if (++fetch_slice == slices) {
-        fetch_slice = 0;
-        ++fetch_tile;
-        right += kColumns * width;
-      }
     };
-    for (int i = 0; i < kStages - 1; ++i) {
-#pragma unroll
-      for (int part = 0; part < kSteps - 1; ++part) fetch_part(part);
-      end_fetch();
-    }
+    for (int i = 0; i < kStages - 1; ++i) fetch();
     if (thread < kColumns) starts[thread] = params.start[first * kColumns + thread];
     simt::sync();
 
     int stage = 0;
-    for (int tile = first; tile < last; ++tile) {
-      const int parity = (tile - first) & 1;
+    for (std::int64_t tile = first; tile < last; ++tile) {
+      const int parity = static_cast<int>(tile - first) & 1;
       const float* start = starts + parity * kColumns;
       simt::Registers<float, 128> sum;  // [4 row parts][8 column parts][4]
 #pragma unroll
@@ -225,45 +213,33 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       if (thread < kColumns && tile + 1 < last) {
         starts[(parity ^ 1) * kColumns + thread] = params.start[(tile + 1) * kColumns + thread];
       }
-      // Fragments of a step are loaded while the step before is multiplied, also across slices.
-      simt::Registers<std::uint32_t, 16> a[2], b[2];
-      const unsigned char* left_base = nullptr;
-      const auto next_slice = [&] {
+      for (int slice = 0; slice < slices; ++slice) {
         simt::wait<kStages - 2>();
         simt::sync();
-        left_base = stages + stage * Shape::kStageBytes;
-        stage = stage + 1 == kStages ? 0 : stage + 1;
-      };
-      const auto load = [&](int step) {
+        fetch();
+        const unsigned char* left_base = stages + stage * Shape::kStageBytes;
         const unsigned char* right_base = left_base + kRows * kRowBytes;
+        stage = stage + 1 == kStages ? 0 : stage + 1;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          simt::load_matrices(&a[step & 1][4 * i],
-                              left_base + (left_row + 16 * i) * kRowBytes +
-                                  (((2 * step + left_chunk) ^ swizzle(left_row)) << 4));
-          simt::load_matrices(&b[step & 1][4 * i],
-                              right_base + (right_row + 16 * i) * kRowBytes +
-                                  (((2 * step + right_chunk) ^ swizzle(right_row)) << 4));
-        }
-      };
-      next_slice();
-      load(0);
-      for (int slice = 0; slice < slices; ++slice) {
+        for (int step = 0; step < kSlice / 16; ++step) {
+          simt::Registers<std::uint32_t, 16> a, b;
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-          if (step + 1 < kSteps) {
-            load(step + 1);
-            fetch_part(step);
-            if (step + 2 == kSteps) end_fetch();
-          } else if (slice + 1 < slices) {
-            next_slice();
-            load(0);
+          for (int i = 0; i < 4; ++i) {
+            simt::load_matrices(&a[4 * i],
+                                left_base + (left_row + 16 * i) * kRowBytes +
+                                    (((2 * step + left_chunk) ^ swizzle(left_row)) << 4));
+          }
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            simt::load_matrices(&b[4 * j],
+                                right_base + (right_row + 16 * j) * kRowBytes +
+                                    (((2 * step + right_chunk) ^ swizzle(right_row)) << 4));
           }
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-              simt::mma<bfloat>(&sum[(i * 8 + j) * 4], &a[step & 1][4 * i], &b[step & 1][2 * j]);
+              simt::mma<bfloat>(&sum[(i * 8 + j) * 4], &a[4 * i], &b[2 * j]);
             }
           }
         }
@@ -271,12 +247,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
 
       // Candidates better than the worst one kept, usually none once some tiles have passed.
       const int row0 = warp_row + lane / 4;
-      const int column0 = tile * kColumns + warp_column + 2 * (lane % 4);
-      const auto append = [&](int r, float p, int column) {
+      const std::int64_t column0 = tile * kColumns + warp_column + 2 * (lane % 4);
+      const auto append = [&](int r, float p, std::int64_t column) {
         const int place = simt::atomic_add(&queued[r], 1);
         if (place < kQueue) {
           queue_score[place * kRows + r] = p;
-          queue_column[place * kRows + r] = column;
+          queue_column[place * kRows + r] = static_cast<int>(column);
         }
       };
       const auto merge = [&] {
@@ -286,7 +262,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
           if (column != self) heap.offer(queue_score[i * kRows + thread], column);
         }
         queued[thread] = 0;
-        if (real) limits[thread] = heap.score[0];
+        if (row < params.m) limits[thread] = heap.score[0];
       };
       bool some = false;
 #pragma unroll
@@ -329,7 +305,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
           for (int e = 0; e < 4; ++e) {
             const int r = row0 + 16 * i + 8 * (e >> 1);
             const float p = sum[(i * 8 + j) * 4 + e];
-            const int column = column0 + 8 * j + (e & 1);
+            const std::int64_t column = column0 + 8 * j + (e & 1);
             if (p >= limits[r] && column < params.n) append(r, p, column);
           }
         }
@@ -341,8 +317,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
     simt::wait<0>();
     if (params.heap_shared) {
       for (int i = 0; i < params.keep; ++i) {
-        params.scores[list + i * kRows] = heap.score[i * kRows];
-        params.columns[list + i * kRows] = heap.column[i * kRows];
+        slot_score[i * kRows + thread] = heap.score[i * kRows];
+        slot_column[i * kRows + thread] = heap.column[i * kRows];
       }
     }
   }
