@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -37,14 +38,13 @@ class Device(NamedTuple):
 def extension() -> ModuleType:
     """The built extension `fastdim._cuda`. Raises BackendError, which says how to build it."""
     try:
-        from fastdim import _cuda
+        return importlib.import_module("fastdim._cuda")
     except ModuleNotFoundError:
         raise BackendError(
             "backend 'cuda' needs the extension fastdim._cuda, which is not built: with CUDA's "
             'nvcc on the PATH, run  CMAKE_ARGS="-DFASTDIM_CUDA=ON" pip install .  in the sources; '
             "or pass backend='cpu'"
         ) from None
-    return _cuda
 
 
 def device(number: int | None = None) -> Device:

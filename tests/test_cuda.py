@@ -1,0 +1,260 @@
+"""The CUDA engine: its sources on an emulated GPU, and on a device where there is one."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import gaussian, in_dtype, token_like
+
+from fastdim import naive
+from fastdim.arrays import Rows, as_rows
+from fastdim.backends import cuda
+from fastdim.errors import BackendError
+
+ROOT = Path(__file__).resolve().parent.parent
+DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+TILES = {"small": 0, "medium": 1, "large": 2}
+Knn = Callable[..., tuple[np.ndarray, np.ndarray, dict[str, Any]]]
+
+
+def build(folder: Path, old: str = "", new: str = "") -> Knn:
+    """The emulated engine, compiled from a copy of the sources with one text replaced."""
+    for part in ("csrc/cuda", "tests/simt"):
+        shutil.copytree(ROOT / part, folder / part)
+    if old:
+        found = [p for p in (folder / "csrc/cuda").iterdir() if old in p.read_text()]
+        assert len(found) == 1, f"{old!r} is to be found in one file, not {found}"
+        text = found[0].read_text()
+        assert text.count(old) == 1
+        found[0].write_text(text.replace(old, new))
+    library = folder / "libsimt.so"
+    command = [
+        *os.environ.get("CXX", "g++").split(), "-std=c++17", "-O2", "-shared", "-fPIC",
+        "-DFASTDIM_SIMT", "-ffp-contract=off", f"-I{folder}/tests/simt", f"-I{folder}/csrc/cuda",
+        f"{folder}/tests/simt/library.cpp", "-o", str(library),
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    code = ctypes.CDLL(str(library))
+    code.simt_error.restype = ctypes.c_char_p
+
+    def knn(
+        rows: Rows,
+        queries: np.ndarray | None,
+        k: int,
+        keep: int = 0,
+        tile: str = "small",
+        *,
+        blocks: int = 3,
+        seed: int = 1,
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        code.simt_seed(ctypes.c_ulonglong(seed))
+        m = rows.n if queries is None else len(queries)
+        distances, indices = np.full((m, k), np.nan), np.full((m, k), -1, dtype=np.int64)
+        counts = np.zeros(3, dtype=np.int64)
+        big = [ctypes.c_longlong(v) for v in (rows.n, rows.d, rows.row_stride)]
+        failed = code.simt_knn(
+            ctypes.c_void_p(rows.data.ctypes.data), *big, DTYPES[rows.dtype],
+            None if queries is None else ctypes.c_void_p(queries.ctypes.data),
+            ctypes.c_longlong(m), ctypes.c_longlong(k), ctypes.c_longlong(keep or k + 6),
+            TILES[tile], blocks,
+            *(ctypes.c_void_p(a.ctypes.data) for a in (distances, indices, counts)),
+        )  # fmt: skip
+        if failed:
+            raise RuntimeError(code.simt_error().decode())
+        return distances, indices, {"queries_searched_again": counts[0], "coarse": counts[1]}
+
+    return knn
+
+
+def has_device() -> bool:
+    try:
+        return cuda.extension().devices()[0] > 0
+    except BackendError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Knn:
+    return build(tmp_path_factory.mktemp("simt"))
+
+
+@pytest.fixture(params=["emulated", *(["device"] if has_device() else [])])
+def knn(request: pytest.FixtureRequest) -> Knn:
+    if request.param == "device":
+        return cuda.knn
+    found: Knn = request.getfixturevalue("emulated")
+    return found
+
+
+def check(knn: Knn, rows: Rows, k: int = 2, queries: Any = None, **options: Any) -> dict[str, Any]:
+    """Assert the contract against float64; the plan."""
+    distances, indices, plan = knn(rows, queries, k, **options)
+    want, places = naive.knn(rows, k, queries)
+    np.testing.assert_allclose(distances, want, rtol=1e-12, atol=0)
+    np.testing.assert_array_equal(indices, places)
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    [(2, 1, 1), (3, 5, 2), (127, 63, 2), (128, 64, 1), (129, 65, 2), (257, 33, 7), (300, 130, 2)],
+)
+def test_sizes(knn, n, d, k):
+    check(knn, as_rows(gaussian(n, d).astype(np.float32)), k)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_tiles_and_long_lists(knn, tile):
+    check(knn, as_rows(gaussian(300, 48).astype(np.float32)), k=12, tile=tile)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes_with_massive_rows_and_an_offset(knn, dtype):
+    check(knn, in_dtype(token_like(280, 40), dtype))
+
+
+def test_offset_and_one_large_column(knn):
+    x = gaussian(260, 20) + 1e4
+    x[:, 3] *= 1e3
+    check(knn, as_rows(x.astype(np.float32)))
+
+
+def test_ends_of_float64(knn):
+    check(knn, as_rows(gaussian(140, 9) * 1e140))
+    x = gaussian(140, 9) * 1e-140
+    distances, indices, _ = knn(as_rows(x), None, 2)
+    want, places = naive.knn(x * 2.0**465, 2)
+    np.testing.assert_allclose(distances, want * 2.0**-465, rtol=1e-12)
+    np.testing.assert_array_equal(indices, places)
+
+
+def test_equal_rows_and_ties(knn):
+    x = gaussian(260, 12).astype(np.float32)
+    x[40:60] = x[5]
+    plan = check(knn, as_rows(x))
+    assert plan["queries_searched_again"] >= 20, "more equal rows than candidates are kept"
+    check(knn, as_rows(np.random.default_rng(1).integers(0, 3, (200, 3)).astype(np.float32)), k=5)
+
+
+def test_queries_in_any_order(knn):
+    x = as_rows(gaussian(300, 30).astype(np.float32))
+    check(knn, x, queries=np.array([299, 7, 7, 128, 0], dtype=np.int64))
+
+
+def cancelling() -> Rows:
+    """Whole numbers: 16 bits hold them, so that only the sums of the tensor core are wrong."""
+    rng = np.random.default_rng(5)
+    base = rng.integers(-1500, 1500, (1, 64))
+    half = base + rng.integers(-1, 2, (60, 64))
+    return as_rows(np.concatenate([half, -half]).astype(np.float32))
+
+
+def far_clusters() -> Rows:
+    """Two groups whose distance dwarfs their size: 16 bits hardly tell their rows apart."""
+    x = gaussian(200, 16)
+    x[:100] += 3000.0
+    return as_rows(x.astype(np.float32))
+
+
+def test_rows_that_only_the_full_search_resolves(knn):
+    assert check(knn, cancelling())["queries_searched_again"] > 100
+    assert check(knn, far_clusters())["queries_searched_again"] > 0
+
+
+def wide_range() -> Rows:
+    """Two opposite rows so far out that float16 holds the others badly."""
+    x = gaussian(300, 64).astype(np.float32)
+    x[7] *= 1e11
+    x[8] = -x[7]
+    return as_rows(x)
+
+
+def test_bfloat16_where_the_range_asks_for_it(emulated):
+    assert check(emulated, wide_range())["coarse"] > 250
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 40])
+def test_any_division_and_order_gives_the_same_bits(emulated, blocks):
+    x = as_rows(token_like(420, 20))
+    first = emulated(x, None, 2)
+    for seed in (2, 3):
+        other = emulated(x, None, 2, blocks=blocks, seed=seed)
+        np.testing.assert_array_equal(first[0], other[0])
+        np.testing.assert_array_equal(first[1], other[1])
+
+
+def wide_rows() -> Rows:
+    """80 rows 2^26 elements apart, in memory that is only reserved: offsets pass 2^32."""
+    step = 1 << 26
+    no_reserve = 0x4000
+    memory = mmap.mmap(-1, 81 * step * 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    whole = np.frombuffer(memory, dtype=np.float16).reshape(81, step)
+    rows = np.lib.stride_tricks.as_strided(whole, (80, 3), (step * 2, 2))
+    rows[:] = gaussian(80, 3)
+    return Rows(rows, "float16")
+
+
+def test_offsets_beyond_32_bits(emulated):
+    check(emulated, wide_rows())
+
+
+FAULTS = {
+    "a removed barrier": (
+        "simt::wait<kStages - 2>();\n        simt::sync();",
+        "simt::wait<kStages - 2>();",
+    ),
+    "a copy not waited for": ("simt::wait<kStages - 2>();", ""),
+    "swapped fragments": ("left_chunk = lane >> 4;", "left_chunk = (lane >> 4) ^ 1;"),
+    "a dropped mask": ("if (column != self) heap", "heap"),
+    "a 32-bit index": (
+        "return data + i * row_stride;",
+        "return data + static_cast<unsigned>(i * row_stride);",
+    ),
+    "no margin for the sums": ("return 1.5 *", "return 0.0 *"),
+    "no margin for the rounding": (
+        "const double error = sqrt(error2)",
+        "const double error = 0 * sqrt(error2)",
+    ),
+    "a lost bound": ("left_out = fmaxf(left_out, ", "left_out = fminf(left_out, "),
+    "lists of other blocks lost": ("- first + 1;", "- first + 1 > 1 ? 1 : 1;"),
+    "a lost merge": ("        merge();\n        continue;", "        continue;"),
+}  # fmt: skip
+
+
+def check_all(knn: Knn) -> None:
+    """Small sets that between them need every part of the kernels, in two orders of warps."""
+    for seed in (1, 2):
+        for rows in (as_rows(gaussian(300, 130).astype(np.float32)), cancelling()):
+            check(knn, rows, blocks=20, seed=seed)
+        check(knn, far_clusters(), seed=seed)
+        check(knn, wide_rows(), seed=seed)
+        check(knn, wide_range(), keep=2, seed=seed)  # no spare candidate hides a wrong order
+        check(knn, as_rows(gaussian(600, 20).astype(np.float32)), blocks=1, seed=seed)
+
+
+def test_without_faults_the_same_checks_pass(emulated):
+    check_all(emulated)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(tmp_path, fault):
+    broken = build(tmp_path, *FAULTS[fault])
+    with pytest.raises((AssertionError, RuntimeError)):
+        check_all(broken)
+
+
+def test_without_extension_or_device_the_error_says_what_to_do():
+    if has_device():
+        assert cuda.device().multiprocessors > 0
+        return
+    with pytest.raises(BackendError, match=r"FASTDIM_CUDA=ON|finds no device"):
+        cuda.knn(as_rows(gaussian(8, 2)), None, 1)
