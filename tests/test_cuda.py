@@ -171,11 +171,14 @@ def test_rows_that_only_the_full_search_resolves(knn):
 
 
 def wide_range() -> Rows:
-    """Two opposite rows so far out that float16 holds the others badly."""
-    x = gaussian(300, 64).astype(np.float32)
-    x[7] *= 1e11
-    x[8] = -x[7]
-    return as_rows(x)
+    """Corners of two cubes that bfloat16 takes for one, and two opposite rows far out.
+
+    Distances to the cubes differ by 0.4 %, more than the share t that the bound gives away.
+    """
+    signs = np.random.default_rng(2).choice([-1.0, 1.0], (150, 12))
+    signs[:75] *= 1.0038
+    signs[7] *= 1e11
+    return as_rows(np.concatenate([signs, -signs]).astype(np.float32))
 
 
 def test_bfloat16_where_the_range_asks_for_it(emulated):
