@@ -171,12 +171,14 @@ def test_rows_that_only_the_full_search_resolves(knn):
 
 
 def wide_range() -> Rows:
-    """Corners of two cubes that bfloat16 takes for one, and two opposite rows far out.
+    """Corners of two cubes that bfloat16 takes for one larger one; two opposite rows far out.
 
-    Distances to the cubes differ by 0.4 %, more than the share t that the bound gives away.
+    Rows of the smaller cube are nearer to each other, by more than the share t that the bound gives
+    away, and come after those of the other.
     """
     signs = np.random.default_rng(2).choice([-1.0, 1.0], (150, 12))
-    signs[:75] *= 1.0038
+    signs[:75] *= 1.0076
+    signs[75:] *= 1.0041
     signs[7] *= 1e11
     return as_rows(np.concatenate([signs, -signs]).astype(np.float32))
 

@@ -1,1 +1,0 @@
-"""The CUDA sources on the CPU: see emulator.h."""
