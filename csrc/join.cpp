@@ -43,7 +43,7 @@ class Search {
     // Of the queries of a block against one other block; bound and limit belong to `reach`.
     float reach_x[kBlockRows], bound_x[kBlockRows], limit_x[kBlockRows];
     float error_x[kBlockRows], base_x[kBlockRows];
-    Aligned<float> bound_y{kBlockRows}, limit_y{kBlockRows};
+    Aligned<float> bound_y{kBlockRows}, limit_y{kBlockRows}, reach_y{kBlockRows};
     // Of each row of a scan the best scores and their positions, a heap with the least first.
     std::vector<std::pair<float, std::int64_t>> best[kScanRows];
     Refiner refiner;
@@ -72,6 +72,10 @@ class Search {
   }
   const float* far(const Side& side, std::int64_t slot) const {
     return side.far.data() + static_cast<std::size_t>(slot) * p_.far_width();
+  }
+  const std::uint16_t* whole(const Side& side, std::int64_t slot) const {
+    return side.whole.data() +
+           static_cast<std::size_t>(slot) * static_cast<std::size_t>(p_.whole_width);
   }
   NeighborList list(std::int64_t query) const {
     const std::int64_t at = output_[static_cast<std::size_t>(query)];
@@ -263,11 +267,18 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
   if (p_.strategy == Strategy::pruned) {
     worker.counters.second += count;
     refresh(query, row, worker);
-    count = p_.join->second({count, worker.score.data() + list * kListStride, column, x_.tail[at],
-                             y_.tail.data() + first_column, x_.error[at],
-                             y_.error.data() + first_column, far(x_, query), far(y_, first_column),
-                             p_.far_width(), x_.rest[at], y_.rest.data() + first_column,
-                             worker.limit_x[row], worker.limit_y.data()});
+    if (p_.whole_width > 0)
+      count = p_.scan->whole({count, column, whole(x_, query), whole(y_, first_column),
+                              static_cast<std::size_t>(p_.whole_width), x_.whole_half[at],
+                              y_.whole_half.data() + first_column, x_.whole_error[at],
+                              y_.whole_error.data() + first_column, worker.reach_x[row],
+                              worker.reach_y.data()});
+    else
+      count = p_.join->second(
+          {count, worker.score.data() + list * kListStride, column, x_.tail[at],
+           y_.tail.data() + first_column, x_.error[at], y_.error.data() + first_column,
+           far(x_, query), far(y_, first_column), p_.far_width(), x_.rest[at],
+           y_.rest.data() + first_column, worker.limit_x[row], worker.limit_y.data()});
   }
   for (int i = 0; i < count; ++i) {
     if (i + 1 < count) fetch(first_column + column[i + 1]);
@@ -313,6 +324,7 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
     const std::size_t at = static_cast<std::size_t>(col0 + i);
     const bool real = self_ && col0 + i < y_.rows;
     const float reach = real ? states_[at].reach.load(std::memory_order_relaxed) : 0.0f;
+    worker.reach_y.data()[i] = reach;
     worker.bound_y.data()[i] = real
                                    ? bound(reach, round_up(static_cast<double>(y_.error[at]) +
                                                            static_cast<double>(x_.block_error[xb])))

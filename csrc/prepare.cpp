@@ -16,7 +16,8 @@ namespace {
 constexpr double kMassive = 4.0;  // times the median norm: a row that gets a block of its like
 constexpr double kUpward = 1.0 + 0x1p-40;  // pays for float64 roundings of a bound
 constexpr std::int64_t kGroupsPerTask = 16;
-constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
+constexpr std::int64_t kSpareBytes = std::int64_t{256} << 20;  // beyond the size of the rows
+constexpr std::int64_t kOrderAxes = 48;                        // the first axes tell near from far
 
 std::uint16_t to_bf16(float value) {
   std::uint32_t bits;
@@ -66,6 +67,11 @@ Side make_side(const Prepared& prepared, std::int64_t rows) {
   side.error.assign(count, 0.0f);
   side.base.assign(count, 0.0f);
   side.position.assign(count, -1);
+  side.whole = Aligned<std::uint16_t>(count * static_cast<std::size_t>(prepared.whole_width));
+  if (prepared.whole_width > 0) {
+    side.whole_half.assign(count, 0.0f);
+    side.whole_error.assign(count, 0.0f);
+  }
   return side;
 }
 
@@ -80,17 +86,39 @@ void fill_blocks(Side& side) {
   }
 }
 
-// The relative error of a score, see point 4 of prepare.h.
-double score_error(const Prepared& p) {
-  const double roundings = static_cast<double>(p.bf16 ? 3 * p.units + 4 : p.units + 4);
-  return roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24);
+// The relative error of a score whose terms pass through so many roundings: point 4 of prepare.h.
+double score_error(double roundings) { return roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24); }
+
+double scan_roundings(const Prepared& p) {
+  return static_cast<double>(p.bf16 ? 3 * p.units + 4 : p.units + 4);
+}
+
+// One centered row on all columns in bfloat16; `base`: bound of |exact - centered|.
+void write_whole(const Prepared& p, Side& side, std::int64_t slot, const float* centered,
+                 double base) {
+  const std::size_t at = static_cast<std::size_t>(slot);
+  const std::size_t width = static_cast<std::size_t>(p.whole_width);
+  const std::size_t d = static_cast<std::size_t>(p.rows.d);
+  std::uint16_t* out = side.whole.data() + at * width;
+  double norm2 = 0, error2 = 0;
+  for (std::size_t k = 0; k < d; ++k) {
+    out[k] = to_bf16(centered[k]);
+    const double seen = static_cast<double>(from_bf16(out[k]));
+    const double gap = static_cast<double>(centered[k]) - seen;
+    norm2 += seen * seen;
+    error2 += gap * gap;
+  }
+  std::fill(out + d, out + width, std::uint16_t{0});
+  const double roundings = 3.0 * static_cast<double>(width) / kScanCols + 16.0;
+  side.whole_half[at] = round_down(0.5 * norm2 * (1.0 - 2.0 * score_error(roundings) * kUpward));
+  side.whole_error[at] = round_up((std::sqrt(error2) + base) * (1.0 + 0x1p-20));
 }
 
 // Writes one row, given as `near` values, the tail beyond them and the further ones.
 class RowWriter {
  public:
   explicit RowWriter(const Prepared& p)
-      : p_(p), keep_(1.0 - 2.0 * score_error(p) * kUpward), scanned_(elements()) {}
+      : p_(p), keep_(1.0 - 2.0 * score_error(scan_roundings(p)) * kUpward), scanned_(elements()) {}
 
   // `values`: axes floats; `rest`: the length beyond them; `base`: see prepare.h.
   void write(Side& side, std::int64_t slot, const float* values, double rest, double base) {
@@ -108,9 +136,11 @@ class RowWriter {
       side.tail[at] = scanned_[near];
     }
     store(side, slot);
-    float* far = side.far.data() + at * p_.far_width();
-    std::copy(values + near, values + p_.axes, far);
-    std::fill(far + (p_.axes - p_.near_axes), far + p_.far_width(), 0.0f);
+    if (p_.far_width() > 0) {
+      float* far = side.far.data() + at * p_.far_width();
+      std::copy(values + near, values + p_.axes, far);
+      std::fill(far + (p_.axes - p_.near_axes), far + p_.far_width(), 0.0f);
+    }
     side.half.data()[at] = round_down(0.5 * norm2 * keep_);
     side.rest[at] = static_cast<float>(rest);
     side.base[at] = round_up((base + 0x1p-24 * rest) * kUpward);
@@ -165,12 +195,18 @@ Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
   Side side = make_side(prepared, static_cast<std::int64_t>(slots.size()));
   const std::size_t units = static_cast<std::size_t>(prepared.units);
   const std::size_t width = prepared.far_width();
+  const std::size_t whole = static_cast<std::size_t>(prepared.whole_width);
   for (std::size_t at = 0; at < slots.size(); ++at) {
     const std::size_t slot = static_cast<std::size_t>(slots[at]);
     std::uint32_t* to = side.near.data() + at / kGroup * units * kGroup + at % kGroup;
     const std::uint32_t* near = from.near.data() + slot / kGroup * units * kGroup + slot % kGroup;
     for (std::size_t u = 0; u < units; ++u) to[u * kGroup] = near[u * kGroup];
     std::copy_n(from.far.data() + slot * width, width, side.far.data() + at * width);
+    if (whole > 0) {
+      std::copy_n(from.whole.data() + slot * whole, whole, side.whole.data() + at * whole);
+      side.whole_half[at] = from.whole_half[slot];
+      side.whole_error[at] = from.whole_error[slot];
+    }
     side.half.data()[at] = from.half.data()[slot];
     side.tail[at] = from.tail[slot];
     side.rest[at] = from.rest[slot];
@@ -226,6 +262,12 @@ Prepared prepare(const PrepareParams& p) {
   out.near_axes = pruned ? choice.near_axes : p.rows.d;
   const std::int64_t elements = out.near_axes + (pruned ? 1 : 0);
   out.units = out.bf16 ? (elements + 1) / 2 : elements;
+  if (pruned && out.bf16) {
+    const std::int64_t width = tasks(p.rows.d, kScanCols) * kScanCols;
+    const std::int64_t bytes = 2 * (width + 2 * out.units) + 100;
+    const std::int64_t given = static_cast<std::int64_t>(p.rows.element_size()) * p.rows.d;
+    if (p.n * bytes <= p.n * given + kSpareBytes) out.whole_width = width;
+  }
   if (!pruned) {
     out.sigma = 1.0;
     projection.values = Aligned<float>(0);
@@ -252,12 +294,15 @@ Prepared prepare(const PrepareParams& p) {
             writer.write(out.side, slot, projection.row(position),
                          static_cast<double>(projection.rest[at]),
                          static_cast<double>(projection.base[at]));
-          } else {
-            double norm2, error2;
-            transform_row(*out.kernels, p.rows, transform, p.ids[position], mine, &norm2, &error2);
-            writer.write(out.side, slot, mine.centered.data(), 0.0,
-                         centering_error(norm2, error2, p.rows.d));
           }
+          if (pruned && out.whole_width == 0) continue;
+          double norm2, error2;
+          transform_row(*out.kernels, p.rows, transform, p.ids[position], mine, &norm2, &error2);
+          const double base = centering_error(norm2, error2, p.rows.d);
+          if (pruned)
+            write_whole(out, out.side, slot, mine.centered.data(), base);
+          else
+            writer.write(out.side, slot, mine.centered.data(), 0.0, base);
         }
       });
   fill_blocks(out.side);

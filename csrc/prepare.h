@@ -31,6 +31,8 @@
 //        A^2 + |a2_x - a2_y|^2 + (rest_x - rest_y)^2
 //            <= (sigma T + base_x + B)^2 (1 + (width + 16) 2^-22 + 2^-20),
 //    B the largest base of the other block; the factor pays for the roundings of the left side.
+//    Where there is bfloat16 and memory for it, the second level looks at all columns instead: c32
+//    in bfloat16, by the reasoning of point 4 with base = e0 and no tail; see Whole.
 // 6. What is left is measured on the original rows: float32 differences (exact to 2^-24 each at any
 //    offset) with an early exit, then Refiner.
 #pragma once
@@ -64,6 +66,9 @@ struct Side {
   Aligned<float> half{0};          // h; +infinity beyond `rows`
   std::vector<float> tail, rest;   // lengths beyond near_axes (as scanned) and beyond axes
   std::vector<float> error, base;  // e and base, rounded up
+  // All columns in bfloat16 (or nothing), the h of such a row and its e.
+  Aligned<std::uint16_t> whole{0};  // [row][whole_width]
+  std::vector<float> whole_half, whole_error;
   std::vector<float> block_error, block_base;
   std::vector<std::int64_t> position;  // place among the ids
 };
@@ -80,6 +85,7 @@ struct Prepared {
   std::int64_t axes = 0;         // p of both levels
   std::int64_t near_axes = 0;    // of the first
   std::int64_t units = 0;        // of the first level, the tail included
+  std::int64_t whole_width = 0;  // of the second level on all columns; 0: on further axes
   double pre = 1.0, post = 1.0;  // see Transform
   double sigma = 1.0;
   Side side;
@@ -90,6 +96,7 @@ struct Prepared {
 
   // Axes of the second level, filled up to whole vectors.
   std::size_t far_width() const {
+    if (whole_width > 0) return 0;
     return static_cast<std::size_t>((axes - near_axes + kGroup - 1) / kGroup * kGroup);
   }
 };

@@ -176,6 +176,7 @@ float screen_avx2(const void* x, const void* y, std::size_t d, float limit) {
 constexpr JoinKernels kKernels = {
     scan_avx2,
     second_avx2,
+    nullptr,
     {screen_avx2<F16>, screen_avx2<BF16>, screen_avx2<F32>, nullptr},
 };
 

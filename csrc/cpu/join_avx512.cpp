@@ -165,6 +165,7 @@ float screen_avx512(const void* x, const void* y, std::size_t d, float limit) {
 constexpr JoinKernels kKernels = {
     scan_avx512,
     second_avx512,
+    nullptr,
     {screen_avx512<F16>, screen_avx512<BF16>, screen_avx512<F32>, nullptr},
 };
 

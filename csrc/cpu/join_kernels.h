@@ -54,6 +54,21 @@ struct Second {
   const float* limit_y;
 };
 
+// One query against the rows that its scan listed: all columns at once, in bfloat16.
+struct Whole {
+  int count;
+  std::int32_t* column;    // in: of the scan; out: those kept, in order
+  const std::uint16_t* x;  // the query, 64-byte aligned as are all rows
+  const std::uint16_t* y;  // of the columns, `width` elements apart
+  std::size_t width;       // a multiple of kScanCols, filled up with zeros
+  float half_x;
+  const float* half_y;  // by column, as are the ones below
+  float error_x;
+  const float* error_y;
+  float reach_x;  // distance up to which a pair matters to the query
+  const float* reach_y;
+};
+
 struct JoinKernels {
   void (*scan)(const Scan& scan);
 
@@ -62,6 +77,11 @@ struct JoinKernels {
   // each operation rounded once in float32, sums in any order; one whose partial sum exceeds the
   // limit may be dropped early. Returns how many are kept.
   int (*second)(const Second& second);
+
+  // Keeps the columns with -2 score <= (max(reach_x, reach_y) + error_x + error_y)^2 (1 + 2^-19) +
+  // 2^-98, score = <x, y> - half_x - half_y in float32, a term passing through at most
+  // 3 width / 32 + 16 roundings. Returns how many are kept. Null where there is no bfloat16.
+  int (*whole)(const Whole& whole);
 
   // |x - y|^2 of rows of float16, bfloat16 and float32 (null for float64) from float32 differences,
   // a sum over at most d / 16 + 16 terms deep; may stop early once it exceeds `limit` (finite) and

@@ -72,6 +72,7 @@ float screen_scalar(const void* x, const void* y, std::size_t d, float limit) {
 constexpr JoinKernels kKernels = {
     scan_scalar,
     second_scalar,
+    nullptr,
     {screen_scalar<F16>, screen_scalar<BF16>, screen_scalar<F32>, nullptr},
 };
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The kernel tests on builds that watch memory, undefined behaviour and races.
+#
+#     scripts/check_sanitizers.sh PYTHON [address|thread]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$(realpath --no-symlinks "$1")
+kinds=${2:-"address thread"}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+check() {
+    local kind=$1 flags=$2 library=$3
+    shift 3
+    local tree="$work/$kind"
+    mkdir -p "$tree"
+    # Tests run beside a copy of the package: Python looks there first.
+    cp -r fastdim tests pyproject.toml "$tree"
+    rm -f "$tree"/fastdim/_core*.so
+    CMAKE_ARGS="${CMAKE_ARGS:-} -DFASTDIM_SANITIZE=$flags" "$python" setup.py -q build_ext \
+        --build-temp "$work/build-$kind" --build-lib "$tree"
+    # Python frees nothing at exit. Nothing is captured, or a report would die with the process. The
+    # C++ library comes along, or exceptions could not be watched.
+    local preload
+    preload="$(g++ -print-file-name="$library") $(g++ -print-file-name=libstdc++.so.6)"
+    (cd "$tree" && env LD_PRELOAD="$preload" OPENBLAS_NUM_THREADS=1 \
+        ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1 \
+        TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/scripts/tsan_suppressions.txt" \
+        PYTHONPATH="$tree" "$python" -m pytest -q -x -s -p no:cacheprovider "$@")
+}
+
+for kind in $kinds; do
+    case $kind in
+    address)
+        check address address,undefined libasan.so tests/test_knn.py tests/test_join.py \
+            tests/test_cosine.py tests/test_moments.py \
+            -k "dtypes or stride or duplicates or chosen_queries or widths or no_basis or many" ;;
+    thread)
+        check thread thread libtsan.so tests/test_knn.py tests/test_join.py tests/test_cosine.py \
+            tests/test_moments.py -k "threads or chosen_queries" ;;
+    *)
+        echo "unknown sanitizer $kind: address or thread" >&2
+        exit 2 ;;
+    esac
+done
