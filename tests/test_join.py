@@ -144,6 +144,8 @@ def test_structure_decides_the_strategy() -> None:
     assert cpu.knn(flat, None, 2, 2)[2]["strategy"] == "full"
     assert cpu.knn(bent, None, 2, 2)[2]["strategy"] == "pruned"
     assert cpu.knn(bent, np.arange(20), 2, 2)[2]["strategy"] == "tiled"
+    repeated = in_dtype(gaussian(400, 30)[np.arange(6000) % 400], "float32")
+    assert cpu.knn(repeated, None, 2, 2)[2]["strategy"] == "tiled"
     small = in_dtype(gaussian(300, 300), "float32")
     assert cpu.knn(small, None, 2, 2)[2]["strategy"] == "tiled"
 

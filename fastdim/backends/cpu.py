@@ -97,7 +97,11 @@ class Index:
                 "has none: pass 'float32', or '' to let fastdim choose"
             )
         basis = None
-        if strategy == "auto" and rows.n < MIN_PREPARED:
+        # Grouping twice costs a hundredth of a large search; preparing rows that are mostly equal
+        # would cost many times the search of those that differ.
+        if strategy == "auto" and (
+            rows.n < MIN_PREPARED or len(distinct(rows, threads)[0]) < MIN_PREPARED
+        ):
             strategy = "tiled"
         if strategy != "tiled":
             if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
