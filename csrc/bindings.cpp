@@ -66,23 +66,26 @@ py::dict features() {
 }
 
 std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int64_t d,
-                                  std::int64_t row_stride, const std::string& dtype,
-                                  std::uintptr_t center, std::uintptr_t axes,
-                                  std::int64_t axis_count, const std::string& strategy,
-                                  const std::string& arithmetic, std::int64_t k, int threads,
+                                  std::int64_t row_stride, const std::string& dtype, int threads,
                                   const std::string& isa) {
+  const Rows rows = make_rows(data, n, d, row_stride, dtype);
   const Isa level = resolve_isa(isa);
+  const py::gil_scoped_release release;
+  return make_index(rows, threads, level, check_signals);
+}
+
+void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std::int64_t axis_count,
+                  const std::string& strategy, const std::string& arithmetic, std::int64_t k,
+                  int threads) {
   const IndexParams params = {
-      make_rows(data, n, d, row_stride, dtype),
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
-      parse_precision(arithmetic, bf16_join_kernels(level) != nullptr),
+      parse_precision(arithmetic, bf16_join_kernels(index.isa) != nullptr),
       k,
       threads,
-      level,
       check_signals};
   const py::gil_scoped_release release;
-  return make_index(params);
+  prepare_index(index, params);
 }
 
 py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, std::int64_t k,
@@ -231,9 +234,9 @@ PYBIND11_MODULE(_core, module) {
   module.def("cpu_features", features);
   py::class_<Index>(module, "Index")
       .def(py::init(&bind_index), py::arg("data"), py::arg("n"), py::arg("d"),
-           py::arg("row_stride"), py::arg("dtype"), py::arg("center"), py::arg("axes"),
-           py::arg("axis_count"), py::arg("strategy"), py::arg("arithmetic"), py::arg("k"),
-           py::arg("threads"), py::arg("isa"))
+           py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("isa"))
+      .def("prepare", bind_prepare, py::arg("center"), py::arg("axes"), py::arg("axis_count"),
+           py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("threads"))
       .def("strategy",
            [](const Index& index) {
              return name(index.prepared ? index.prepared->strategy : Strategy::tiled);

@@ -230,15 +230,14 @@ Choice choose(const ChoiceParams& p) {
       continue;
     const Costs cost = costs_of(p.isa, bf16);
     const double error = bf16 ? kBf16Error : 0.0;
+    const double after_all = sample.survivors_of_all(error);
     if (p.strategy != Strategy::pruned) {
-      const double kept = axes > 0 ? sample.survivors_of_all(error) : 0.0;
-      consider(static_cast<double>(p.d) * cost.near_axis + kept * cost.pair,
+      consider(static_cast<double>(p.d) * cost.near_axis + after_all * cost.pair,
                {Strategy::full, bf16, p.d});
     }
-    if (p.strategy == Strategy::full || axes < 1) continue;
+    if (p.strategy == Strategy::full) continue;
     // In bfloat16 the second level sees all columns, in float32 all axes.
     const double second = cost.second + (bf16 ? cost.column * static_cast<double>(p.d) : 0.0);
-    const double after_all = bf16 ? sample.survivors_of_all(error) : 0.0;
     for (std::size_t i = 0; i < kNear.size(); ++i) {
       const std::int64_t first = std::min(kNear[i], axes);
       const Survivors kept = sample.survivors(i, error);

@@ -12,6 +12,7 @@
 #include "cosine_levels.h"
 #include "distinct.h"
 #include "int16.h"
+#include "levels.h"
 #include "pack.h"
 #include "threads.h"
 
@@ -373,14 +374,8 @@ bool prefer_int16(Job job) {
 }  // namespace
 
 const CosineKernels& cosine_kernels(Isa isa) {
-#if defined(FASTDIM_AVX512)
-  if (isa == Isa::avx512) return *avx512_cosine_kernels();
-#endif
-#if defined(FASTDIM_AVX2)
-  if (isa == Isa::avx2) return *avx2_cosine_kernels();
-#endif
-  (void)isa;
-  return *scalar_cosine_kernels();
+  return at_level(isa, scalar_cosine_kernels, FASTDIM_IF_AVX2(avx2_cosine_kernels),
+                  FASTDIM_IF_AVX512(avx512_cosine_kernels));
 }
 
 bool has_int16(Isa isa) { return cosine_kernels(isa).product_i16 && cpu_features().avx512_vnni; }

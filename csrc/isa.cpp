@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "levels.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -110,14 +112,8 @@ Isa resolve_isa(const std::string& requested) {
 }
 
 const Kernels& kernels(Isa isa) {
-#if defined(FASTDIM_AVX512)
-  if (isa == Isa::avx512) return *avx512_kernels();
-#endif
-#if defined(FASTDIM_AVX2)
-  if (isa == Isa::avx2) return *avx2_kernels();
-#endif
-  (void)isa;
-  return *scalar_kernels();
+  return at_level(isa, scalar_kernels, FASTDIM_IF_AVX2(avx2_kernels),
+                  FASTDIM_IF_AVX512(avx512_kernels));
 }
 
 }  // namespace fastdim

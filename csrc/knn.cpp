@@ -151,21 +151,30 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
 
 }  // namespace
 
-std::unique_ptr<Index> make_index(const IndexParams& p) {
-  check_sizes(p.rows, p.threads);
+std::unique_ptr<Index> make_index(const Rows& rows, int threads, Isa isa,
+                                  const std::function<void()>& poll) {
+  check_sizes(rows, threads);
   auto index = std::make_unique<Index>();
-  index->rows = p.rows;
-  index->isa = p.isa;
-  index->first.resize(static_cast<std::size_t>(p.rows.n));
-  index->inverse.resize(static_cast<std::size_t>(p.rows.n));
+  index->rows = rows;
+  index->isa = isa;
+  index->first.resize(static_cast<std::size_t>(rows.n));
+  index->inverse.resize(static_cast<std::size_t>(rows.n));
   const std::int64_t groups =
-      distinct(p.rows, p.threads, p.poll, index->first.data(), index->inverse.data());
+      distinct(rows, threads, poll, index->first.data(), index->inverse.data());
   index->first.resize(static_cast<std::size_t>(groups));
-  if (p.strategy != Strategy::tiled && groups > 1)
-    index->prepared = std::make_unique<Prepared>(
-        prepare({p.rows, index->first.data(), groups, p.basis, p.strategy, p.precision, p.k,
-                 p.threads, p.isa, &p.poll}));
   return index;
+}
+
+void prepare_index(Index& index, const IndexParams& p) {
+  check_sizes(index.rows, p.threads);
+  const std::int64_t groups = static_cast<std::int64_t>(index.first.size());
+  if (groups < 2) throw std::invalid_argument("knn: one group of equal rows cannot be prepared");
+  if (p.basis.count < 1) throw std::invalid_argument("knn: preparing rows needs an axis");
+  if (p.strategy == Strategy::tiled)
+    throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
+  index.prepared = std::make_unique<Prepared>(
+      prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
+               p.threads, index.isa, &p.poll}));
 }
 
 KnnCounts knn(const KnnParams& p) {

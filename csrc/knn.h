@@ -39,17 +39,6 @@
 
 namespace fastdim {
 
-struct IndexParams {
-  Rows rows;
-  Basis basis;        // any is valid: prepare.h. Without axes nothing is pruned
-  Strategy strategy;  // tiled: nothing is prepared
-  Precision precision;
-  std::int64_t k;  // neighbours that the choice of axes is made for
-  int threads;
-  Isa isa;
-  std::function<void()> poll;  // called now and then by the calling thread; may throw to stop
-};
-
 // Rows ready to be searched: equal rows grouped, and the filters' form of the groups. Refers to the
 // caller's rows, which must stay as they are.
 struct Index {
@@ -60,9 +49,24 @@ struct Index {
   std::unique_ptr<Prepared> prepared;  // null: tiled
 };
 
-// Memory: 16 bytes a row and, unless tiled, prepare.h's form: in bfloat16 2 bytes an axis of the
-// first level, 4 an axis of the second and about 50 a row.
-std::unique_ptr<Index> make_index(const IndexParams& params);
+// Equal rows grouped, nothing prepared: 16 bytes a row. `poll` is called now and then by the
+// calling thread, here and below, and may throw to stop.
+std::unique_ptr<Index> make_index(const Rows& rows, int threads, Isa isa,
+                                  const std::function<void()>& poll);
+
+struct IndexParams {
+  Basis basis;        // axes that are far from orthonormal are refused: projection.h
+  Strategy strategy;  // automatic, pruned or full
+  Precision precision;
+  std::int64_t k;  // neighbours that the choice of axes is made for
+  int threads;
+  std::function<void()> poll;
+};
+
+// Adds the form that the filters read, of at least two groups. Memory: about 50 bytes a row and, of
+// every element, full: 2 in bfloat16, 4 in float32; pruned: 2 or 4 an axis of the first level and
+// then, in bfloat16, 2 a column, else 4 a further axis.
+void prepare_index(Index& index, const IndexParams& params);
 
 struct KnnParams {
   const Index* index;

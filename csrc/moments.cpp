@@ -9,6 +9,7 @@
 #include "cosine_levels.h"
 #include "cpu/moments_kernels.h"
 #include "int16.h"
+#include "levels.h"
 #include "threads.h"
 
 namespace fastdim {
@@ -20,14 +21,8 @@ constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kLanes = 8;  // partial sums, so that the compiler may use vectors
 
 const MomentsKernels& moments_kernels(Isa isa) {
-#if defined(FASTDIM_AVX512)
-  if (isa == Isa::avx512) return *avx512_moments_kernels();
-#endif
-#if defined(FASTDIM_AVX2)
-  if (isa == Isa::avx2) return *avx2_moments_kernels();
-#endif
-  (void)isa;
-  return *scalar_moments_kernels();
+  return at_level(isa, scalar_moments_kernels, FASTDIM_IF_AVX2(avx2_moments_kernels),
+                  FASTDIM_IF_AVX512(avx512_moments_kernels));
 }
 
 void check(const MomentsParams& p) {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "levels.h"
 #include "order.h"
 #include "refine.h"
 #include "threads.h"
@@ -47,9 +48,8 @@ std::vector<std::int64_t> arrange(const Projection& projection, std::int64_t n, 
                                              [&](std::int64_t i) { return of(i) <= most; });
   std::stable_sort(massive, order.end(),
                    [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
-  if (projection.axes > 0)
-    bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup,
-           threads, poll, order, massive - order.begin());
+  bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup,
+         threads, poll, order, massive - order.begin());
   return order;
 }
 
@@ -235,12 +235,8 @@ Prepared prepare(const PrepareParams& p) {
   Transform transform;
   transform.pre = difference_scale(p.rows.dtype, largest);
   transform.post = centered_scale(transform.pre * largest, p.rows.d);
-  if (p.basis.center) {
-    transform.mean.assign(p.basis.center, p.basis.center + p.rows.d);
-    for (double& value : transform.mean) value *= transform.pre;
-  } else {
-    transform.mean = scaled_mean(set, transform.pre, scratch);
-  }
+  transform.mean.assign(p.basis.center, p.basis.center + p.rows.d);
+  for (double& value : transform.mean) value *= transform.pre;
   out.pre = transform.pre;
   out.post = transform.post;
 
@@ -310,22 +306,13 @@ Prepared prepare(const PrepareParams& p) {
 }
 
 const JoinKernels& join_kernels(Isa isa) {
-#if defined(FASTDIM_AVX512)
-  if (isa == Isa::avx512) return *avx512_join_kernels();
-#endif
-#if defined(FASTDIM_AVX2)
-  if (isa == Isa::avx2) return *avx2_join_kernels();
-#endif
-  (void)isa;
-  return *scalar_join_kernels();
+  return at_level(isa, scalar_join_kernels, FASTDIM_IF_AVX2(avx2_join_kernels),
+                  FASTDIM_IF_AVX512(avx512_join_kernels));
 }
 
 const JoinKernels* bf16_join_kernels(Isa isa) {
-#if defined(FASTDIM_AVX512_BF16)
-  if (isa == Isa::avx512 && cpu_features().avx512_bf16) return avx512_bf16_join_kernels();
-#endif
-  (void)isa;
-  return nullptr;
+  return table_if<JoinKernels>(isa == Isa::avx512 && cpu_features().avx512_bf16,
+                               FASTDIM_IF_AVX512_BF16(avx512_bf16_join_kernels));
 }
 
 }  // namespace fastdim

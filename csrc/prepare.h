@@ -1,15 +1,15 @@
 // Rows in the form that the pruned and full search of join.h reads, and why no neighbour is lost.
 //
-// 1. Centre. z = post (pre x - c) in float64, c32 = its float32, e0 >= |z - c32|. D = |z_x - z_y|
-// is
-//    the true distance times the power of two pre * post.
+// 1. Centre. z = post (pre x - c) in float64, c32 = its float32, e0 >= |z - c32|. The distance
+//    D = |z_x - z_y| is the true one times the power of two pre * post.
 // 2. Rotate (strategy pruned). Q is any d x p matrix in float32, delta = |Q^T Q - I|_F. With
 //    a = Q^T c32 and rho = |c32 - Q a|, for any two rows
 //        |a_x - a_y|^2 + (rho_x - rho_y)^2 <= sigma^2 |c32_x - c32_y|^2,
 //        sigma^2 = 1 + delta (1 + delta):
 //    with c, a, r the differences, |a|^2 + |r|^2 = |c|^2 + a^T (Q^T Q - I) a <= |c|^2 +
-//    delta |a|^2, |a|^2 <= (1 + delta) |c|^2, and |rho_x - rho_y| <= |r|. So any Q is valid; one
-//    near the principal axes makes the left side large. Strategy full: a = c32, rho = 0, sigma = 1.
+//    delta |a|^2, |a|^2 <= (1 + delta) |c|^2, and |rho_x - rho_y| <= |r|. So any Q is valid whose
+//    products stay in range (projection.h); one near the principal axes makes the left side large.
+//    Strategy full: a = c32, rho = 0, sigma = 1.
 // 3. The computed a' is off by at most eta = g sqrt(p) max|q| |c32| (g: product_error of the pieces
 //    that are summed), and rho'^2 = |c32|^2 - |a'|^2 in float64 by at most
 //    E = 2 |a'| eta + eta^2 + delta (|a'| + eta)^2, hence rho' by at most min(E / rho', sqrt(E)).
@@ -20,9 +20,8 @@
 //    bfloat16 or float32: x^. Lengths are 1-Lipschitz, so with
 //        e_x = |x^ - exact| + base_x:   D <= T  implies  |x^ - y^| <= sigma T + e_x + e_y.
 //    score = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in
-//    float32; with gamma = m u / (1 - m u), m the roundings a term may pass through, the computed
-//    score is
-//    >= -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
+//    float32; with gamma = m u / (1 - m u), m the roundings a term may pass through, what comes out
+//    is at least -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
 //        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
 //    with E the largest e of the other block; the last term pays for flushed denormals.
 // 5. Second level: axes up to `axes` in float32 and the length rho' beyond them; see Second in

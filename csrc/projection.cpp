@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "threads.h"
 
@@ -12,6 +14,9 @@ constexpr std::int64_t kPiece = 64;  // columns summed at a time: short sums rou
 constexpr std::int64_t kPanelsPerTask = 16;
 // Rests are left out where they are wrong by more than this share of a row's norm, in the median.
 constexpr double kUsableRest = 0x1p-9;
+
+// |a|^2 <= (1 + delta) |c32|^2, and |c32| <= 2^56 (pack.h).
+constexpr double kLargestSkew = 0x1p12;
 
 // delta of prepare.h, rounded up, and the largest length of an axis.
 struct Skew {
@@ -69,6 +74,9 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
   for (std::vector<float>* each : {&out.rest, &out.base, &out.norm})
     each->resize(static_cast<std::size_t>(n));
   const Skew skew = skew_of(basis, d, set.threads, *set.poll);
+  if (!(skew.delta <= kLargestSkew))
+    throw std::invalid_argument("knn: the axes are far from orthonormal: |Q^T Q - I| = " +
+                                std::to_string(skew.delta) + " exceeds 4096");
   out.sigma = std::sqrt(1.0 + skew.delta * (1.0 + skew.delta)) * (1.0 + 0x1p-40);
   const double roundings = static_cast<double>(std::min(d, kPiece) + 3 + tasks(d, kPiece) + 2);
   const double g = roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24) *
@@ -136,9 +144,8 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
   std::vector<float> share(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < share.size(); ++i)
     share[i] = out.norm[i] > 0 ? rest_error[i] / out.norm[i] : 0.0f;
-  if (!share.empty()) std::nth_element(share.begin(), share.begin() + n / 2, share.end());
-  const bool usable =
-      p > 0 && static_cast<double>(share[static_cast<std::size_t>(n / 2)]) <= kUsableRest;
+  std::nth_element(share.begin(), share.begin() + n / 2, share.end());
+  const bool usable = static_cast<double>(share[static_cast<std::size_t>(n / 2)]) <= kUsableRest;
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
     if (!usable) out.rest[i] = rest_error[i] = 0.0f;
     const double eta = g * static_cast<double>(out.norm[i]) * (1.0 + 0x1p-20) + underflow(d);

@@ -9,24 +9,26 @@
 
 namespace fastdim {
 
-// A d x p matrix near the leading principal axes, and a point near the middle of the rows.
+// A d x p matrix near the leading principal axes, and a point inside the range of the rows.
 struct Basis {
-  const double* center;  // d, in the units of the rows; null: their mean
+  const double* center;  // d, in the units of the rows
   const float* axes;     // p x d, row-major
-  std::int64_t count;    // p; 0: none
+  std::int64_t count;    // p >= 1
 };
 
 struct Projection {
   std::int64_t axes = 0;  // p
   double sigma = 1.0;
   Aligned<float> values{0};  // n x p: a'
-  std::vector<float> rest;   // rho' (n); zero for all if `rest` would be wrong by too much
+  std::vector<float> rest;   // rho' (n); zero for all if it would be wrong by too much
   std::vector<float> base;   // base (n)
   std::vector<float> norm;   // |c32| (n)
 
   const float* row(std::int64_t i) const { return values.data() + i * axes; }
 };
 
+// Throws std::invalid_argument if delta of prepare.h exceeds 2^12 (or is NaN): beyond, squares of
+// projected rows could leave the range of float32, and a filter would lose pairs.
 Projection project(const RowSet& set, const Transform& transform, const Basis& basis,
                    std::vector<RowScratch>& scratch);
 

@@ -18,6 +18,13 @@ class Index:
         d: int,
         row_stride: int,
         dtype: str,
+        threads: int,
+        isa: str,
+    ) -> None:
+        """Groups equal rows. Searches scan as it is until `prepare` was called."""
+
+    def prepare(
+        self,
         center: int,
         axes: int,
         axis_count: int,
@@ -25,11 +32,10 @@ class Index:
         arithmetic: str,
         k: int,
         threads: int,
-        isa: str,
     ) -> None:
-        """center: float64 (d,), or 0 for the mean; axes: float32 (axis_count, d); strategy: "auto",
-        "pruned", "full" or "tiled"; arithmetic of the filter: "float32", "bfloat16" or "" for the
-        likely faster; k: neighbours that the choice is made for."""
+        """center: float64 (d,); axes: float32 (axis_count, d), nearly orthonormal; strategy:
+        "auto", "pruned" or "full"; arithmetic of the filter: "float32", "bfloat16" or "" for the
+        likely faster; k: neighbours that the choice is made for. At least two groups."""
 
     def strategy(self) -> str: ...
     def groups(self) -> int: ...

@@ -127,7 +127,8 @@ def prepare(x: Any, *, k: int = 2, strategy: str = "auto", threads: int | None =
 
     What a search of all rows spends on grouping equal rows, rotating and ordering is spent once
     here. k: neighbours that later searches will mostly ask for. strategy, threads: as in `knn`.
-    Memory beyond x: for "full" in bfloat16 2 bytes an element, for "pruned" about 1 kB a row.
+    Memory beyond x: 2 bytes an element where the CPU has bfloat16 (else 4 for "full", and 4 bytes a
+    further axis for "pruned"), for "pruned" up to 400 bytes a row more, and about 70 a row.
 
     Raises InputError on bad values.
     """

@@ -79,7 +79,7 @@ def bases(d: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {
         "zero": np.zeros((5, d)),
         "repeated": np.repeat(np.eye(d)[:1], 12, axis=0),
-        "long": 50.0 * random,
+        "long": 3.0 * random,
         "short": 1e-3 * random,
         "skewed": np.eye(d)[:20] + 0.3 * random,
         "one": np.eye(d)[:1],
@@ -101,6 +101,28 @@ def test_no_basis_is_trusted(
     found = cpu.knn(rows, None, 4, 2, strategy="pruned", arithmetic=arithmetic)
     assert found[2]["axes"] == len(axes)
     compare(rows, 4, found)
+
+
+def test_axes_that_leave_the_range_are_refused(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = in_dtype(gaussian(50, 8), "float32")
+    for factor in (1e3, np.nan):
+        basis = Basis(np.zeros(8), (factor * np.eye(8)).astype(np.float32))
+        monkeypatch.setattr(cpu, "principal_axes", lambda rows, order_only, b=basis: b)
+        with pytest.raises(ValueError, match="far from orthonormal"):
+            cpu.knn(rows, None, 2, 2, strategy="pruned")
+
+
+def test_a_few_enormous_rows_do_not_hide_the_axes() -> None:
+    # What matters lies in the second half of the columns. The last block of 512 holds few rows
+    # besides the enormous ones: only its bounds are loose.
+    x = gaussian(2600, 6) @ gaussian(6, 400, seed=1) + 0.01 * gaussian(2600, 400)
+    x[:, :200] *= 1e-3
+    x[::900] *= 1e30
+    rows = in_dtype(x, "float32")
+    queries = np.arange(0, 2600, 100)
+    counts = cpu.knn(rows, None, 2, 2, strategy="pruned")[2]
+    assert counts["pairs_second"] < 0.1 * counts["pairs_filtered"]
+    compare(rows, 2, cpu.knn(rows, queries, 2, 2, strategy="pruned"), queries)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))

@@ -6,6 +6,7 @@
 
 #include "join_kernels.h"
 #include "load_avx2.h"
+#include "second.h"
 
 namespace fastdim {
 namespace {
@@ -102,28 +103,17 @@ int second_avx2(const Second& s) {
       left += part[lane] <= most[lane];
     }
   }
-  if (s.width == 0) return left;
-  int kept = 0;
-  for (int i = 0; i < left; ++i) {
-    const float* y = s.y + static_cast<std::size_t>(s.column[i]) * s.width;
-    float total = sums[i];
-    for (std::size_t k = 0; k < s.width && total <= limits[i];) {
-      // Up to 64 axes between two looks at the sum.
-      const std::size_t stop = s.width - k < 64 ? s.width : k + 64;
-      __m256 part0 = zero, part1 = zero;
-      for (; k < stop; k += kGroup) {
-        const __m256 gap0 = _mm256_sub_ps(_mm256_loadu_ps(s.x + k), _mm256_loadu_ps(y + k));
-        const __m256 gap1 =
-            _mm256_sub_ps(_mm256_loadu_ps(s.x + k + kLanes), _mm256_loadu_ps(y + k + kLanes));
-        part0 = _mm256_fmadd_ps(gap0, gap0, part0);
-        part1 = _mm256_fmadd_ps(gap1, gap1, part1);
-      }
-      total += sum_of(_mm256_add_ps(part0, part1));
+  return keep_within(s, sums, limits, left, [](const float* x, const float* y, std::size_t count) {
+    __m256 sum0 = _mm256_setzero_ps(), sum1 = sum0;
+    for (std::size_t k = 0; k < count; k += kGroup) {
+      const __m256 gap0 = _mm256_sub_ps(_mm256_loadu_ps(x + k), _mm256_loadu_ps(y + k));
+      const __m256 gap1 =
+          _mm256_sub_ps(_mm256_loadu_ps(x + k + kLanes), _mm256_loadu_ps(y + k + kLanes));
+      sum0 = _mm256_fmadd_ps(gap0, gap0, sum0);
+      sum1 = _mm256_fmadd_ps(gap1, gap1, sum1);
     }
-    s.column[kept] = s.column[i];
-    kept += total <= limits[i];
-  }
-  return kept;
+    return sum_of(_mm256_add_ps(sum0, sum1));
+  });
 }
 
 // Eight elements as float32.

@@ -4,66 +4,19 @@
 
 #include "join_kernels.h"
 #include "load_avx512.h"
+#include "scan_avx512.h"
+#include "second.h"
 
 namespace fastdim {
 namespace {
 
-void scan_avx512(const Scan& s) {
-  const std::size_t next = s.units * kGroup;
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
-  for (int c = 0; c < s.columns; c += kScanCols) {
-    const float* x = static_cast<const float*>(s.x);
-    const float* y = static_cast<const float*>(s.y) + static_cast<std::size_t>(c) * s.units;
-    const __m512 half0 = _mm512_load_ps(s.half_y + c);
-    const __m512 half1 = _mm512_load_ps(s.half_y + c + kGroup);
-    __m512 sum[kScanRows][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) {
-      const __m512 half = _mm512_set1_ps(-s.half_x[r]);
-      sum[r][0] = _mm512_sub_ps(half, half0);
-      sum[r][1] = _mm512_sub_ps(half, half1);
-    }
-    for (std::size_t u = 0; u < s.units; ++u, x += kGroup, y += kGroup) {
-      const __m512 y0 = _mm512_load_ps(y), y1 = _mm512_load_ps(y + next);
-#pragma GCC unroll 8
-      for (int r = 0; r < kScanRows; ++r) {
-        const __m512 element = _mm512_set1_ps(x[r]);
-        sum[r][0] = _mm512_fmadd_ps(element, y0, sum[r][0]);
-        sum[r][1] = _mm512_fmadd_ps(element, y1, sum[r][1]);
-      }
-    }
-    const __m512 bound0 = _mm512_load_ps(s.bound_y + c);
-    const __m512 bound1 = _mm512_load_ps(s.bound_y + c + kGroup);
-    std::uint32_t any = 0, hits[kScanRows];
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) {
-      const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
-      const std::uint32_t low =
-          _mm512_cmp_ps_mask(sum[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ);
-      const std::uint32_t high =
-          _mm512_cmp_ps_mask(sum[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ);
-      hits[r] = low | high << 16;
-      any |= hits[r];
-    }
-    if (any == 0) continue;
-    // Without a branch a row: which row is hit cannot be foreseen.
-    const __m512i place0 = _mm512_add_epi32(_mm512_set1_epi32(c), lanes);
-    const __m512i place1 = _mm512_add_epi32(_mm512_set1_epi32(c + kGroup), lanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) {
-      const __mmask16 low = static_cast<__mmask16>(hits[r]);
-      const __mmask16 high = static_cast<__mmask16>(hits[r] >> 16);
-      const int first = r * kListStride + s.count[r];
-      const int second = first + __builtin_popcount(low);
-      _mm512_storeu_ps(s.score + first, _mm512_maskz_compress_ps(low, sum[r][0]));
-      _mm512_storeu_si512(s.column + first, _mm512_maskz_compress_epi32(low, place0));
-      _mm512_storeu_ps(s.score + second, _mm512_maskz_compress_ps(high, sum[r][1]));
-      _mm512_storeu_si512(s.column + second, _mm512_maskz_compress_epi32(high, place1));
-      s.count[r] += __builtin_popcount(hits[r]);
-    }
-  }
-}
+struct Float32 {
+  using Unit = float;
+  using Vector = __m512;
+  static Vector load(const Unit* y) { return _mm512_load_ps(y); }
+  static Vector all(Unit x) { return _mm512_set1_ps(x); }
+  static __m512 add(__m512 sum, Vector x, Vector y) { return _mm512_fmadd_ps(x, y, sum); }
+};
 
 int second_avx512(const Second& s) {
   alignas(64) float sums[kListStride], limits[kListStride];
@@ -95,25 +48,14 @@ int second_avx512(const Second& s) {
     _mm512_storeu_si512(s.column + left, _mm512_maskz_compress_epi32(kept, column));
     left += __builtin_popcount(kept);
   }
-  if (s.width == 0) return left;
-  int kept = 0;
-  for (int i = 0; i < left; ++i) {
-    const float* y = s.y + static_cast<std::size_t>(s.column[i]) * s.width;
-    float total = sums[i];
-    for (std::size_t k = 0; k < s.width && total <= limits[i];) {
-      // Up to 64 axes between two looks at the sum.
-      const std::size_t stop = s.width - k < 64 ? s.width : k + 64;
-      __m512 part = zero;
-      for (; k < stop; k += kGroup) {
-        const __m512 gap = _mm512_sub_ps(_mm512_loadu_ps(s.x + k), _mm512_loadu_ps(y + k));
-        part = _mm512_fmadd_ps(gap, gap, part);
-      }
-      total += _mm512_reduce_add_ps(part);
+  return keep_within(s, sums, limits, left, [](const float* x, const float* y, std::size_t count) {
+    __m512 sum = _mm512_setzero_ps();
+    for (std::size_t k = 0; k < count; k += kGroup) {
+      const __m512 gap = _mm512_sub_ps(_mm512_loadu_ps(x + k), _mm512_loadu_ps(y + k));
+      sum = _mm512_fmadd_ps(gap, gap, sum);
     }
-    s.column[kept] = s.column[i];
-    kept += total <= limits[i];
-  }
-  return kept;
+    return _mm512_reduce_add_ps(sum);
+  });
 }
 
 // Sixteen elements as float32; the masked form reads only the elements whose bit is set.
@@ -163,7 +105,7 @@ float screen_avx512(const void* x, const void* y, std::size_t d, float limit) {
 }
 
 constexpr JoinKernels kKernels = {
-    scan_avx512,
+    scan<Float32>,
     second_avx512,
     nullptr,
     {screen_avx512<F16>, screen_avx512<BF16>, screen_avx512<F32>, nullptr},

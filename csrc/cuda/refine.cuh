@@ -30,6 +30,19 @@ __device__ __forceinline__ bool before(double a, std::int64_t i, double b, std::
   return a < b || (a == b && i < j);
 }
 
+// Of the pairs (value, index) of a warp's lanes the one that comes first, on all lanes.
+template <class Value, class Index, class Before>
+__device__ __forceinline__ void warp_first(Value& value, Index& index, Before comes_before) {
+  for (int mask = 16; mask > 0; mask >>= 1) {
+    const Value other = simt::shuffle_xor(value, mask);
+    const Index j = simt::shuffle_xor(index, mask);
+    if (comes_before(other, j, value, index)) {
+      value = other;
+      index = j;
+    }
+  }
+}
+
 // |x - y| by one warp, the same on all lanes. Values are scaled so that no square overflows.
 template <class T>
 __device__ double warp_distance(const T* x, const T* y, std::int64_t d, double scale) {
@@ -138,14 +151,7 @@ __global__ void refine(Source<T> source, Division division, int keep, const floa
         column = j;
       }
     }
-    for (int mask = 16; mask > 0; mask >>= 1) {
-      const float p = simt::shuffle_xor(best, mask);
-      const int j = simt::shuffle_xor(column, mask);
-      if (worse(best, column, p, j)) {
-        best = p;
-        column = j;
-      }
-    }
+    warp_first(best, column, [](float p, int j, float q, int i) { return worse(q, i, p, j); });
     if (column == 0x7fffffff || best < limit) break;
     last_score = best;
     last_column = column;
@@ -306,14 +312,7 @@ __global__ void merge_lists(Source<T> source, int blocks, const double* list_dis
           best_row = j;
         }
       }
-      for (int mask = 16; mask > 0; mask >>= 1) {
-        const double distance = simt::shuffle_xor(best, mask);
-        const std::int64_t j = simt::shuffle_xor(best_row, mask);
-        if (before(distance, j, best, best_row)) {
-          best = distance;
-          best_row = j;
-        }
-      }
+      warp_first(best, best_row, before);
       last = best;
       last_row = best_row;
       const double distance =

@@ -39,9 +39,10 @@ class Basis(NamedTuple):
 
 
 def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
-    """Centre and leading principal axes of a sample: AXES or MORE_AXES of them.
+    """Centre and leading principal axes of a sample of rows (n, d), in the units of the rows.
 
-    order_only: ORDER_AXES, for rows that will be searched on all their columns.
+    AXES or MORE_AXES of them, at most d; with order_only ORDER_AXES, for rows that will be searched
+    on all their columns.
     """
     sample = _sample(rows, seed)
     scale = float(np.abs(sample).max()) or 1.0
@@ -51,7 +52,9 @@ def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
     norms = np.sqrt(np.einsum("ij,ij->i", sample, sample))
     inner = norms <= OUTLIER_FACTOR * np.median(norms)
     shift = sample[inner].mean(axis=0)
-    sample = (sample[inner] - shift).astype(np.float32)
+    sample = sample[inner] - shift
+    # Without the outliers the scale is another; float32 would flush squares of tiny values.
+    sample = (sample / (np.abs(sample).max() or 1.0)).astype(np.float32)
     d = sample.shape[1]
     wanted = MORE_AXES if rows.n >= MANY_ROWS else AXES
     count = min(ORDER_AXES if order_only else wanted, d, len(sample))

@@ -17,7 +17,7 @@ from fastdim.errors import BackendError, InputError
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-# Fewer rows, or fewer queries, are searched faster than they are prepared.
+# Fewer distinct rows, or fewer queries, are searched faster than rows are prepared.
 MIN_PREPARED = 4096
 MIN_QUERIES = 512
 
@@ -96,28 +96,16 @@ class Index:
                 f"arithmetic='bfloat16' needs a processor with AVX512-BF16, and level {isa!r} here "
                 "has none: pass 'float32', or '' to let fastdim choose"
             )
-        basis = None
-        # Grouping twice costs a hundredth of a large search; preparing rows that are mostly equal
-        # would cost many times the search of those that differ.
-        if strategy == "auto" and (
-            rows.n < MIN_PREPARED or len(distinct(rows, threads)[0]) < MIN_PREPARED
-        ):
-            strategy = "tiled"
-        if strategy != "tiled":
-            if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
-                strategy = "full"
-            with threadpool_limits(threads, user_api="blas"):
-                basis = principal_axes(rows, order_only=strategy == "full")
-        self._index = _core.Index(
-            *_matrix(rows),
-            0 if basis is None else _address(basis.center),
-            0 if basis is None else _address(basis.axes),
-            0 if basis is None else len(basis.axes),
-            strategy,
-            arithmetic,
-            k,
-            threads,
-            isa,
+        self._index = _core.Index(*_matrix(rows), threads, isa)
+        few = self._index.groups() < (MIN_PREPARED if strategy == "auto" else 2)
+        if strategy == "tiled" or few:
+            return
+        if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
+            strategy = "full"
+        with threadpool_limits(threads, user_api="blas"):
+            center, axes = principal_axes(rows, order_only=strategy == "full")
+        self._index.prepare(
+            _address(center), _address(axes), len(axes), strategy, arithmetic, k, threads
         )
 
     @property
