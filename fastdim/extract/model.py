@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdim.errors import InputError, ModelError, require
+from fastdim.extract.facts import model_dtype
 
 PACKAGE = "package:"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -158,14 +159,6 @@ def _hub_answers() -> bool:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-
-
-def model_dtype(model: Any) -> str:
-    """Number type of a module's floating-point parameters, as text."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return str(parameter.dtype).removeprefix("torch.")
-    return "float32"
 
 
 def _files(path: Path) -> tuple[str, dict[str, str]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastdim.errors import ModelError
+from fastdim.extract.facts import model_device
+from fastdim.extract.hooks import first_tensor, module_input
 from fastdim.extract.store import Site
 
 PROBE_TOKENS = 4
@@ -125,27 +127,6 @@ def select_sites(sites: list[Site], spec: str) -> list[Site]:
     return [replace(site) for site in sites if site.layer in chosen]
 
 
-def first_tensor(value: Any) -> Any:
-    """The hidden states in what a module took or returned: the first tensor; None without one."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value if value.is_floating_point() else None
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            if isinstance(item, torch.Tensor) and item.is_floating_point():
-                return item
-    return None
-
-
-def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The hidden states a block was called with, by position or by name."""
-    given = first_tensor(args)
-    return first_tensor(kwargs) if given is None else given
-
-
 @dataclass
 class _Trace:
     inputs: dict[str, Any]
@@ -165,11 +146,11 @@ def _probe(model: Any, stacks: list[Stack]) -> _Trace:
                 continue
 
             def note(module: Any, args: Any, kwargs: Any, output: Any, path: str = path) -> None:
-                trace.inputs[path] = block_input(args, kwargs)
+                trace.inputs[path] = module_input(args, kwargs)
                 trace.outputs[path] = first_tensor(output)
 
             handles.append(module.register_forward_hook(note, with_kwargs=True))
-        device = next(model.parameters()).device
+        device = model_device(model)
         ids = torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=device)
         with torch.inference_mode():
             run_model(model, ids, torch.ones_like(ids))

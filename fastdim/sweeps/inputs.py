@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastdim.errors import InputError, require
+from fastdim.extract.facts import evaluating, model_dtype
 from fastdim.extract.files import Matrix, open_activations
 from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
@@ -75,7 +76,7 @@ class ModelInput:
         loaded, documents, sites = self._prepare(definition)
         size = _batch_size(definition)
         progress.start("forward", -(-len(documents) // size), "batches")
-        with run.timed("forward"), _torch_threads(threads), _evaluating(loaded.model):
+        with run.timed("forward"), _torch_threads(threads), evaluating(loaded.model):
             store = extract(
                 loaded,
                 documents,
@@ -104,7 +105,7 @@ class ModelInput:
         if self._prepared is None:
             require("torch", "models")
             from fastdim.extract.documents import build_documents
-            from fastdim.extract.model import LoadedModel, load_model, model_dtype
+            from fastdim.extract.model import LoadedModel, load_model
             from fastdim.extract.sites import find_sites, select_sites
 
             if self.module is None:
@@ -120,7 +121,7 @@ class ModelInput:
                 name = definition.model
                 dtype = model_dtype(base)
                 loaded = LoadedModel(base, self.tokenizer, name, None, dtype, "memory")
-            with _evaluating(loaded.model):
+            with evaluating(loaded.model):
                 sites = select_sites(find_sites(loaded.model), definition.layers)
             documents = build_documents(
                 self.corpus,
@@ -225,14 +226,3 @@ def _torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was."""
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from fastdim.backends.cpu import active_isa, resolve_threads
 from fastdim.errors import InputError
 from fastdim.estimate import check_confidence
+from fastdim.extract.facts import module_sha256
 from fastdim.extract.files import open_activations
 from fastdim.extract.model import check_source, local_path
 from fastdim.extract.store import MANIFEST
@@ -163,15 +163,6 @@ def prepare_files(
         **analysis_options(tokens=stored, **analysis),
     )
     return Job(definition, FileInput(paths), check_machine(threads))
-
-
-def module_sha256(module: Any) -> str:
-    """Hash over the names and values of a module's parameters and buffers."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\0".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).numpy(force=True).tobytes())
-    return digest.hexdigest()
 
 
 def check_machine(threads: int | None) -> int:

@@ -1,0 +1,62 @@
+"""What a torch module is: number type, device, a hash of its weights; and its mode, kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards every module in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def model_dtype(model: Any) -> str:
+    """Number type of a module's floating-point parameters, as text."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return str(parameter.dtype).removeprefix("torch.")
+    return "float32"
+
+
+def model_device(model: Any) -> Any:
+    """Device of a module's first parameter or buffer; the CPU for one that has neither."""
+    import torch
+
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def module_sha256(module: Any) -> str:
+    """Hash over the names and values of a module's parameters and buffers."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        if not isinstance(value, torch.Tensor):  # a module's extra state
+            digest.update(f"{key} {value!r}\0".encode())
+            continue
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\0".encode())
+        digest.update(tensor_bytes(value))
+    return digest.hexdigest()
+
+
+def tensor_bytes(value: Any) -> bytes:
+    """The bytes of a tensor of any type, in C order."""
+    import torch
+
+    flat = value.detach().cpu().contiguous().view(-1)
+    return bytes(np.ascontiguousarray(flat.view(torch.uint8).numpy(force=True)).data)
