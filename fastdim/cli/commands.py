@@ -126,11 +126,26 @@ def _show(result: Sweep, output: Path | None, quiet: bool) -> int:
     if result.n_failed:
         print(
             f"fastdim: {result.n_failed} of {sum(len(run.pieces) for run in result.runs)} pieces"
-            ' have failed rows; the column "reason" says why',
+            " (layers x filters) have failed rows in the table; the reasons:",
             file=sys.stderr,
         )
+        reasons = failure_reasons(result)
+        for reason in reasons[:MOST_REASONS]:
+            print(f"  {reason}", file=sys.stderr)
+        if len(reasons) > MOST_REASONS:
+            more = len(reasons) - MOST_REASONS
+            print(f'  and {more} more, in the column "reason"', file=sys.stderr)
         return FAILED_ROWS
     return FINISHED
+
+
+MOST_REASONS = 5
+
+
+def failure_reasons(result: Sweep) -> list[str]:
+    """The different reasons of failed rows, in the order of the table."""
+    failed = result.table[result.table["status"] == "failed"]
+    return list(dict.fromkeys(str(reason) for reason in failed["reason"]))
 
 
 def report(options: argparse.Namespace) -> int:

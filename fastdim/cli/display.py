@@ -40,17 +40,28 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 site", "1,200 documents"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def plan_text(plan: Plan) -> str:
     """The plan in a few lines."""
     widths = sorted(set(plan.columns))
     columns = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
     total = plan.forward_seconds + plan.analysis_seconds
     forward = f"forward {duration(plan.forward_seconds)}, " if plan.parameters else ""
+    # Matrices from elsewhere have rows alone; what a row is, only their maker knows.
+    documents = f" tokens of {counted(plan.n_documents, 'document')}" if plan.n_documents else ""
+    sites = (
+        counted(plan.n_sites, "site")
+        if plan.n_documents
+        else counted(plan.n_sites, "matrix", "matrices")
+    )
     return (
         f"{plan.model}\n"
-        f"  rows      {plan.n_rows:,} tokens of {plan.n_documents:,} documents, {columns} columns,"
-        f" {plan.n_sites} sites\n"
-        f"  analysis  {plan.n_pieces} pieces: {plan.n_sites} sites x filters"
+        f"  rows      {plan.n_rows:,}{documents}, {columns} columns, {sites}\n"
+        f"  analysis  {counted(plan.n_pieces, 'piece')}: {sites} x filters"
         f" {', '.join(plan.filters)}; {plan.n_queries:,} queries each\n"
         f"  disk      {size(plan.disk_bytes)} ({plan.store_dtype})\n"
         f"  memory    about {size(plan.memory_bytes)} at its peak, beside Python's libraries\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import NoReturn
 
 from fastdim.sweeps.definition import installed_version
 from fastdim.sweeps.filters import FILTERS
@@ -20,32 +21,42 @@ exit codes:
 """
 
 
-def count(text: str) -> int:
-    """An int >= 1, as argparse's type: "20000", "20_000" or "20,000"."""
-    number = int(text.replace(",", "").replace("_", ""))
-    if number < 1:
-        raise ValueError
-    return number
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with errors in one line, as those of the rest of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"fastdim: error: {message}; see `{self.prog} --help`\n")
 
 
-def _number(check: Callable[[float], bool]) -> Callable[[str], float]:
+def _checked(
+    read: Callable[[str], float], check: Callable[[float], bool], rule: str
+) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        number = float(text)
+        try:
+            number = read(text)
+        except ValueError:
+            number = float("nan")
         if not check(number):
-            raise ValueError
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
         return number
 
-    parse.__name__ = "number"
     return parse
 
 
-factor = _number(lambda number: 1 < number < float("inf"))
-probability = _number(lambda number: 0 < number < 1)
+# "20000", "20_000" and "20,000" are the same count.
+count = _checked(
+    lambda text: int(text.replace(",", "").replace("_", "")),
+    lambda number: number >= 1,
+    "a whole number of at least 1",
+)
+factor = _checked(float, lambda number: 1 < number < float("inf"), "a number above 1")
+probability = _checked(float, lambda number: 0 < number < 1, "a number between 0 and 1")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fastdim",
         description="Intrinsic dimension, anisotropy and cosine statistics of the layers of a"
         " neural network, from exact neighbour distances.",
@@ -123,7 +134,8 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     sample.add_argument(
         "--layers",
         default=Defaults.layers,
-        help='e.g. "all", "0,5,10-20", "embedding", "final_norm"',
+        help='"all", or numbers in the order of the forward pass, 0 = the embedding, 1 = the output'
+        ' of block 0 and so on ("0,5,10-20"); also "embedding", "blocks", "final_norm"',
     )
     sample.add_argument(
         "--store-dtype", help="float16 or bfloat16 on disk (default: as the model computes)"

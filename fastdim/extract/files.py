@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ def open_activations(path: Path) -> dict[str, Matrix]:
 def _npy(path: Path) -> dict[str, Matrix]:
     with path.open("rb") as file:
         shape, dtype = _npy_header(file)
+        held = path.stat().st_size - file.tell()
+    if dtype in FLOATS and held < (wanted := math.prod(shape) * np.dtype(dtype).itemsize):
+        raise ValueError(f"it ends early: {held} of {wanted} bytes of data are there")
 
     def load() -> Any:
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import socket
 import urllib.parse
@@ -9,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +84,14 @@ def load_model(
         weights are dequantised to float32).
 
     Raises ModelError if the model is not there or cannot be opened, saying what was tried;
-    DependencyError without torch and transformers; InputError on a bad dtype.
+    DependencyError without torch and transformers; InputError on a bad dtype or device.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     path = local_path(name)
     torch = require("torch", "models")
     transformers = require("transformers", "models")
+    check_device(device)
     check_source(name, revision)
     source, extra = _files(path) if path is not None else (name, {})
     options: dict[str, Any] = {"revision": revision} if revision else {}
@@ -110,6 +113,18 @@ def load_model(
         ) from error
     model = model.to(device).eval()
     return LoadedModel(model, tokenizer, name, revision, model_dtype(model), source)
+
+
+def check_device(device: str) -> None:
+    """Raise InputError, before anything is loaded, if torch cannot put a tensor on `device`."""
+    torch = require("torch", "models")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"torch cannot use the device {device!r}: {_first_line(error)}. Leave --device out for "
+            "the CPU; `fastdim doctor` says what is here"
+        ) from error
 
 
 def check_source(name: str, revision: str | None) -> None:
@@ -181,8 +196,14 @@ def _quiet(transformers: Any) -> Iterator[None]:
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    # The reader of GGUF files takes tqdm's bar directly, which listens to no setting and writes
+    # also where standard error is no terminal.
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
+        reader.tqdm = bar
         if shown:
             logging.enable_progress_bar()

@@ -135,4 +135,4 @@ def _print_run(run: Run, console: Console, metrics: Sequence[str], filters: Sequ
         ).maximum
     console.print(grid, crop=terminal, soft_wrap=not terminal)
     if failed:
-        console.print(f"{failed} values of this table failed; the report lists the reasons.")
+        console.print(f"{failed} values of this table failed.")

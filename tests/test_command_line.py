@@ -1,0 +1,114 @@
+"""What the command line says to somebody who made a mistake: one line, and the right exit code."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+from fastdim.cli import main
+from fastdim.cli.display import plan_text
+from fastdim.errors import InputError, StoreError
+from fastdim.extract.files import open_activations
+from fastdim.extract.model import _quiet, check_device
+from fastdim.sweeps.plan import make_plan
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and standard error of a command line."""
+    code = main(arguments)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--max-tokens", "0", "a whole number of at least 1"),
+        ("--batch-size", "many", "a whole number of at least 1"),
+        ("--outlier-factor", "1", "a number above 1"),
+        ("--confidence", "95", "a number between 0 and 1"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_its_rule(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, rule: str
+) -> None:
+    code, text = said(capsys, "sweep", "model", option, value)
+    assert code == 2
+    assert text == (
+        f"fastdim: error: argument {option}: must be {rule}, got {value!r};"
+        " see `fastdim sweep --help`\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("sweeep",), ("profile",), ("ls", "--nothing")])
+def test_a_wrong_command_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    code, text = said(capsys, *arguments)
+    assert code == 2
+    assert text.startswith("fastdim: error: ")
+    assert text.count("\n") == 1
+    assert text.endswith("--help`\n")
+
+
+def test_a_file_that_ends_early_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.npy"
+    np.save(path, np.ones((50, 4), dtype=np.float32))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(StoreError, match="it ends early: 790 of 800 bytes"):
+        open_activations(path)
+    assert said(capsys, "profile", str(path))[0] == 3
+
+
+def test_reasons_of_failed_rows_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    rows[7, 2] = np.nan
+    np.save(tmp_path / "broken.npy", rows)
+    code, text = said(capsys, "profile", str(tmp_path / "broken.npy"))
+    assert code == 1
+    assert "3 of 3 pieces (layers x filters) have failed rows in the table" in text
+    assert text.count("holds 1 NaN or infinite values") == 1
+    assert "the first is nan at row 7, column 2" in text
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_an_input_error(device: str) -> None:
+    with pytest.raises(InputError, match=f"torch cannot use the device '{device}'"):
+        check_device(device)
+
+
+def test_loading_a_model_draws_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = reader.tqdm
+    with _quiet(transformers):
+        assert list(reader.tqdm(range(3), desc="tensors")) == [0, 1, 2]
+    assert capfd.readouterr().err == ""
+    assert reader.tqdm is bar
+
+
+def test_the_plan_of_a_matrix_speaks_of_rows() -> None:
+    plan = make_plan(
+        model="sound",
+        n_rows=3000,
+        n_documents=0,
+        columns=(64,),
+        filters=("all",),
+        queries=None,
+        store_dtype="float32",
+        parameters=0,
+        parameter_bytes=0,
+        batch_tokens=0,
+        forward_tokens=0,
+        extract=False,
+    )
+    rows, analysis = plan_text(plan).splitlines()[1:3]
+    assert rows == "  rows      3,000, 64 columns, 1 matrix"
+    assert analysis.startswith("  analysis  1 piece: 1 matrix x filters all;")
