@@ -53,7 +53,7 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """What stands beside the rows, one entry a row: (n,) arrays, the same for every layer.
+    """What stands beside the rows of a layer, one entry a row: (n,) arrays.
 
     document: number of the document; position: within the document, from 0 at its first token;
     token: id, or -1 where the input has no tokens; special: put there by the
@@ -86,9 +86,11 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
 
 
 class Store:
-    """Rows of every chosen layer and the tokens beside them, as `extract` wrote them.
+    """Rows of every chosen layer and the tokens beside them, as they were extracted.
 
-    Rows come shard by shard: documents in ascending order, positions ascending within.
+    Rows come shard by shard: documents in ascending order, positions ascending within. Layers of
+    one grid (all, for a transformer) have the same rows; another grid, such as the coarser one of a
+    later stage of a convolutional network, has rows and tokens of its own.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
@@ -97,6 +99,9 @@ class Store:
         self.definition: dict[str, Any] = manifest["definition"]
         self.sites = [Site(**site) for site in self.definition["sites"]]
         self._shards: list[dict[str, Any]] = manifest["shards"]
+        grids = self.definition.get("grids") or [0] * len(self.sites)
+        self._grids = {site.layer: grid for site, grid in zip(self.sites, grids, strict=True)}
+        self._token_tables: dict[int, TokenTable] = {}
         self._verified = False
 
     @classmethod
@@ -118,8 +123,13 @@ class Store:
 
     @property
     def n_rows(self) -> int:
-        """Rows of each layer."""
-        return sum(shard["rows"] for shard in self._shards)
+        """Rows of each layer; of the longest, where layers differ."""
+        return max(self._count(grid) for grid in set(self._grids.values()))
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether token ids and special marks stand beside the rows of every layer."""
+        return bool(self.definition.get("tokens", True))
 
     @property
     def dtype(self) -> str:
@@ -167,18 +177,26 @@ class Store:
         Raises ModelError on an unknown layer, StoreError on a corrupted shard.
         """
         site = self.site(layer)
-        data = self._column(f"site/{layer}", self.dtype, (site.width,))
+        data = self._column(f"site/{layer}", self.dtype, (site.width,), self._grids[layer])
         return Rows(data, self.dtype)
 
-    def tokens(self) -> TokenTable:
-        """Document, position, token id and special mark of each row."""
-        columns = {name: self._column(name, dtype, ()) for name, dtype in TOKEN_COLUMNS.items()}
-        return TokenTable(
-            document=columns["document"],
-            position=columns["position"],
-            token=columns["token"],
-            special=columns["special"].astype(bool),
-        )
+    def tokens(self, layer: int | None = None) -> TokenTable:
+        """Document, position, token id and special mark of each row of a layer (None: the first).
+
+        Raises ModelError on an unknown layer, StoreError on a corrupted shard.
+        """
+        grid = self._grids[self.sites[0].layer if layer is None else self.site(layer).layer]
+        if grid not in self._token_tables:
+            columns = {
+                name: self._column(grid_column(grid, name), dtype, (), grid)
+                for name, dtype in TOKEN_COLUMNS.items()
+            }
+            columns["special"] = columns["special"].astype(bool)
+            self._token_tables[grid] = TokenTable(**columns)
+        return self._token_tables[grid]
+
+    def _count(self, grid: int) -> int:
+        return sum(rows_of_grid(shard, grid) for shard in self._shards)
 
     def token_text(self, token: int) -> str:
         """Text of a token id that occurs in the store; "" where rows belong to no token."""
@@ -193,20 +211,31 @@ class Store:
             raise StoreError(f"cannot read {path}: {error}") from error
         return texts
 
-    def _column(self, key: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _column(self, key: str, dtype: str, shape: tuple[int, ...], grid: int) -> NDArray[Any]:
         if not self._verified:
             self.verify()
-        out = np.empty((self.n_rows, *shape), dtype=storage_type(dtype))
+        out = np.empty((self._count(grid), *shape), dtype=storage_type(dtype))
         start = 0
         for shard in self._shards:
             path = self.directory / shard["file"]
             entry = read_header(path).get(key)
-            stop = start + shard["rows"]
-            if entry is None or (entry.dtype, entry.shape) != (dtype, (shard["rows"], *shape)):
+            rows = rows_of_grid(shard, grid)
+            stop = start + rows
+            if entry is None or (entry.dtype, entry.shape) != (dtype, (rows, *shape)):
                 raise StoreError(f"shard {path} does not hold {key!r} as its manifest says")
             read_into(path, entry, out[start:stop])
             start = stop
         return out
+
+
+def rows_of_grid(shard: dict[str, Any], grid: int) -> int:
+    """Rows that a shard of the manifest holds for each layer of a grid."""
+    return int(shard["grid_rows"][grid] if "grid_rows" in shard else shard["rows"])
+
+
+def grid_column(grid: int, name: str) -> str:
+    """Name of a token column in a shard."""
+    return name if grid == 0 else f"grid/{grid}/{name}"
 
 
 _AGAIN = "delete it and run the same command again to write it anew"

@@ -98,7 +98,7 @@ class ModelInput:
             document_rule=documents.rule,
             n_documents=len(documents),
         )
-        return Source(store.sites, store.rows, store.tokens(), store.token_text)
+        return Source(store.sites, store.rows, store.tokens, store.token_text)
 
     def _prepare(self, definition: Definition) -> tuple[Any, Any, list[Site]]:
         """Model, documents and sites, made once."""
@@ -185,7 +185,7 @@ class FileInput:
             if len(self.paths) > 1:
                 raise InputError("give one folder of a sweep's activations at a time")
             store = Store.open(self.paths[0])
-            source = Source(store.sites, store.rows, store.tokens(), store.token_text)
+            source = Source(store.sites, store.rows, store.tokens, store.token_text)
             return source, store.dtype, store.n_rows
         found: dict[str, Matrix] = {}
         for path in self.paths:

@@ -19,7 +19,7 @@ from fastdim.estimate import check_confidence
 from fastdim.extract.facts import module_sha256
 from fastdim.extract.files import open_activations
 from fastdim.extract.model import check_source, local_path
-from fastdim.extract.store import MANIFEST
+from fastdim.extract.store import MANIFEST, Store
 from fastdim.extract.texts import Corpus
 from fastdim.sweeps.definition import Definition, sha256_of_files
 from fastdim.sweeps.filters import resolve_filters
@@ -148,10 +148,10 @@ def prepare_files(
     """The job of measuring matrices from elsewhere. Raises InputError if one is not there."""
     paths = tuple(Path(file) for file in files)
     members: list[Path] = []
-    stored = False
+    tokens = False
     for path in paths:
         if (path / MANIFEST).is_file():
-            stored = True
+            tokens = Store.open(path).has_tokens
         else:
             open_activations(path)
         members += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
@@ -160,7 +160,7 @@ def prepare_files(
         kind="profile",
         model=name or paths[0].stem,
         model_sha256=sha256_of_files([member.resolve() for member in members], root),
-        **analysis_options(tokens=stored, **analysis),
+        **analysis_options(tokens=tokens, **analysis),
     )
     return Job(definition, FileInput(paths), check_machine(threads))
 

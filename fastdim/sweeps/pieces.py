@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdim.arrays import as_groups, as_rows
 from fastdim.errors import InputError, StoreError
-from fastdim.extract.store import Site
+from fastdim.extract.store import Site, TokenTable
 from fastdim.layer import METRICS, measure_job
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, Filter, LayerRows, apply
@@ -27,9 +28,10 @@ class Layer:
         self.failure = ""
         self.definition = definition
         self.shared: SharedLayer | None = None
+        self.tokens: TokenTable | None = None
         try:
             rows = as_rows(source.rows(site.layer), name=site.label)
-            beside = source.tokens
+            self.tokens = beside = source.tokens(site.layer)
             layer = LayerRows(
                 rows,
                 rows.norms(),
@@ -64,7 +66,7 @@ def compute_piece(layer: Layer, item: Filter) -> dict[str, Any]:
     if layer.shared is None:
         return {**piece, **_failed(layer.failure)}
     try:
-        return {**piece, **_measured(layer.shared, layer.source, item)}
+        return {**piece, **_measured(layer.shared, layer, item)}
     except (InputError, MemoryError, np.linalg.LinAlgError) as error:
         return {**piece, **_failed(f"{layer.site.label}: {_words(error)}")}
 
@@ -78,10 +80,10 @@ def _failed(reason: str) -> dict[str, Any]:
     return {"metrics": [failed_metric(name, reason) for name in METRICS], "extras": None}
 
 
-def _measured(shared: SharedLayer, source: Source, item: Filter) -> dict[str, Any]:
-    layer = shared.layer
+def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any]:
+    layer, tokens = shared.layer, loaded.tokens
     filtered = apply(item, layer, shared.definition.outlier_factor)
-    documents = None if source.tokens is None else source.tokens.document[filtered.kept]
+    documents = None if tokens is None else tokens.document[filtered.kept]
     groups = as_groups(documents, len(filtered.kept))
     measured = measure_job(SharedJob(shared, filtered, groups))
     by_name = {metric.name: metric for metric in measured.metrics}
@@ -93,7 +95,7 @@ def _measured(shared: SharedLayer, source: Source, item: Filter) -> dict[str, An
         "norm_median": encode_float(float(np.median(norms))),
         "norm_max": encode_float(float(norms.max())),
         "top_rows": [
-            _top_row(int(filtered.kept[index]), float(share), layer, source)
+            _top_row(int(filtered.kept[index]), float(share), loaded, layer.norms)
             for index, share in zip(indices, shares, strict=True)
         ],
     }
@@ -101,19 +103,20 @@ def _measured(shared: SharedLayer, source: Source, item: Filter) -> dict[str, An
     return {"metrics": metrics, "extras": extras}
 
 
-def _top_row(row: int, share: float, layer: LayerRows, source: Source) -> dict[str, Any]:
-    """A row that carries much of s1^2: its share, norm and, where known, its token."""
+def _top_row(row: int, share: float, layer: Layer, norms: NDArray[np.float64]) -> dict[str, Any]:
+    """A row that carries much of s1^2: its share, norm and, where known, its place and token."""
     out: dict[str, Any] = {
         "row": row,
         "share": encode_float(share),
-        "norm": encode_float(float(layer.norms[row])),
+        "norm": encode_float(float(norms[row])),
     }
-    tokens = source.tokens
+    tokens = layer.tokens
     if tokens is not None:
         token = int(tokens.token[row])
-        out["token_id"] = token
-        out["token"] = source.token_text(token)
+        if token >= 0:
+            out["token_id"] = token
+            out["token"] = layer.source.token_text(token)
+            out["special"] = bool(tokens.special[row])
         out["document"] = int(tokens.document[row])
         out["position"] = int(tokens.position[row])
-        out["special"] = bool(tokens.special[row])
     return out

@@ -15,5 +15,5 @@ class Source:
 
     sites: list[Site]
     rows: Callable[[int], Any]  # by layer number; as `as_rows` takes them
-    tokens: TokenTable | None = None
+    tokens: Callable[[int], TokenTable | None] = lambda layer: None  # by layer number, too
     token_text: Callable[[int], str] = str
