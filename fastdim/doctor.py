@@ -6,10 +6,12 @@ imported in child processes. A missing package is an answer here, never an error
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -57,8 +59,14 @@ import transformers
 out = {"version": transformers.__version__}
 """,
     "cuda": """
-import fastdim._cuda as cuda
-out = {"devices": cuda.device_count()}
+import fastdim._cuda
+from fastdim.backends.cuda import device
+from fastdim.errors import BackendError
+out = {"device": "", "why": ""}
+try:
+    out["device"] = device().name
+except BackendError as error:
+    out["why"] = str(error)
 """,
 }
 
@@ -143,27 +151,56 @@ def cpu_check() -> tuple[Check, dict[str, Any]]:
 _REINSTALL = "reinstall with a C++17 compiler present: pip install --force-reinstall fastdim"
 
 
-def _kernels(backend: str) -> str:
-    """A remark where the library may be there, but fastdim has no backend that calls it."""
-    if importlib.util.find_spec(f"fastdim.backends.{backend}") is not None:
-        return ""
-    return f" (and this version of fastdim has no {backend} backend)"
+_BUILD_CUDA = (
+    "with an NVIDIA card and CUDA's nvcc on the PATH, in the sources of fastdim:"
+    ' CMAKE_ARGS="-DFASTDIM_CUDA=ON" pip install . (docs/cuda.md)'
+)
+_NO_BACKEND = "fastdim has no {name} backend yet: backend cpu does the work"
+
+
+def _has_backend(name: str) -> bool:
+    """Whether this version of fastdim calls the library that a backend is named after."""
+    return importlib.util.find_spec(f"fastdim.backends.{name}") is not None
 
 
 def backend_checks(probes: dict[str, dict[str, Any]]) -> list[Check]:
     """One check a backend other than the CPU, from the children's answers."""
-    cuda = _cuda(probes["cuda"])
-    return [cuda, _triton(probes["triton"], probes["torch"]), _faiss(probes["faiss"])]
+    checks = [_cuda(probes["cuda"]), _triton(probes["triton"], probes["torch"])]
+    return [_called(check) for check in [*checks, _faiss(probes["faiss"])]]
+
+
+def _called(check: Check) -> Check:
+    """A library that runs is no usable backend where fastdim does not call it."""
+    if _has_backend(check.name):
+        return check
+    remark = _NO_BACKEND.format(name=check.name)
+    if check.usable or not check.fix:
+        return Check(check.name, False, f"{check.detail}; {remark}")
+    return Check(check.name, False, f"{check.detail}; {remark}", f"{check.fix}, for your own use")
 
 
 def _cuda(answer: dict[str, Any]) -> Check:
-    if "error" not in answer:
-        devices = int(answer["devices"])
-        return Check("cuda", devices > 0, f"extension built, {devices} CUDA devices")
-    if _missing(answer["error"]):
-        detail = "the extension fastdim._cuda is not built" + _kernels("cuda")
-        return Check("cuda", False, detail, "nothing to do: backend cpu does the work")
-    return Check("cuda", False, f"fastdim._cuda does not import: {answer['error']}", _REINSTALL)
+    if "error" in answer:
+        if not _missing(answer["error"]):
+            detail = f"fastdim._cuda does not import: {answer['error']}"
+            return Check("cuda", False, detail, f"build it again, {_BUILD_CUDA}")
+        nvcc = shutil.which("nvcc")
+        found = f"nvcc is {nvcc}" if nvcc else "nvcc is not on the PATH"
+        card = "an NVIDIA driver is there" if nvidia_driver() else "no NVIDIA driver is there"
+        detail = f"the extension fastdim._cuda is not built; {found}, {card}"
+        return Check("cuda", False, detail, f"{_BUILD_CUDA}; without a card nothing: use cpu")
+    if answer["why"]:
+        return Check("cuda", False, f"the extension is built; {answer['why']}")
+    return Check("cuda", True, f"the extension is built; device {answer['device']}")
+
+
+def nvidia_driver() -> bool:
+    """Whether the driver's library loads, whatever else is installed."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _triton(answer: dict[str, Any], torch: dict[str, Any]) -> Check:
@@ -174,13 +211,11 @@ def _triton(answer: dict[str, Any], torch: dict[str, Any]) -> Check:
         return Check("triton", False, f"triton does not import: {answer['error']}", fix)
     version = f"triton {answer['version']}"
     if answer["driver_error"]:
-        why = answer["driver_error"] + _kernels("triton")
-        detail = f"{version} imports, its driver does not start: {why}"
-        return Check("triton", False, detail, "needs an NVIDIA or AMD GPU with its driver")
+        detail = f"{version} imports, its driver does not start: {answer['driver_error']}"
+        return Check("triton", False, detail, "it needs an NVIDIA or AMD GPU with its driver")
     if not torch.get("gpus"):
         return Check("triton", False, f"{version}, but torch sees no GPU", "a CUDA build of torch")
-    lacking = _kernels("triton")
-    return Check("triton", not lacking, f"{version}, driver {answer['driver']}{lacking}")
+    return Check("triton", True, f"{version}, driver {answer['driver']}")
 
 
 def _faiss(answer: dict[str, Any]) -> Check:
@@ -191,9 +226,8 @@ def _faiss(answer: dict[str, Any]) -> Check:
         return Check("faiss", False, f"faiss does not import: {answer['error']}", fix)
     if installed_version("faiss-cpu") and installed_version("faiss-gpu"):
         detail = "faiss-cpu and faiss-gpu are both installed and overwrite each other"
-        return Check("faiss", False, detail, "pip uninstall one of the two, reinstall the other")
-    lacking = _kernels("faiss")
-    return Check("faiss", not lacking, f"faiss {answer['version']}, {answer['gpus']} GPUs{lacking}")
+        return Check("faiss", False, detail, "pip uninstall both, then install one of them")
+    return Check("faiss", True, f"faiss {answer['version']}, {answer['gpus']} GPUs")
 
 
 def task_checks(probes: dict[str, dict[str, Any]]) -> list[Check]:

@@ -68,6 +68,19 @@ def test_a_mismatch_names_every_field_that_differs():
     assert "--batch-size" not in message
 
 
+def test_changed_files_are_named_without_their_hashes():
+    with pytest.raises(StoreError) as caught:
+        require_same(definition(corpus_sha256="ce").to_json(), definition(), Path("out"))
+    assert "  the texts' content changed\n" in str(caught.value)
+
+
+def test_a_run_of_another_command_is_refused_in_one_line():
+    stored = definition(kind="profile", seed=3).to_json()
+    with pytest.raises(StoreError, match="out holds a run of `fastdim profile`") as caught:
+        require_same(stored, definition(), Path("out"))
+    assert "\n" not in str(caught.value)
+
+
 def test_files_are_hashed_by_name_and_content(tmp_path):
     (tmp_path / "a").write_bytes(b"12")
     (tmp_path / "b").write_bytes(b"3")

@@ -83,7 +83,7 @@ class Definition:
 
 
 # The option that sets a field, where its name differs from the field's.
-_OPTION = {"corpus": "--texts", "corpus_sha256": "the texts' content", "kind": "the subcommand"}
+_OPTION = {"corpus": "--texts", "corpus_sha256": "the texts' content"}
 _OPTION.update({"model": "MODEL", "model_sha256": "the model's files", "filters": "--filter"})
 _OPTION.update({"schema_version": "fastdim's table format", "pack": "--pack / --no-pack"})
 
@@ -91,6 +91,11 @@ _OPTION.update({"schema_version": "fastdim's table format", "pack": "--pack / --
 def require_same(stored: dict[str, Any], wanted: Definition, folder: Path) -> None:
     """Raise StoreError naming each field in which the folder's run differs from `wanted`."""
     new = wanted.to_json()
+    if stored.get("kind") != new["kind"]:
+        raise StoreError(
+            f"{folder} holds a run of `fastdim {stored.get('kind')}`, this is `fastdim"
+            f" {new['kind']}`. Use another output folder."
+        )
     lines = []
     for name in sorted(set(stored) | set(new)):
         if name == "versions":
@@ -101,6 +106,8 @@ def require_same(stored: dict[str, Any], wanted: Definition, folder: Path) -> No
                         f"version of {package}: {before.get(package) or 'none'} there,"
                         f" {now.get(package) or 'none'} now"
                     )
+        elif stored.get(name) != new.get(name) and name.endswith("_sha256"):
+            lines.append(f"{_OPTION[name]} changed")
         elif stored.get(name) != new.get(name):
             option = _OPTION.get(name, "--" + name.replace("_", "-"))
             lines.append(f"{option}: {stored.get(name)!r} there, {new.get(name)!r} now")
