@@ -1,6 +1,7 @@
 """Exact neighbour distances, cosine statistics and intrinsic dimension of representations.
 
     sweep(model, texts)          extract: hooks on the unmodified model write shards of rows
+      |                            (extract_modules: of any torch module; Store reads them)
       |                          sweeps:  layers x token filters, one finished piece at a time
       v
     profile(x), measure(x)       all metrics of one matrix of rows x (n, d)
@@ -42,6 +43,8 @@ from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
 from fastdim.neighbors import Neighbors, Prepared, knn, prepare
 
 if TYPE_CHECKING:
+    from fastdim.extract.modules import extract_modules as extract_modules
+    from fastdim.extract.store import Store as Store
     from fastdim.sweeps import Sweep as Sweep
     from fastdim.sweeps import sweep as sweep
 
@@ -62,11 +65,13 @@ __all__ = [
     "Prepared",
     "Rows",
     "Spectrum",
+    "Store",
     "StoreError",
     "Sweep",
     "anisotropy",
     "as_rows",
     "cosine_stats",
+    "extract_modules",
     "knn",
     "measure",
     "prepare",
@@ -77,12 +82,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`sweep` and `Sweep`, and the version from the package's metadata, when first asked for."""
-    if name in ("sweep", "Sweep"):
-        from fastdim import sweeps
+# What is imported when first asked for: it costs time, or needs an extra.
+_LATER = {
+    "Store": "fastdim.extract.store",
+    "Sweep": "fastdim.sweeps",
+    "extract_modules": "fastdim.extract.modules",
+    "sweep": "fastdim.sweeps",
+}
 
-        return getattr(sweeps, name)
+
+def __getattr__(name: str) -> Any:
+    """The names of `_LATER`, and the version from the package's metadata, when first asked for."""
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name]), name)
     if name == "__version__":
         from importlib.metadata import version
 

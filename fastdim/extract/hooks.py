@@ -31,6 +31,9 @@ class Tap:
     reads: bool = False
 
 
+Take = Callable[[Tap, Any, Any], None]
+
+
 def first_tensor(value: Any) -> Any:
     """The hidden states in what a module took or returned: the first tensor; None without one."""
     import torch
@@ -53,25 +56,24 @@ def module_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def hooked(model: Any, taps: list[Tap], take: Callable[[Site, Any], None]) -> Iterator[None]:
-    """Call `take(site, tensor or None)` whenever a tapped module runs; no hook stays behind."""
+def hooked(model: Any, taps: list[Tap], take: Take) -> Iterator[None]:
+    """Call `take(tap, module, tensor or None)` when a tapped module runs; no hook stays behind."""
     handles = []
     try:
         for tap in taps:
-            module = model.get_submodule(tap.path)
-            handles.append(_hook(module, tap, take))
+            handles.append(_hook(model.get_submodule(tap.path), tap, take))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(module: Any, tap: Tap, take: Callable[[Site, Any], None]) -> Any:
+def _hook(module: Any, tap: Tap, take: Take) -> Any:
     def before(module: Any, args: Any, kwargs: Any) -> None:
-        take(tap.site, module_input(args, kwargs))
+        take(tap, module, module_input(args, kwargs))
 
     def after(module: Any, args: Any, output: Any) -> None:
-        take(tap.site, first_tensor(output))
+        take(tap, module, first_tensor(output))
 
     if tap.reads:
         return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -96,8 +96,8 @@ def _run_batch(
     wanted = torch.from_numpy(keep).to(device)
     taken: dict[int, Any] = {}
 
-    def take(site: Site, value: Any) -> None:
-        taken[site.layer] = value[wanted]
+    def take(tap: Tap, module: Any, value: Any) -> None:
+        taken[tap.site.layer] = value[wanted]
 
     with torch.inference_mode(), hooked(loaded.model, taps, take):
         run_model(loaded.model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))

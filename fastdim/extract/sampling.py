@@ -45,6 +45,40 @@ def lowest(
     return mask
 
 
+def lowest_each(
+    document: NDArray[np.int64], position: NDArray[np.int64], count: int, seed: int
+) -> NDArray[np.bool_]:
+    """Mask of the `count` tokens of lowest hash of every document; ties by position."""
+    order = np.lexsort((position, token_hash(document, position, seed), document))
+    ordered = document[order]
+    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    mask = np.zeros(len(document), dtype=bool)
+    mask[order[rank < count]] = True
+    return mask
+
+
+class Quota:
+    """The `count` lowest hashes of a stream whose length nobody knows (a bottom-k sketch).
+
+    A token with a hash above `bound` can never be among them. Memory: 8 bytes for each of count
+    hashes. The outcome does not depend on the order or the sizes of what is added.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.bound = np.uint64(2**64 - 1)
+        self._hashes = np.empty(0, dtype=np.uint64)
+
+    def add(self, hashes: NDArray[np.uint64]) -> None:
+        """Take more of the stream into account."""
+        found = np.concatenate([self._hashes, hashes[hashes <= self.bound]])
+        if len(found) > self.count:
+            found = np.partition(found, self.count - 1)[: self.count]
+        if len(found) == self.count:
+            self.bound = found.max()
+        self._hashes = found
+
+
 def choose(
     lengths: NDArray[np.int64], max_tokens: int, per_document: int | None, seed: int
 ) -> list[tuple[int, NDArray[np.bool_]]]:

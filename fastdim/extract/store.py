@@ -124,7 +124,11 @@ class Store:
     @property
     def n_rows(self) -> int:
         """Rows of each layer; of the longest, where layers differ."""
-        return max(self._count(grid) for grid in set(self._grids.values()))
+        return max(self.count(site.layer) for site in self.sites)
+
+    def count(self, layer: int) -> int:
+        """Rows of a layer."""
+        return sum(rows_of_grid(shard, self._grids[layer]) for shard in self._shards)
 
     @property
     def has_tokens(self) -> bool:
@@ -177,7 +181,7 @@ class Store:
         Raises ModelError on an unknown layer, StoreError on a corrupted shard.
         """
         site = self.site(layer)
-        data = self._column(f"site/{layer}", self.dtype, (site.width,), self._grids[layer])
+        data = self._column(f"site/{layer}", self.dtype, (site.width,), layer)
         return Rows(data, self.dtype)
 
     def tokens(self, layer: int | None = None) -> TokenTable:
@@ -185,18 +189,16 @@ class Store:
 
         Raises ModelError on an unknown layer, StoreError on a corrupted shard.
         """
-        grid = self._grids[self.sites[0].layer if layer is None else self.site(layer).layer]
+        layer = self.sites[0].layer if layer is None else self.site(layer).layer
+        grid = self._grids[layer]
         if grid not in self._token_tables:
             columns = {
-                name: self._column(grid_column(grid, name), dtype, (), grid)
+                name: self._column(grid_column(grid, name), dtype, (), layer)
                 for name, dtype in TOKEN_COLUMNS.items()
             }
             columns["special"] = columns["special"].astype(bool)
             self._token_tables[grid] = TokenTable(**columns)
         return self._token_tables[grid]
-
-    def _count(self, grid: int) -> int:
-        return sum(rows_of_grid(shard, grid) for shard in self._shards)
 
     def token_text(self, token: int) -> str:
         """Text of a token id that occurs in the store; "" where rows belong to no token."""
@@ -211,15 +213,15 @@ class Store:
             raise StoreError(f"cannot read {path}: {error}") from error
         return texts
 
-    def _column(self, key: str, dtype: str, shape: tuple[int, ...], grid: int) -> NDArray[Any]:
+    def _column(self, key: str, dtype: str, shape: tuple[int, ...], layer: int) -> NDArray[Any]:
         if not self._verified:
             self.verify()
-        out = np.empty((self._count(grid), *shape), dtype=storage_type(dtype))
+        out = np.empty((self.count(layer), *shape), dtype=storage_type(dtype))
         start = 0
         for shard in self._shards:
             path = self.directory / shard["file"]
             entry = read_header(path).get(key)
-            rows = rows_of_grid(shard, grid)
+            rows = rows_of_grid(shard, self._grids[layer])
             stop = start + rows
             if entry is None or (entry.dtype, entry.shape) != (dtype, (rows, *shape)):
                 raise StoreError(f"shard {path} does not hold {key!r} as its manifest says")

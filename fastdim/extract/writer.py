@@ -62,10 +62,11 @@ class ShardWriter:
         }
 
     def write(
-        self, number: int, tensors: Tensors, rows: list[int], *, kind: str = "shard", **facts: Any
+        self, number: int, tensors: Tensors, rows: list[int], *, kind: str = "shard", **beside: Any
     ) -> None:
-        """Write a shard and list it; `rows` counts the rows of each grid, `facts` go beside it."""
+        """Write a shard and list it; `rows` counts the rows of each grid, `beside` goes with it."""
         name = f"{kind}-{number:06d}.safetensors"
+        before = self.shards.get(number)
         digest = write_shard(self.directory / name, tensors)
         self.shards[number] = {
             "file": name,
@@ -73,9 +74,16 @@ class ShardWriter:
             **({"grid_rows": rows} if len(rows) > 1 else {}),
             "nbytes": (self.directory / name).stat().st_size,
             "sha256": digest,
-            **facts,
+            **beside,
         }
         self._list(complete=False)
+        if before is not None and before["file"] != name:
+            with storage_errors(self.directory):
+                (self.directory / before["file"]).unlink()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The shards as the manifest lists them, in order of their numbers."""
+        return [self.shards[number] for number in sorted(self.shards)]
 
     def finish(self, token_text: Mapping[int, str]) -> Store:
         """Write the texts of the tokens, mark the folder complete and open it."""
@@ -83,7 +91,7 @@ class ShardWriter:
             self.directory / TOKENS, {str(token): text for token, text in token_text.items()}
         )
         self._list(complete=True)
-        listed = {shard["file"] for shard in self.shards.values()}
+        listed = {shard["file"] for shard in self.listed()}
         with storage_errors(self.directory):
             for path in self.directory.iterdir():
                 if _SHARD.fullmatch(path.name) and path.name not in listed:
@@ -96,7 +104,7 @@ class ShardWriter:
             "format_version": FORMAT_VERSION,
             "complete": complete,
             "definition": self.definition,
-            "shards": [self.shards[number] for number in sorted(self.shards)],
+            "shards": self.listed(),
         }
         write_json(self.directory / MANIFEST, content)
 
