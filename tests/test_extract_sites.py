@@ -172,6 +172,18 @@ def test_layers_are_chosen_by_number_range_or_kind() -> None:
         select_sites(sites, "0,9")
 
 
+def test_blocks_that_give_no_row_a_token_are_refused() -> None:
+    width = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    shared = transformers.AlbertConfig(vocab_size=VOCABULARY, hidden_size=16, **width)
+    with pytest.raises(ModelError, match=r"albert_layer_groups\.0 3 times in one pass"):
+        find_sites(transformers.AlbertModel(shared).eval())
+    turned = transformers.XLNetConfig(
+        vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=32
+    )
+    with pytest.raises(ModelError, match=r"shape \(4, 1, 16\).*not \(documents, tokens, width\)"):
+        find_sites(transformers.XLNetModel(turned).eval())
+
+
 def test_a_model_without_blocks_or_without_files_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no list of equal blocks"):
         find_sites(torch.nn.Linear(2, 2))

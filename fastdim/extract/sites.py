@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,8 @@ def find_sites(model: Any) -> list[Site]:
     what block 0 reads; the final norm is the norm that reads the last block's output and keeps its
     shape (encoders such as BERT have none). Widths are those seen in the pass.
 
-    Raises ModelError if the model has no such list or does not run on token ids.
+    Raises ModelError if the model has no such list, does not run on token ids, runs a block more
+    than once in a pass (ALBERT), or passes hidden states that are not (documents, tokens, width).
     """
     sites: list[Site] = []
     stacks = find_stacks(model)
@@ -44,6 +46,7 @@ def find_sites(model: Any) -> list[Site]:
                 "from one to the next: save the activations yourself and measure them with "
                 "`fastdim profile`"
             )
+        _check_rows(model, stack, len(blocks), trace, tuple(start.shape))
         width = int(start.shape[-1])
         before = [
             path for path, out in trace.outputs.items() if out is start and _outside(path, stacks)
@@ -131,13 +134,34 @@ def select_sites(sites: list[Site], spec: str) -> list[Site]:
 class _Trace:
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    calls: Counter[str]
+
+
+def _check_rows(
+    model: Any, stack: Stack, n_blocks: int, trace: _Trace, shape: tuple[int, ...]
+) -> None:
+    """Raise ModelError where one pass does not give each block one row a token."""
+    name = type(model).__name__
+    for path in (f"{stack.blocks}.{index}" for index in range(n_blocks)):
+        if trace.calls[path] > 1:
+            raise ModelError(
+                f"{name} runs its block {path} {trace.calls[path]} times in one pass, so its "
+                "layers are no modules of their own: save the activations of each pass yourself and "
+                "measure them with `fastdim profile`"
+            )
+    if shape[:-1] != (1, PROBE_TOKENS):
+        raise ModelError(
+            f"the blocks of {name} pass hidden states of shape {shape} for one document of "
+            f"{PROBE_TOKENS} tokens, not (documents, tokens, width): save the activations yourself "
+            "and measure them with `fastdim profile`"
+        )
 
 
 def _probe(model: Any, stacks: list[Stack]) -> _Trace:
     """First input and output tensor of every module in one short pass, but inside blocks."""
     import torch
 
-    trace = _Trace({}, {})
+    trace = _Trace({}, {}, Counter())
     handles = []
     inside = tuple(f"{stack.blocks}." for stack in stacks)
     try:
@@ -146,6 +170,7 @@ def _probe(model: Any, stacks: list[Stack]) -> _Trace:
                 continue
 
             def note(module: Any, args: Any, kwargs: Any, output: Any, path: str = path) -> None:
+                trace.calls[path] += 1
                 trace.inputs[path] = module_input(args, kwargs)
                 trace.outputs[path] = first_tensor(output)
 
