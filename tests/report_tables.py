@@ -18,8 +18,8 @@ from fastdim.sweeps.schema import to_frame
 FILTERS = ("all", "no_special", "no_outliers", "normalized")
 NASTY = "</script><b>&\"'\n\x00\u202e\ud800"
 COMMON: dict[str, Any] = {
-    "schema_version": 1, "stack": "", "seconds": 0.01, "backend": "cpu-avx2", "status": "ok",
-    "reason": "", "corpus": "docstrings", "corpus_sha256": "ab" * 32,
+    "schema_version": 1, "model_name": "", "stack": "", "seconds": 0.01, "backend": "cpu-avx2",
+    "status": "ok", "reason": "", "corpus": "docstrings", "corpus_sha256": "ab" * 32,
     "document_rule": "packed:256", "context": 256, "max_tokens": 20000, "batch_size": 8,
     "n_documents": 79, "seed": 0, "device": "cpu", "dtype": "float32", "store_dtype": "float32",
     "outlier_factor": 5.0, "confidence": 0.95, "fastdim_version": "0.1.0",

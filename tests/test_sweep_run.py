@@ -169,6 +169,19 @@ def test_options_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
             fastdim.sweep(model(), TEXTS, **option, **OPTIONS)
 
 
+@pytest.mark.parametrize(("family", "limited"), [("bert", True), ("opt", True), ("llama", False)])
+def test_documents_beyond_the_table_of_positions_are_refused(family: str, limited: bool) -> None:
+    module, tokenizer = model(family)
+    module.config.max_position_embeddings = 40
+    pair = type(module)(module.config).eval(), tokenizer
+    options = {**OPTIONS, "context": 64}
+    if limited:
+        with pytest.raises(InputError, match=r"64 tokens is longer .* it has 40 positions"):
+            fastdim.sweep(pair, TEXTS, **options)
+    else:  # computed positions have no end
+        assert fastdim.sweep(pair, TEXTS, **options).complete
+
+
 def test_a_hub_that_does_not_answer_is_one_error_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,11 @@ class Documents:
         return len(self.input_ids)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return int(np.diff(self.offsets).max())
+
+    @property
     def sha256(self) -> str:
         """Hash of everything the model reads and of what is kept."""
         digest = hashlib.sha256()

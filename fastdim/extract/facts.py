@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdim.errors import InputError
+
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
@@ -38,6 +40,26 @@ def model_device(model: Any) -> Any:
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def check_length(model: Any, tokens: int) -> None:
+    """Raise InputError for a document longer than the model's table of positions.
+
+    Positions that are computed (rotary and the like) have no table, and no end.
+    """
+    import torch
+
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(limit, int) or tokens <= limit:
+        return
+    words = model.get_input_embeddings()
+    tables = (item for item in model.modules() if isinstance(item, torch.nn.Embedding))
+    # OPT keeps two positions more than it counts.
+    if any(item is not words and item.num_embeddings in (limit, limit + 2) for item in tables):
+        raise InputError(
+            f"a document of {tokens:,} tokens is longer than the model can read: it has {limit:,} "
+            f"positions; give a --context of at most {limit:,}"
+        )
 
 
 def module_sha256(module: Any) -> str:

@@ -178,16 +178,25 @@ def _first_line(error: Exception) -> str:
 
 def _files(path: Path) -> tuple[str, dict[str, str]]:
     """Folder and, for GGUF, the name of the file, as from_pretrained takes them."""
+    file = gguf_file(path)
+    return (str(path), {}) if file is None else (str(file.parent), {"gguf_file": file.name})
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The .gguf file a model is read from, None where config.json says what to read.
+
+    Raises ModelError for a folder that holds no model, or several.
+    """
     if path.is_file():
-        return str(path.parent), {"gguf_file": path.name}
-    if not (path / "config.json").is_file():
-        found = sorted(path.glob("*.gguf"))
-        if len(found) == 1:
-            return str(path), {"gguf_file": found[0].name}
-        if found:
-            raise ModelError(f"{path} holds {len(found)} .gguf files: name one of them")
-        raise ModelError(f"{path} holds neither config.json nor a .gguf file: not a model")
-    return str(path), {}
+        return path
+    if (path / "config.json").is_file():
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(f"{path} holds {len(found)} .gguf files: name one of them")
+    raise ModelError(f"{path} holds neither config.json nor a .gguf file: not a model")
 
 
 @contextmanager

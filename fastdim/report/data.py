@@ -78,10 +78,16 @@ class Run:
     extras: dict[tuple[int, str], Mapping[str, Any]] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     several_revisions: bool = False
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the model is called for readers; `model` is the name that was given."""
+        return self.title or short_model(self.model)
 
     @property
     def label(self) -> str:
-        name = short_model(self.model)
+        name = self.name
         return f"{name} @ {self.revision}" if self.revision and self.several_revisions else name
 
     def cell(self, layer: int, filter_name: str, metric: str) -> Cell | None:
@@ -108,6 +114,10 @@ class Sample:
     def revisions(self, model: str) -> list[Run]:
         return [run for run in self.runs if run.model == model]
 
+    def name(self, model: str) -> str:
+        """What a model is called for readers."""
+        return next(run.name for run in self.runs if run.model == model)
+
     @property
     def models(self) -> list[str]:
         return list(dict.fromkeys(run.model for run in self.runs))
@@ -122,7 +132,8 @@ def short_model(model: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing or type(value).__name__ == "NAType" else str(value)  # pandas' missing text
 
 
 def _float(value: Any) -> float:
@@ -184,6 +195,7 @@ def read_sample(
     for key, run in runs.items():
         run.sites = [site for _, site in sorted(sites[key].items())]
     _add_constants(table, runs)
+    _add_titles(runs)
     _add_extras(runs, extras)
     by_model: dict[str, list[Run]] = {}
     for run in runs.values():
@@ -214,6 +226,16 @@ def _add_constants(table: pd.DataFrame, runs: Mapping[tuple[str, str], Run]) -> 
             seen = {_text(column[position]): column[position] for position in positions}
             if len(seen) == 1:
                 runs[key].constants[str(name)] = next(iter(seen.values()))
+
+
+def _add_titles(runs: Mapping[tuple[str, str], Run]) -> None:
+    """The names that the models' files give them, where each is of one model alone."""
+    given: dict[str, set[str]] = {}
+    for run in runs.values():
+        given.setdefault(_text(run.constants.get("model_name")), set()).add(run.model)
+    for run in runs.values():
+        title = words.clean(_text(run.constants.get("model_name")), 90)
+        run.title = title if len(given[_text(run.constants.get("model_name"))]) == 1 else ""
 
 
 def _add_extras(runs: Mapping[tuple[str, str], Run], extras: Sequence[Mapping[str, Any]]) -> None:

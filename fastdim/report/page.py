@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdim.metrics import METRICS
 from fastdim.report import prose, svg, tables, words
-from fastdim.report.data import Sample, read_sample, short_model
+from fastdim.report.data import Sample, read_sample
 from fastdim.report.findings import Finding, findings_of
 from fastdim.report.panels import MANY_REVISIONS, panels_of, scale_of, thin
 from fastdim.report.style import style_sheet
@@ -82,7 +82,7 @@ def _document(
     twin: str,
     detail: Detail,
 ) -> str:
-    names = words.listing([short_model(model) for model in sample.models])
+    names = words.listing([sample.name(model) for model in sample.models])
     many = [len(thin(sample.revisions(m), detail.drawn_revisions)) for m in sample.models]
     ramp = max((amount for amount in many if amount > MANY_REVISIONS), default=0)
     failed = tables.failure_list(sample)

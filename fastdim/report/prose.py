@@ -8,7 +8,7 @@ from typing import Any
 
 from fastdim.metrics import METRICS
 from fastdim.report import tables, words
-from fastdim.report.data import Run, Sample, short_model, site_ranges
+from fastdim.report.data import Run, Sample, site_ranges
 from fastdim.report.findings import RULES, Finding
 from fastdim.report.panels import MANY_REVISIONS
 from fastdim.report.words import escape
@@ -38,7 +38,7 @@ def opening(sample: Sample) -> str:
 def _facts(runs: Sequence[Run]) -> str:
     run = runs[-1]
     rows = max((c.n_rows for c in run.cells.values() if c.status == "ok"), default=math.nan)
-    name = f"<b>{escape(short_model(run.model))}</b>"
+    name = f"<b>{escape(run.name)}</b>"
     if len(runs) > 1:
         first, last = escape(runs[0].revision), escape(run.revision)
         name += f" at {len(runs)} revisions, {first} to {last},"
@@ -92,7 +92,7 @@ def findings_section(sample: Sample, found: Sequence[Finding]) -> str:
         if not mine:
             continue
         if len(sample.models) > 1:
-            out.append(f"<div><h3>{escape(short_model(model))}</h3>")
+            out.append(f"<div><h3>{escape(sample.name(model))}</h3>")
         out.append('<ul class="find">')
         several = len({item.revision for item in mine if item.revision}) > 1
         many = len(sample.revisions(model)) > MANY_REVISIONS
@@ -177,8 +177,8 @@ def sample_section(sample: Sample, definition: Mapping[str, Any]) -> str:
         lines = [("model", model)]
         lines.append(("revision", ", ".join(r.revision or "not set" for r in runs)))
         lines += [(name, constant(runs[-1], name) or "not set") for name in runs[-1].constants]
-        table = tables.definition_table(lines, f"Sample: {short_model(model)}")
-        name = escape(short_model(model))
+        table = tables.definition_table(lines, f"Sample: {sample.name(model)}")
+        name = escape(sample.name(model))
         out.append(f"<details open><summary>{name}</summary>{table}</details>")
     if definition:
         table = tables.definition_table(tables.flatten(definition), "Definition of the run")

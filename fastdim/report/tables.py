@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastdim.report import words
-from fastdim.report.data import Cell, Run, Sample, Site, short_model, site_ranges
+from fastdim.report.data import Cell, Run, Sample, Site, site_ranges
 from fastdim.report.panels import MANY_REVISIONS, thin
 from fastdim.report.words import escape
 
@@ -47,7 +47,7 @@ def metric_tables(sample: Sample, metric: str, title: str, with_intervals: bool)
     for model in sample.models:
         runs = sample.revisions(model)
         if len(runs) > MANY_REVISIONS:
-            name = escape(short_model(model))
+            name = escape(sample.name(model))
             for filter_name in sample.filters:
                 label = f"{name}, {escape(words.filter_title(filter_name))}"
                 columns = [escape(run.revision) for run in runs]

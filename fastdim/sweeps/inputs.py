@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastdim.errors import InputError, require
-from fastdim.extract.facts import evaluating, model_dtype
+from fastdim.extract.facts import check_length, evaluating, model_dtype
 from fastdim.extract.files import Matrix, open_activations
 from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
@@ -66,6 +66,7 @@ class ModelInput:
         self, definition: Definition, run: RunFolder, threads: int, progress: Progress
     ) -> Source:
         """Load the model, extract what is missing, and hand out the store."""
+        from fastdim.extract.naming import model_title
         from fastdim.extract.run import extract
 
         with run.timed("load"), _torch_threads(threads):
@@ -93,6 +94,7 @@ class ModelInput:
             definition,
             store.sites,
             store.n_rows,
+            model_name=model_title(definition.model) if self.module is None else "",
             dtype=loaded.dtype,
             store_dtype=store.dtype,
             document_rule=documents.rule,
@@ -132,6 +134,7 @@ class ModelInput:
                 tokens_per_document=definition.tokens_per_document,
                 seed=definition.seed,
             )
+            check_length(loaded.model, documents.longest)
             self._prepared = loaded, documents, sites
         return self._prepared
 
@@ -173,6 +176,7 @@ class FileInput:
             n,
             dtype=dtype,
             store_dtype=dtype,
+            model_name="",
             document_rule="",
             n_documents=0,
         )

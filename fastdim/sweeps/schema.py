@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 COLUMNS: dict[str, str] = {
     "schema_version": "Int64",
     "model": "string",
+    "model_name": "string",
     "revision": "string",
     "layer": "Int64",
     "site": "string",
