@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fastdim.errors import InputError
 from fastdim.metrics import METRICS
-from fastdim.report import plot_profiles, print_table
+from fastdim.report import plot_profiles, print_legend, print_table
 from fastdim.report.data import Cell
 from fastdim.report.figure import DPI
 from fastdim.report.terminal import cell_text
@@ -109,7 +109,7 @@ def test_table_fits_a_hundred_columns():
     assert [f"block {i}" for i in range(30)] == [s for s in sites if s.startswith("block")]
     assert any(line.startswith("embedding") for line in lines)
     assert any(line.startswith("final norm") for line in lines)
-    assert sum(line.count("±") for line in lines) == 32 * 6
+    assert sum(line.count("±") for line in lines) == 32 * 5
     assert sum(line.endswith(" 84") for line in lines) == 32
 
 
@@ -124,8 +124,33 @@ def test_no_terminal_means_plain_and_uncut():
     text = "\n".join(lines)
     assert "\x1b" not in text
     assert "…" not in text
-    assert text.count("±") == 5 * 6
+    assert text.count("±") == 5 * 5
     assert all(ord(char) < 256 for char in text)
+
+
+def test_norms_and_strongest_rows_stand_beside_the_metrics():
+    rows = make_rows(blocks=3)
+    for row in rows:
+        if row["metric"] in ("norm_ratio", "top_share") and row["filter"] == "all":
+            row.update(value={"norm_ratio": 123.4, "top_share": 0.567}[row["metric"]])
+    lines = printed(frame(rows))
+    head = " ".join(" ".join(lines[1:3]).split())
+    assert "max/med top 10 outlier" in head
+    assert sum(line.split()[-3:-1] == ["123", "0.567"] for line in lines) == 5
+
+
+def test_legend_explains_every_column_with_the_run_s_settings():
+    rows = make_rows(blocks=1)
+    for row in rows:
+        row.update(outlier_factor=7.5, confidence=0.9)
+    out = io.StringIO()
+    print_legend(frame(rows), Console(file=out, width=40))
+    text = out.getvalue()
+    for name in ("id_twonn", "anisotropy", "mean_cosine", "max/med norm", "top 10 rows"):
+        assert f"{name}: " in text
+    assert "a norm over 7.5 medians" in text
+    assert "the 90% interval" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_failed_cells_and_models_without_norm():

@@ -110,10 +110,11 @@ def _run_all(
 
 def _show(result: Sweep, output: Path | None, quiet: bool) -> int:
     if not quiet:
-        from fastdim.report import print_table
+        from fastdim.report import print_legend, print_table
 
         console = Console()
         print_table(result.table, console)
+        print_legend(result.table, console)
         if result.seconds:
             console.print(split_text(result.seconds), highlight=False, soft_wrap=True)
         if output is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from fastdim.report.figure import plot_profiles
 from fastdim.report.findings import Finding, findings_of
 from fastdim.report.page import render
-from fastdim.report.terminal import print_table
+from fastdim.report.terminal import print_legend, print_table
 from fastdim.report.twin import read_twin
 from fastdim.report.write import write_report
 
@@ -21,6 +21,7 @@ __all__ = [
     "Finding",
     "findings_of",
     "plot_profiles",
+    "print_legend",
     "print_table",
     "read_twin",
     "render",

@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-METRIC_CHOICE = ("id_twonn", "anisotropy", "mean_cosine")
+# Shown under both filters, and under the first alone: the last two are about what is filtered.
+METRIC_CHOICE = ("id_twonn", "anisotropy")
+SINGLE_CHOICE = ("mean_cosine", "norm_ratio", "top_share")
 FILTER_CHOICE = ("all", "no_outliers")
+SHORT_HEADS = {"norm_ratio": "max/med\nnorm", "top_share": "top 10\nrows"}
+LEGEND = (
+    "id_twonn: intrinsic dimension. anisotropy: share of all variance along one direction.",
+    "mean_cosine: over all pairs of rows. max/med norm: largest row norm over the median.",
+    "top 10 rows: share of s1^2 (the spread along that direction) that ten rows carry.",
+    "outlier rows: of a norm over {factor:g} medians. ±: the longer side of the {level:.0%} interval.",
+    "Which tokens these are, and every metric with its formula: see the report.",
+)
 # Narrower terminals get the values without their intervals.
 WIDE = 96
 MOST_RUNS = 4
@@ -36,9 +46,10 @@ def print_table(
     four revisions of a model the last is printed. Fits 100 columns with the default choice; plain
     text without colour when the console is no terminal.
 
-    metrics, filters: names to show; None takes intrinsic dimension, anisotropy and mean cosine
-    under `all` and `no_outliers`, as far as the table has them. Raises InputError for a name that
-    the table lacks.
+    metrics, filters: names to show; None takes intrinsic dimension and anisotropy under `all` and
+    `no_outliers`, and under `all` the mean cosine, the largest norm over the median and the share
+    of the ten strongest rows, as far as the table has them. Raises InputError for a name that the
+    table lacks.
     """
     from rich.console import Console
 
@@ -46,12 +57,23 @@ def print_table(
     sample = read_sample(table, (), tuple(METRICS))
     shown = _choose("metric", metrics, METRIC_CHOICE, sample.metrics)
     kept = _choose("filter", filters, FILTER_CHOICE, sample.filters)
+    columns = [(metric, name) for metric in shown for name in kept]
+    if metrics is None:
+        columns += [(metric, kept[0]) for metric in SINGLE_CHOICE if metric in sample.metrics]
     for model in sample.models:
         runs = sample.revisions(model)
         for run in runs if len(runs) <= MOST_RUNS else runs[-1:]:
-            _print_run(run, console, shown, kept)
+            _print_run(run, console, columns)
         if len(runs) > MOST_RUNS:
             console.print(f"{len(runs) - 1} further revisions of this model are in the report.")
+
+
+def print_legend(table: pd.DataFrame, console: Console) -> None:
+    """What the columns of `print_table` mean, in a few lines."""
+    first = table.iloc[0]
+    for line in LEGEND:
+        text = line.format(factor=float(first["outlier_factor"]), level=float(first["confidence"]))
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _choose(
@@ -88,7 +110,7 @@ def cell_text(cell: Cell | None, with_interval: bool) -> str:
     return f"{value} ±{shown.removeprefix('0') if decimals == 3 else shown}"
 
 
-def _print_run(run: Run, console: Console, metrics: Sequence[str], filters: Sequence[str]) -> None:
+def _print_run(run: Run, console: Console, columns: Sequence[tuple[str, str]]) -> None:
     from rich import box
     from rich.measure import Measurement
     from rich.table import Table
@@ -106,24 +128,25 @@ def _print_run(run: Run, console: Console, metrics: Sequence[str], filters: Sequ
         pad_edge=False,
     )
     grid.add_column("site", no_wrap=True, max_width=24)
-    for metric in metrics:
-        for name in filters:
-            title = f"{metric}\n{words.filter_title(name)}"
-            head = Text(title if wide else re.sub("[_ ]", "\n", title))
-            style = "" if name == "all" else "cyan"
-            grid.add_column(head, justify="right", no_wrap=True, style=style)
-    counted = "no_outliers" in filters and "all" in filters
+    for metric, name in columns:
+        title = f"{metric}\n{words.filter_title(name)}"
+        if name == "all":
+            title = SHORT_HEADS.get(metric, title)
+        head = Text(title if wide else re.sub("[_ ]", "\n", title))
+        style = "" if name == "all" else "cyan"
+        grid.add_column(head, justify="right", no_wrap=True, style=style)
+    counted = {"no_outliers", "all"} <= {name for _, name in columns}
     if counted:
         grid.add_column("outlier\nrows", justify="right", no_wrap=True)
     failed = 0
     for site in run.sites:
         line = [Text(words.clean(site.label, 40))]
-        for metric in metrics:
-            for name in filters:
-                cell = run.cells.get((site.layer, name, metric))
-                bad = cell is not None and cell.status != "ok"
-                failed += bad
-                line.append(Text(cell_text(cell, wide), style="red" if bad else ""))
+        for metric, name in columns:
+            cell = run.cells.get((site.layer, name, metric))
+            bad = cell is not None and cell.status != "ok"
+            failed += bad
+            text = cell_text(cell, wide and metric not in SHORT_HEADS)
+            line.append(Text(text, style="red" if bad else ""))
         if counted:
             removed = run.rows_of(site.layer, "all") - run.rows_of(site.layer, "no_outliers")
             line.append(Text(words.count(removed)))
