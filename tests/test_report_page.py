@@ -123,6 +123,23 @@ def test_page_tells_what_was_measured(two_models):
         assert word not in text.lower()
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("packed:256", "a document is 256 tokens of consecutive text: packed:256, seed 0"),
+        ("text:64", "a document is one text, up to 64 tokens of it: text:64, seed 0"),
+        ("<mine>", "&lt;mine&gt;, seed 0"),
+    ],
+)
+def test_the_document_rule_is_told_in_words(rule: str, told: str) -> None:
+    rows = make_rows(blocks=1)
+    for row in rows:
+        row["document_rule"] = rule
+    page = render(frame(rows), make_extras(blocks=1), {})
+    assert told in page
+    assert "s₁² carry" not in page
+
+
 def test_failures_stand_at_the_top_with_their_reason(two_models):
     page = Page(two_models).text
     told = "enc, block 2 (every filter; every metric): 7 values are not finite, the first in row 12"

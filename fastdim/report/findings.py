@@ -263,8 +263,9 @@ def norms(run: Run) -> list[tuple[str, str]]:
         first = sum(1 for row in top if row.get("position") == 0)
         part = math.fsum(float(row["share"]) for row in top)
         text += (
-            f"; the {len(top)} rows with the largest share of s₁² carry {words.share(part, 1.0)} "
-            f"of it there, {first} of them at position\u00a00"
+            f"; the {len(top)} rows that spread most along the strongest direction hold "
+            f"{words.share(part, 1.0)} of its spread (s₁²) there, {first} of them at "
+            "position\u00a00, the first token of a document"
         )
     return [("norms", text + ".")]
 

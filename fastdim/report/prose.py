@@ -31,7 +31,7 @@ def opening(sample: Sample) -> str:
         "a list of numbers, a vector, and rewrites it block after block. This page shows how those "
         "vectors lie in space at each place in the network: in how many directions they vary, "
         "whether one direction dominates, how alike they are, and how much of that is the work of "
-        f'a few rows.</p><ul class="facts">{facts}</ul>'
+        f'a few of them.</p><ul class="facts">{facts}</ul>'
     )
 
 
@@ -50,19 +50,29 @@ def _facts(runs: Sequence[Run]) -> str:
         text += f" of {escape(documents)} documents from “{escape(corpus)}”"
     else:
         text = f"{name} is a set of {words.count(rows)} rows"
-    settings = [
+    settings = [_rule(constant(run, "document_rule"))]
+    settings += [
         f"{label} {escape(value)}"
-        for label, key in (
-            ("document rule", "document_rule"),
-            ("seed", "seed"),
-            ("computed in", "dtype"),
-        )
+        for label, key in (("seed", "seed"), ("computed in", "dtype"))
         if (value := constant(run, key))
     ]
+    settings = [text for text in settings if text]
     text += f" ({', '.join(settings)})" if settings else ""
+    places = words.plural(len(run.sites), "site")
     return (
-        f"{text}. Vectors were taken at {len(run.sites)} sites: {escape(site_ranges(run.sites))}."
+        f"{text}. Vectors, the rows of this page, were taken at {places}: "
+        f"{escape(site_ranges(run.sites))}."
     )
+
+
+def _rule(rule: str) -> str:
+    """What a document is, in words, with the table's own term: "packed:256"."""
+    kind, _, context = rule.partition(":")
+    known = {
+        "packed": f"a document is {escape(context)} tokens of consecutive text",
+        "text": f"a document is one text, up to {escape(context)} tokens of it",
+    }
+    return f"{known[kind]}: {escape(rule)}" if kind in known and context else escape(rule)
 
 
 def contents(sample: Sample, failed: bool) -> str:

@@ -101,6 +101,7 @@ td.wrap,th.wrap{white-space:normal;text-align:left;min-width:24em}
 td.x{color:var(--bad)}
 .wide thead th{white-space:normal;vertical-align:bottom}.wide td{padding-left:8px}
 table.def td,table.def th{text-align:left;white-space:normal;overflow-wrap:anywhere;position:static}
+table.def th{overflow-wrap:break-word}
 code,.tok{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
 font-size:12px}
 .tok{background:var(--tint);border:1px solid var(--line);border-radius:3px;padding:0 3px}

@@ -25,7 +25,7 @@ LEGEND = (
     "id_twonn: intrinsic dimension. anisotropy: share of all variance along one direction.",
     "mean_cosine: over all pairs of rows. max/med norm: largest row norm over the median.",
     "top 10 rows: share of s1^2 (the spread along that direction) that ten rows carry.",
-    "outlier rows: of a norm over {factor:g} medians. ±: the longer side of the {level:.0%} interval.",
+    "outlier rows: of a norm over {factor:g} medians. ±: longer side of the {level:.0%} interval.",
     "Which tokens these are, and every metric with its formula: see the report.",
 )
 # Narrower terminals get the values without their intervals.
