@@ -146,8 +146,8 @@ def _check_rows(
         if trace.calls[path] > 1:
             raise ModelError(
                 f"{name} runs its block {path} {trace.calls[path]} times in one pass, so its "
-                "layers are no modules of their own: save the activations of each pass yourself and "
-                "measure them with `fastdim profile`"
+                "layers are no modules of their own: save the activations of each pass yourself "
+                "and measure them with `fastdim profile`"
             )
     if shape[:-1] != (1, PROBE_TOKENS):
         raise ModelError(
