@@ -16,7 +16,7 @@ from fastdim.metrics import METRICS
 from fastdim.report import render, words, write_report
 from fastdim.report.data import read_sample
 from fastdim.report.panels import panels_of, scale_of, slot_ticks
-from fastdim.report.svg import spread
+from fastdim.report.svg import axis_number, spread
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -316,3 +316,15 @@ def test_write_report_leaves_no_partial_file(tmp_path):
     page, twin = write_report(sweep, tmp_path / "new" / "report.html")
     assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.json"]
     assert twin.name in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"), (0.25, "0.25"), (-0.5, "−0.5"), (3000.0, "3,000"), (20000.0, "20k"),
+        (12500.0, "12.5k"), (500000.0, "500k"), (2e6, "2e6"), (1e-5, "1e-05".replace("-", "−")),
+    ],
+)  # fmt: skip
+def test_numbers_of_an_axis_fit_its_margin(value: float, text: str) -> None:
+    assert axis_number(value) == text
+    assert len(text) <= 5

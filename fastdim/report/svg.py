@@ -128,9 +128,11 @@ def _axes(panel: Panel, frame: Frame) -> str:
 
 
 def axis_number(value: float) -> str:
-    """A tick label without needless digits: "0.25", "30", "3,000", "1e-05"."""
+    """A tick label without needless digits, short enough for the margin: "0.25", "3,000", "20k"."""
     if value and (abs(value) >= 1e6 or abs(value) < 1e-3):
         return f"{value:.0e}".replace("e+0", "e").replace("-", "−")
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:,.4g}k".replace("-", "−")
     return f"{value:,.6g}".replace("-", "−") if abs(value) < 1000 else f"{value:,.0f}"
 
 
