@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fastdim.errors import StoreError
+from fastdim.sweeps.filters import FILTERS
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -68,15 +69,19 @@ def make_plan(
     widest = max(columns)
     m = n_rows if queries is None else min(n_rows, queries)
     speed = flops_per_second()
-    # Queries against rows, and the covariance; both are matrix products of 2 n m d operations.
-    work = len(filters) * sum(2.0 * m * n_rows * d + 2.0 * n_rows * d * d for d in columns)
+    # Filters share what they have in common (sweeps/shared.py): one search and one covariance of
+    # the rows, another of their directions. A search is at most the full product of 2 m n d
+    # operations (it leaves pairs out), a covariance is the half of 2 n d^2.
+    searches = len({FILTERS[name].normalize for name in filters})
+    work = sum(searches * 2.0 * m * n_rows * d + 2.0 * n_rows * d * d for d in columns)
     forward = 2.0 * parameters * forward_tokens if extract else 0.0
     # The model, one batch of every site, and the intermediate values of one block (about 12 d).
     extraction = (
         parameter_bytes + batch_tokens * (sum(columns) * item + 12 * widest * 4) if extract else 0
     )
-    # One layer as stored, a filtered copy in float32, its norms and neighbour lists.
-    analysis = n_rows * widest * (item + 4) + 64 * n_rows + 8 * widest * widest * 3
+    # One layer as stored, its distinct rows, the form they are searched in (at most another copy),
+    # a copy in float32 of what a filter changes; norms, neighbour lists, covariances.
+    analysis = n_rows * widest * (3 * item + 4) + 256 * n_rows + 8 * widest * widest * 6
     return Plan(
         model=model,
         n_sites=len(columns),
@@ -97,11 +102,11 @@ def make_plan(
 
 
 def flops_per_second() -> float:
-    """Speed of this machine on a float32 matrix product, measured within some 0.05 s."""
+    """Speed of this machine on a float32 matrix product, the best of some 0.1 s."""
     a = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
     a @ a
     best = float("inf")
-    for _ in range(2):
+    for _ in range(5):
         start = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - start)
