@@ -38,6 +38,14 @@ from fastdim.errors import (
     StoreError,
 )
 from fastdim.estimate import Estimate
+from fastdim.estimators.blocks import BlockAnalysis, block_analysis
+from fastdim.estimators.corrint import corrint
+from fastdim.estimators.ess import ess
+from fastdim.estimators.gride import ScaleCurve, gride, gride_scales
+from fastdim.estimators.local import LocalDimension, local_dimension, mada, mom
+from fastdim.estimators.mind import mind_ml
+from fastdim.estimators.mle import levina_bickel
+from fastdim.estimators.tle import tle
 from fastdim.estimators.twonn import twonn
 from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
 from fastdim.neighbors import Neighbors, Prepared, knn, prepare
@@ -52,32 +60,46 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "BlockAnalysis",
     "CosineStats",
     "DependencyError",
     "Estimate",
     "FastdimError",
     "InputError",
     "LayerProfile",
+    "LocalDimension",
     "Measurement",
     "Metric",
     "ModelError",
     "Neighbors",
     "Prepared",
     "Rows",
+    "ScaleCurve",
     "Spectrum",
     "Store",
     "StoreError",
     "Sweep",
     "anisotropy",
     "as_rows",
+    "block_analysis",
+    "corrint",
     "cosine_stats",
+    "ess",
     "extract_modules",
+    "gride",
+    "gride_scales",
     "knn",
+    "levina_bickel",
+    "local_dimension",
+    "mada",
     "measure",
+    "mind_ml",
+    "mom",
     "prepare",
     "profile",
     "spectrum",
     "sweep",
+    "tle",
     "twonn",
 ]
 

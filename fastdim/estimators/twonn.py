@@ -85,7 +85,7 @@ def twonn(
         groups = find_distinct(rows, workers) if plan.zeros in ("reject", "collapse") else None
         neighbors = search_pairs(rows, queries, groups, workers, seed)
         if plan.zeros == "microscope":
-            scale = _mean_centered_norm(rows)
+            scale = mean_centered_norm(rows)
     return estimate(neighbors, plan, interval, confidence, seed, scale)
 
 
@@ -110,6 +110,27 @@ def estimate(
     scale: float = 1.0,
 ) -> Estimate:
     """Value and interval from neighbours, all arguments resolved."""
+    value, log_mu = point(neighbors, plan, seed, scale)
+    if interval == "ideal":
+        lower, upper, stderr = _ideal(log_mu, plan, value, confidence)
+    else:
+        lower, upper, stderr = _robust(log_mu, plan.fit, value, confidence, seed)
+    return Estimate(
+        value=value,
+        lower=lower,
+        upper=upper,
+        stderr=stderr,
+        n_points=neighbors.n_points,
+        n_distinct=neighbors.n_distinct,
+        n_queries=len(log_mu),
+        method=plan.method,
+        interval=interval,
+        confidence=confidence,
+    )
+
+
+def point(neighbors: Neighbors, plan: Plan, seed: int, scale: float = 1.0) -> tuple[float, Array]:
+    """The value and the sorted log ratios behind it, or one clear error."""
     # A row asked for twice, or by two equal rows, is one observation.
     once = np.unique(neighbors.queries, return_index=True)[1]
     log_mu = fits.log_ratios(neighbors.distances[once], plan.zeros, seed, scale)
@@ -131,22 +152,7 @@ def estimate(
             f"the {plan.method} fit is undefined on these ratios ({_count_flat(log_mu)} of {count} "
             "points have a second neighbour as far as the first, or a neighbour at distance 0)"
         )
-    if interval == "ideal":
-        lower, upper, stderr = _ideal(log_mu, plan, value, confidence)
-    else:
-        lower, upper, stderr = _robust(log_mu, plan.fit, value, confidence, seed)
-    return Estimate(
-        value=value,
-        lower=lower,
-        upper=upper,
-        stderr=stderr,
-        n_points=neighbors.n_points,
-        n_distinct=neighbors.n_distinct,
-        n_queries=count,
-        method=plan.method,
-        interval=interval,
-        confidence=confidence,
-    )
+    return value, log_mu
 
 
 def resolve(
@@ -240,7 +246,7 @@ def _ideal(
     return gamma_quantile(tail, shape) / rate, gamma_quantile(1.0 - tail, shape) / rate, stderr
 
 
-def _mean_centered_norm(rows: Rows) -> float:
+def mean_centered_norm(rows: Rows) -> float:
     """Mean Euclidean norm of the centered rows."""
     mean = sum((rows.float64(*span).sum(axis=0) for span in rows.spans()), np.zeros(rows.d))
     mean /= rows.n

@@ -1,0 +1,211 @@
+"""Gride: the ratio of two neighbour distances of any order, by likelihood, scale by scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate, clustered_stderr, normal_quantile
+from fastdim.estimators.inputs import Sample, estimate_of, neighbors_of, sample_of, whole
+from fastdim.neighbors import Neighbors
+
+Array = NDArray[np.float64]
+
+INTERVALS = ("robust", "fisher", "bootstrap")
+REPLICATES = 500
+LARGEST_SCALE = 1024
+
+
+def gride(
+    x_or_neighbors: Any,
+    n1: int = 1,
+    n2: int | None = None,
+    *,
+    interval: str = "robust",
+    compat: str | None = None,
+    confidence: float = 0.95,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """Intrinsic dimension from mu = r_n2 / r_n1 (Denti et al., Sci. Rep. 12:20005, 2022).
+
+    Density f(mu) = d (mu^d - 1)^(n2-n1-1) / (B(n2-n1, n1) mu^((n2-1)d + 1)); the value is the one
+    root of N/d + (n2-n1-1) sum(log mu / (1 - mu^-d)) - (n2-1) sum(log mu). (1, 2) is the maximum
+    likelihood of TwoNN, N / sum(log mu).
+
+    x_or_neighbors: rows (n, d), reduced to distinct rows before the search, or `Neighbors` with at
+        least n2 columns and no zero distance. n2: 2 n1 if None; n2 >= number of distinct rows is
+        refused. Equal distances (mu = 1) enter by their limit.
+    interval: "robust" (default): sandwich error, the query rows as the sample, references fixed.
+        "fisher": observed information N/d^2 + (n2-n1-1) sum(mu^-d (log mu)^2 / (1 - mu^-d)^2), for
+        independent ratios. "bootstrap": 500 samples of the model, seeded. Real ratios depend on
+        each other through shared neighbours, more so at large n1, and the last two are too narrow.
+    compat: "dadapy" or "skdim": N - 1 in place of N, ties dropped, and mu of at least
+        20 (q95 - q50) + q50 dropped ("skdim"), which hides large ratios.
+
+    Assumes a density constant up to the n2-th neighbour. Bias: as TwoNN at (1, 2), low at high
+    dimension and finite n; larger scales lose more of it and feel noise less. Cost: one search with
+    k = n2, then O(m) a step of Newton.
+
+    Raises InputError on bad arguments and where every ratio is 1.
+    """
+    n1, n2 = check_orders(n1, n2)
+    if interval not in INTERVALS:
+        raise InputError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
+    if compat not in (None, "skdim", "dadapy"):
+        raise InputError(f"compat must be 'skdim', 'dadapy' or None, got {compat!r}")
+    found = neighbors_of(x_or_neighbors, n2, "gride", queries=queries, seed=seed, threads=threads)
+    return estimate(found, n1, n2, interval, confidence, seed, compat)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleCurve:
+    """Gride at n1 = 1, 2, 4, ...: orders (s,), their estimates, and the mean distance to n2."""
+
+    n1: NDArray[np.int64]
+    estimates: tuple[Estimate, ...]
+    distance: Array
+
+    @property
+    def values(self) -> Array:
+        """The dimensions (s,)."""
+        return np.array([found.value for found in self.estimates])
+
+
+def gride_scales(
+    x_or_neighbors: Any,
+    largest: int | None = None,
+    *,
+    interval: str = "robust",
+    confidence: float = 0.95,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> ScaleCurve:
+    """`gride` at n1 = 2^i, n2 = 2^(i+1): a plateau is the dimension, a rise at small scales noise.
+
+    largest: the last n1, a power of two. None: up to 1,024 while 2 n1 neighbours exist. A given
+    scale that needs more neighbours than there are is refused. One search serves all scales.
+    """
+    if largest is not None and whole("largest", largest, 1) & (int(largest) - 1):
+        raise InputError(f"largest must be a power of two, got {largest}")
+    if largest is None:
+        if isinstance(x_or_neighbors, Neighbors):
+            room = x_or_neighbors.k
+        else:
+            pair = neighbors_of(x_or_neighbors, 2, "gride_scales", queries=1, threads=threads)
+            room = (pair.n_distinct or pair.n_points) - 1
+        if room < 2:
+            raise InputError("gride_scales needs two neighbours a point: compute them with k >= 2")
+        largest = min(LARGEST_SCALE, 1 << (room.bit_length() - 2))
+    found = neighbors_of(
+        x_or_neighbors, 2 * largest, "gride_scales", queries=queries, seed=seed, threads=threads
+    )
+    scales = [1 << power for power in range(int(largest).bit_length())]
+    return ScaleCurve(
+        n1=np.array(scales, dtype=np.int64),
+        estimates=tuple(estimate(found, n, 2 * n, interval, confidence, seed) for n in scales),
+        distance=np.array([found.distances[:, 2 * n - 1].mean() for n in scales]),
+    )
+
+
+def check_orders(n1: int, n2: int | None) -> tuple[int, int]:
+    """n1 < n2, n2 = 2 n1 if None; InputError otherwise."""
+    first = whole("n1", n1, 1)
+    return first, whole("n2", 2 * first if n2 is None else n2, first + 1)
+
+
+def estimate(
+    found: Neighbors,
+    n1: int,
+    n2: int,
+    interval: str = "robust",
+    confidence: float = 0.95,
+    seed: int = 0,
+    compat: str | None = None,
+) -> Estimate:
+    """`gride` of neighbours that `neighbors_of` prepared."""
+    log_mu = np.log(found.distances[:, n2 - 1] / found.distances[:, n1 - 1])
+    sample = sample_of(found)
+    less = 0
+    if compat is not None:
+        log_mu, less = log_mu[log_mu > 0.0], 1
+        if compat == "skdim" and len(log_mu):
+            high, middle = np.percentile(np.exp(log_mu), [95, 50])
+            log_mu = log_mu[np.exp(log_mu) < 20.0 * (high - middle) + middle]
+        sample = Sample(sample.n_points, sample.n_distinct, len(log_mu))
+    if not (log_mu > 0.0).any():
+        raise InputError(
+            f"neighbours {n1} and {n2} of every point are equally far (all ratios are 1), as on a "
+            "grid: the intrinsic dimension is undefined"
+        )
+    value = float(solve(log_mu, n1, n2, less)[()])
+    method = f"Gride({n1}, {n2})" + (f", {compat}" if compat else "")
+    score, slope = terms(log_mu, value, n1, n2)
+    information = -float(slope.sum())
+    if interval == "robust":
+        stderr = float(clustered_stderr(score, None)) * len(log_mu) / information
+        return estimate_of(value, stderr, sample, method, interval, confidence)
+    if interval == "fisher":
+        stderr = 1.0 / math.sqrt(information)
+        return estimate_of(value, stderr, sample, method, interval, confidence)
+    draws = np.log(bootstrap(len(log_mu), n1, n2, seed))
+    # The draws over d do not depend on d: the interval inverts a pivot, its bias removed. Ends from
+    # the moments of 500 logarithms vary less than their outer quantiles would.
+    half = normal_quantile(confidence) * float(draws.std(ddof=1))
+    center = value / math.exp(float(draws.mean()))
+    ends = (center / math.exp(half), center * math.exp(half))
+    return estimate_of(
+        value, value * float(draws.std(ddof=1)), sample, method, interval, confidence, ends
+    )
+
+
+def terms(log_mu: Array, d: float, n1: int, n2: int) -> tuple[Array, Array]:
+    """Score of each ratio at d, and its derivative by d, both of the shape of log_mu."""
+    more = n2 - n1 - 1
+    x = d * log_mu
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # log mu / (1 - mu^-d), and its derivative; the limits at mu = 1 are 1/d and -1/d^2.
+        pull = np.where(x > 0.0, x / -np.expm1(-x), 1.0) / d
+        half = np.where(x > 0.0, 0.5 * x / np.sinh(0.5 * x), 1.0)
+    score = 1.0 / d + more * pull - (n2 - 1) * log_mu
+    return score, -(1.0 + more * half**2) / d**2
+
+
+def solve(log_mu: Array, n1: int, n2: int, less: int = 0) -> Array:
+    """Root of the score over the last axis; `less` is taken from N in N/d."""
+    count = log_mu.shape[-1] - less
+    total = log_mu.sum(axis=-1)
+    if n2 == n1 + 1:
+        return np.asarray(count / (n1 * total))
+    # Expected log mu is (H_{n2-1} - H_{n1-1}) / d: a start close to the root.
+    d = np.asarray(sum(1.0 / j for j in range(n1, n2)) * log_mu.shape[-1] / total)
+    for _ in range(100):
+        score, slope = terms(log_mu, d[..., None], n1, n2)  # type: ignore[arg-type]
+        rise = score.sum(axis=-1) - less / d
+        step = rise / -slope.sum(axis=-1)
+        # The score is concave in 1/d: a step that would leave the positive axis is halved.
+        following = np.where(d + step > 0.25 * d, d + step, 0.25 * d)
+        if (np.abs(following - d) <= 1e-14 * d).all():
+            return np.asarray(following)
+        d = following
+    return d
+
+
+def bootstrap(count: int, n1: int, n2: int, seed: int) -> Array:
+    """Estimates of 500 samples of `count` ratios of the model with d = 1 (they scale with d)."""
+    rng = np.random.default_rng(seed)
+    block = max(1, (1 << 21) // count)
+    found = []
+    for start in range(0, REPLICATES, block):
+        shape = (min(block, REPLICATES - start), count)
+        # mu^d = 1 + Gamma(n2 - n1) / Gamma(n1).
+        ratio = rng.standard_gamma(n2 - n1, shape) / rng.standard_gamma(n1, shape)
+        found.append(solve(np.log1p(ratio), n1, n2))
+    return np.concatenate(found)

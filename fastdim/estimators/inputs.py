@@ -1,0 +1,202 @@
+"""What neighbour-based estimators share: the neighbours they take, and the error of an average."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_rows
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.estimate import (
+    Estimate,
+    bounded_exp,
+    check_confidence,
+    clustered_stderr,
+    normal_quantile,
+    transformed_interval,
+)
+from fastdim.neighbors import Neighbors, find_distinct, search
+
+Array = NDArray[np.float64]
+
+AVERAGES = ("harmonic", "mean", "median")
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """`value` as a whole number of at least `least`, or InputError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
+
+
+def rows_of(x: Any, name: str) -> Rows:
+    """Rows (n, d) with at least 2 columns, or one clear error where `Neighbors` cannot serve."""
+    if isinstance(x, Neighbors):
+        raise InputError(f"{name} reads the rows, and distances alone are not enough: pass x")
+    return as_rows(x, min_rows=2, min_columns=2)
+
+
+def rows_and_neighbors(
+    x: Any,
+    k: int,
+    name: str,
+    neighbors: Neighbors | None,
+    queries: Any,
+    seed: int,
+    threads: int | None,
+) -> tuple[Rows, Neighbors]:
+    """Rows and their neighbours for estimators that read both; `neighbors` where known already."""
+    rows = rows_of(x, name)
+    if neighbors is None:
+        found = neighbors_of(rows, k, name, queries=queries, seed=seed, threads=threads)
+        return rows, found
+    if not isinstance(neighbors, Neighbors):
+        raise InputError(f"neighbors must be what knn() returns, got {type(neighbors).__name__}")
+    if neighbors.n_points != rows.n:
+        raise InputError(
+            f"the Neighbors passed are of {neighbors.n_points} rows, and x has {rows.n}: compute "
+            "them from the same x"
+        )
+    return rows, neighbors_of(neighbors, k, name, queries=queries)
+
+
+def neighbors_of(
+    x_or_neighbors: Any,
+    k: int,
+    name: str,
+    *,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Neighbors:
+    """k neighbours of distinct query rows with float64 distances (m, k), all above zero.
+
+    Rows are reduced to distinct rows before the search. Of `Neighbors` the first k columns are
+    taken, and a query named twice counts once. Raises InputError where k is not below the number of
+    distinct rows, the Neighbors have fewer columns, or a distance is zero.
+    """
+    if isinstance(x_or_neighbors, Neighbors):
+        found = x_or_neighbors
+        if queries is not None:
+            raise InputError("queries belong to knn(): the neighbours passed are computed already")
+        if found.k < k:
+            raise InputError(
+                f"{name} needs {k} neighbours a point, the Neighbors passed have {found.k}: "
+                f"compute them with k >= {k}"
+            )
+    else:
+        rows = as_rows(x_or_neighbors, min_columns=2)
+        workers = cpu.resolve_threads(threads)
+        groups = find_distinct(rows, workers)
+        count = len(groups.first)
+        if k >= count:
+            raise InputError(
+                f"{name} with k = {k} needs at least {k + 1} distinct rows, got {count} distinct "
+                f"of {rows.n} rows: pass more rows or a smaller k"
+            )
+        found = search(rows, k, queries, groups, workers, seed)
+    once = np.unique(found.queries, return_index=True)[1]
+    distances = found.distances[once, :k].astype(np.float64)
+    if not np.isfinite(distances).all():
+        raise InputError("the Neighbors passed hold distances that are NaN or infinite")
+    if (distances[:, 0] <= 0.0).any():
+        raise InputError(
+            f"{int((distances[:, 0] <= 0.0).sum())} points have a neighbour at distance zero, so "
+            "ratios of distances are undefined: compute the neighbours with duplicates='collapse'"
+        )
+    return dataclasses.replace(
+        found,
+        distances=distances,
+        indices=found.indices[once, :k],
+        queries=found.queries[once],
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many rows an estimate rests on."""
+
+    n_points: int
+    n_distinct: int | None
+    n_queries: int
+
+
+def sample_of(neighbors: Neighbors) -> Sample:
+    """The counts of a search."""
+    return Sample(neighbors.n_points, neighbors.n_distinct, len(neighbors.queries))
+
+
+def estimate_of(
+    value: float,
+    stderr: float,
+    sample: Sample,
+    method: str,
+    interval: str,
+    confidence: float,
+    ends: tuple[float, float] | None = None,
+) -> Estimate:
+    """An Estimate; without `ends` its interval is normal on the log scale."""
+    value, stderr = float(value), float(stderr)
+    check_confidence(confidence)
+    if not math.isfinite(value) or value <= 0.0:
+        raise InputError(
+            f"{method} is undefined here (it comes to {value:g}): the neighbours of too many "
+            "points are equally far, as on a grid"
+        )
+    if ends is None:
+        ends = transformed_interval(value, stderr, confidence, math.log, bounded_exp, 1.0 / value)
+    return Estimate(
+        value=value,
+        lower=float(ends[0]),
+        upper=float(ends[1]),
+        stderr=stderr,
+        n_points=sample.n_points,
+        n_distinct=sample.n_distinct,
+        n_queries=sample.n_queries,
+        method=method,
+        interval=interval,
+        confidence=float(confidence),
+    )
+
+
+def check_average(average: str) -> None:
+    """Raise InputError unless this is the name of an average."""
+    if average not in AVERAGES:
+        raise InputError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}")
+
+
+def average_of(
+    local: Array, average: str, sample: Sample, method: str, confidence: float
+) -> Estimate:
+    """One number from the local dimensions (m,) of the query rows.
+
+    "harmonic": 1 / mean(1/d) (MacKay & Ghahramani, 2005); "mean"; "median". The error is that of
+    the average over query rows, references fixed: influence function, for the median order
+    statistics (Woodruff, JASA 1952). Neighbourhoods overlap, so rows are not quite independent.
+    """
+    check_average(average)
+    label = f"{method}, {average}"
+    if average == "median":
+        value = float(np.median(local))
+        z = normal_quantile(confidence)
+        half = 0.5 * z / math.sqrt(len(local))
+        shares = [max(0.0, 0.5 - half), min(1.0, 0.5 + half)]
+        lower, upper = (float(end) for end in np.quantile(local, shares, method="nearest"))
+        spread = (upper - lower) / (2.0 * z)
+        return estimate_of(value, spread, sample, label, "query rows", confidence, (lower, upper))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if average == "mean":
+            value = float(local.mean())
+            influence = local - value
+        else:
+            inverse = 1.0 / local
+            value = float(1.0 / inverse.mean())
+            influence = value * (1.0 - value * inverse)
+        stderr = float(clustered_stderr(influence, None))
+    return estimate_of(value, stderr, sample, label, "query rows", confidence)

@@ -1,0 +1,183 @@
+"""Local dimension: one number a row from its own neighbourhood; MOM and MADA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate
+from fastdim.estimators.ess import ess_local
+from fastdim.estimators.inputs import average_of, neighbors_of, rows_and_neighbors, sample_of, whole
+from fastdim.estimators.mle import inverse_mle
+from fastdim.estimators.tle import tle_local
+from fastdim.neighbors import Neighbors, find_distinct
+
+Array = NDArray[np.float64]
+
+METHODS = ("mle", "mom", "mada", "tle", "ess")
+SMOOTH = ("none", "mean", "harmonic")
+
+
+def mom_local(distances: Array) -> Array:
+    """m1 / (w - m1) of each row: m1 the mean and w the largest of its distances (m, k)."""
+    mean = distances.mean(axis=1)
+    with np.errstate(divide="ignore"):
+        return np.asarray(mean / np.maximum(distances[:, -1] - mean, 0.0))
+
+
+def mada_local(distances: Array) -> Array:
+    """log(k / h) / log(r_k / r_h) of each row, h = k // 2, of distances (m, k)."""
+    k = distances.shape[1]
+    with np.errstate(divide="ignore"):
+        return np.asarray(
+            np.log(k / (k // 2)) / np.log(distances[:, -1] / distances[:, k // 2 - 1])
+        )
+
+
+def mom(
+    x_or_neighbors: Any,
+    k: int = 100,
+    *,
+    average: str = "mean",
+    confidence: float = 0.95,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """Intrinsic dimension by the method of moments (Amsaleg et al., DMKD 32:1768, 2018).
+
+    For a density r^(d-1) within w, E r = w d / (d + 1): each row's d is m1 / (w - m1), with m1 the
+    mean of its k distances and w the largest; one number by `average` ("mean", "harmonic",
+    "median"). The largest distance is counted in the mean, as published: an excess of a few
+    percent at small k.
+
+    Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
+    k >= number of distinct rows is refused. Bias otherwise as `levina_bickel`. Interval: influence
+    of the query rows. Cost: one search, then O(m k).
+    """
+    k = whole("k", k, 2)
+    found = neighbors_of(x_or_neighbors, k, "mom", queries=queries, seed=seed, threads=threads)
+    return average_of(
+        mom_local(found.distances), average, sample_of(found), f"MOM, k = {k}", confidence
+    )
+
+
+def mada(
+    x_or_neighbors: Any,
+    k: int = 20,
+    *,
+    average: str = "mean",
+    confidence: float = 0.95,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """Manifold-adaptive dimension (Farahmand, Szepesvari & Audibert, ICML 2007).
+
+    Each row's d is log(k / h) / log(r_k / r_h), h = k // 2: the growth of the count between two
+    radii; log 2 on top where k is even, as published. One number by `average`.
+
+    Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
+    k >= number of distinct rows is refused, and so is a row with r_k = r_h under "mean". Bias: the
+    mean of a ratio with noise below it is high at small k (a tenth at k = 20), "harmonic" is not;
+    else as `levina_bickel`. Interval: influence of the query rows. Cost: one search, then O(m).
+    """
+    k = whole("k", k, 2)
+    found = neighbors_of(x_or_neighbors, k, "mada", queries=queries, seed=seed, threads=threads)
+    return average_of(
+        mada_local(found.distances), average, sample_of(found), f"MADA, k = {k}", confidence
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LocalDimension:
+    """Local dimensions of the query rows.
+
+    values: (m,), infinite where all k neighbours are equally far. smoothed: (m,), or None where it
+    was not asked for. queries: (m,) row numbers, the first of the rows equal to each. place: (n,)
+    where each row given stands in `values`, -1 if it was no query; None for Neighbors.
+    """
+
+    values: Array
+    smoothed: Array | None
+    queries: NDArray[np.int64]
+    place: NDArray[np.int64] | None
+    method: str
+
+    def of_rows(self) -> Array:
+        """Value of every row given (n,), smoothed if that was asked for; nan if it was no query."""
+        if self.place is None:
+            raise InputError("Neighbors do not say which rows are equal: pass the rows to have it")
+        known = self.values if self.smoothed is None else self.smoothed
+        return np.asarray(np.append(known, np.nan)[self.place])
+
+
+def local_dimension(
+    x_or_neighbors: Any,
+    k: int = 20,
+    *,
+    method: str = "mle",
+    smooth: str = "none",
+    neighbors: Neighbors | None = None,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> LocalDimension:
+    """Dimension around every row, from its k nearest distinct rows.
+
+    method: "mle" (`levina_bickel`, k - 1), "mom", "mada", "tle" or "ess"; the last two read rows.
+    smooth: "mean": each value becomes the mean of its own and its k neighbours' (scikit-dimension);
+        "harmonic": 1 / the mean of 1/d, unbiased for "mle". It needs every distinct row as a query.
+    neighbors: of the same x, where they were computed before.
+
+    A local value rests on k distances: its relative error is about 1/sqrt(k - 1), and neighbours'
+    values are not independent. Duplicates, zero distances and k >= n as in `levina_bickel`.
+    """
+    k = whole("k", k, 2)
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if smooth not in SMOOTH:
+        raise InputError(f"smooth must be one of {', '.join(SMOOTH)}, got {smooth!r}")
+    name = f"local_dimension, {method}"
+    place = None
+    if isinstance(x_or_neighbors, Neighbors) and method in ("mle", "mom", "mada"):
+        found = neighbors_of(x_or_neighbors, k, name, queries=queries)
+    else:
+        rows, found = rows_and_neighbors(x_or_neighbors, k, name, neighbors, queries, seed, threads)
+        groups = find_distinct(rows, cpu.resolve_threads(threads))
+        place = _places(found.queries, groups.first)[groups.inverse]
+    if method == "tle":
+        values = tle_local(rows, found)
+    elif method == "ess":
+        values = ess_local(rows, found, "a")
+    elif method == "mle":
+        with np.errstate(divide="ignore"):
+            values = 1.0 / inverse_mle(found.distances, k)
+    else:
+        values = {"mom": mom_local, "mada": mada_local}[method](found.distances)
+    smoothed = None if smooth == "none" else _smooth(values, found, smooth)
+    return LocalDimension(values, smoothed, found.queries, place, f"{method}, k = {k}")
+
+
+def _places(sorted_numbers: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each wanted number among sorted ones, -1 where it is missing."""
+    place = np.minimum(np.searchsorted(sorted_numbers, wanted), len(sorted_numbers) - 1)
+    return np.where(sorted_numbers[place] == wanted, place, -1)
+
+
+def _smooth(values: Array, found: Neighbors, smooth: str) -> Array:
+    place = _places(found.queries, found.indices)
+    if (place < 0).any():
+        raise InputError(
+            "smoothing needs the local dimension of every neighbour: leave queries out, or pass "
+            "Neighbors of every row"
+        )
+    patch = np.column_stack([values, values[place]])
+    with np.errstate(divide="ignore"):
+        smoothed = patch.mean(axis=1) if smooth == "mean" else 1.0 / (1.0 / patch).mean(axis=1)
+    return np.asarray(smoothed)

@@ -1,0 +1,96 @@
+"""TLE: tight local estimator, distances between the neighbours of a row as further evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows
+from fastdim.estimate import Estimate
+from fastdim.estimators.inputs import average_of, rows_and_neighbors, sample_of, whole
+from fastdim.neighbors import Neighbors
+
+Array = NDArray[np.float64]
+
+# Measurements below this share of the radius are dropped, with their number.
+SMALLEST = 1e-4
+BLOCK_VALUES = 1 << 21
+
+
+def tle(
+    x: Any,
+    k: int = 20,
+    *,
+    average: str = "mean",
+    neighbors: Neighbors | None = None,
+    confidence: float = 0.95,
+    queries: Any = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """Intrinsic dimension by the tight local estimator (Amsaleg et al., SDM 2019).
+
+    Around each row q with radius r = r_k, every neighbour v_i serves as a further center: s_ij is
+    the distance at which v_j would lie from v_i were the ball moved onto it, t_ij the same for the
+    reflection of v_i in q. The local dimension is minus the inverse mean of log(s/r), log(t/r) and
+    log(d_i/r) (twice). Measurements below 1e-4 r are dropped in pairs and not counted.
+
+    x: rows (n, d); reduced to distinct rows. neighbors: of the same x with at least k columns,
+        where known. k >= number of distinct rows is refused. average: as in `levina_bickel`.
+
+    Assumes a locally uniform density around q and around its neighbours. Bias: lower variance than
+    `levina_bickel` at the same k, low where the neighbourhood is curved or at a border. Interval:
+    influence of the query rows. Cost: one search, then O(m k^2 d).
+    """
+    k = whole("k", k, 3)
+    rows, found = rows_and_neighbors(x, k, "tle", neighbors, queries, seed, threads)
+    return average_of(
+        tle_local(rows, found), average, sample_of(found), f"TLE, k = {k}", confidence
+    )
+
+
+def tle_local(rows: Rows, found: Neighbors) -> Array:
+    """Local dimensions (m,) of the query rows; infinite where all neighbours are equally far."""
+    size = max(1, BLOCK_VALUES // (found.k * max(rows.d, found.k)))
+    starts = range(0, len(found.queries), size)
+    return np.concatenate([_block(neighborhood_grams(rows, found, s, s + size)) for s in starts])
+
+
+def neighborhood_grams(rows: Rows, found: Neighbors, start: int, stop: int) -> Array:
+    """Inner products (b, k, k) of the neighbours less their query row, of queries start..stop."""
+    indices = found.indices[start:stop]
+    count, k = indices.shape
+    near = rows.take(indices.ravel()).float64(0, count * k).reshape(count, k, rows.d)
+    near -= rows.take(found.queries[start:stop]).float64(0, count)[:, None, :]
+    return np.asarray(near @ near.transpose(0, 2, 1))
+
+
+def _block(gram: Array) -> Array:
+    k = gram.shape[1]
+    # In units of the squared radius.
+    gram = gram / np.einsum("bii->bi", gram).max(axis=1)[:, None, None]
+    own = np.einsum("bii->bi", gram)
+    di, dj = own[:, :, None], own[:, None, :]
+    apart = np.maximum(di + dj - 2.0 * gram, 0.0)
+    mirrored = np.maximum(di + dj + 2.0 * gram, 0.0)
+    s, t = _moved(di, dj, apart), _moved(di, dj, mirrored)
+    off = ~np.eye(k, dtype=bool)
+    used = off & (s >= SMALLEST) & (t >= SMALLEST)
+    close = own >= SMALLEST**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs = np.where(used, np.log(s) + np.log(t), 0.0).sum(axis=(1, 2))
+        centers = np.where(close, np.log(own), 0.0).sum(axis=1)  # log d^2 = 2 log d
+        count = 2.0 * (used.sum(axis=(1, 2)) + close.sum(axis=1))
+        return np.asarray(count / np.maximum(-(pairs + centers), 0.0))
+
+
+def _moved(di: Array, dj: Array, apart: Array) -> Array:
+    """Distance, in radii, of v_j from v_i in the ball moved onto v_i; arguments are squares."""
+    a = di + apart - dj
+    room = np.maximum(1.0 - di, 0.0)
+    root = np.sqrt(np.square(a) + 4.0 * apart * room)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Two forms of one root, each where it does not cancel; the first also holds at room = 0.
+        return np.where(a > 0.0, 2.0 * apart / (root + a), (root - a) / (2.0 * room))
