@@ -53,7 +53,7 @@ AXES_PAIRS = 1 << 24
 DIRECT_ROWS = 512
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CosineStats:
     """Statistics of the cosines of pairs of rows that are not zero.
 
@@ -87,6 +87,12 @@ class CosineStats:
     backend: str
     precision: str = "exact"
     arithmetic: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"CosineStats(mean={self.mean:.4g}, std={self.std:.4g}, min={self.min:.4g}, "
+            f"max={self.max:.4g}, {self.n_pairs:,} pairs ({self.pairs}) of {self.n_rows:,} rows)"
+        )
 
     def quantile(self, q: float) -> float:
         """The q-quantile of the cosines, linear within its bin, inside [min, max]."""

@@ -35,7 +35,7 @@ FULL_SIZE = 512
 STATISTICS = ("anisotropy", "participation_ratio", "effective_rank", "stable_rank")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Spectrum:
     """Eigenvalues l of the covariance of x (n, d), and the numbers formed from them.
 
@@ -51,6 +51,10 @@ class Spectrum:
     row_share: Array
     n_rows: int
     estimates: dict[str, Estimate]
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={estimate}" for name, estimate in self.estimates.items())
+        return f"Spectrum({self.n_rows:,} rows, {len(self.eigenvalues)} eigenvalues, {numbers})"
 
     @property
     def anisotropy(self) -> float:

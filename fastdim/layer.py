@@ -55,9 +55,14 @@ class Measurement:
     n_distinct: int | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerProfile:
-    """All statistics of one matrix of rows."""
+    """All statistics of one matrix of rows; `print(layer)` lists them.
+
+    twonn, spectrum, cosine: what those functions return. norm_median, norm_max, norm_ratio: norms
+    of the rows, and the largest over the median. top_rows: row numbers and shares of s_1^2 of the
+    ten rows that carry most of it, descending.
+    """
 
     twonn: Estimate
     spectrum: Spectrum
@@ -73,6 +78,17 @@ class LayerProfile:
     def metrics(self) -> list[Metric]:
         """One `Metric` for each name of METRICS."""
         return list(self._metrics)
+
+    def __repr__(self) -> str:
+        return f"LayerProfile({self.n_rows:,} rows, id_twonn={self.twonn})"
+
+    def __str__(self) -> str:
+        lines = [f"{self.n_rows:,} rows, {self.n_distinct:,} distinct"]
+        for metric in self._metrics:
+            known = math.isfinite(metric.lower) and math.isfinite(metric.upper)
+            interval = f" [{metric.lower:.4g}, {metric.upper:.4g}]" if known else ""
+            lines.append(f"{metric.name:<20} {metric.value:.4g}{interval}")
+        return "\n".join(lines)
 
 
 def profile(

@@ -18,7 +18,7 @@ DUPLICATES = ("keep", "collapse", "raise")
 STRATEGIES = ("auto", "pruned", "full", "tiled")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Neighbors:
     """The k nearest other rows of m query rows.
 
@@ -46,6 +46,12 @@ class Neighbors:
     def k(self) -> int:
         """Neighbours a query."""
         return int(self.distances.shape[1])
+
+    def __repr__(self) -> str:
+        return (
+            f"Neighbors(k={self.k}, {len(self.queries):,} queries among {self.n_points:,} rows, "
+            f"duplicates={self.duplicates!r}, backend={self.backend!r})"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -210,3 +210,18 @@ def test_metrics_are_described() -> None:
         "stable_rank",
         "top_share",
     ]
+
+
+def test_results_print_as_numbers_not_as_arrays() -> None:
+    found = profile(X, queries=50)
+    lines = str(found).splitlines()
+    assert lines[0] == "300 rows, 300 distinct"
+    assert [line.split()[0] for line in lines[1:]] == list(METRICS)
+    assert lines[1] == f"{'id_twonn':<20} {found.twonn}"
+    neighbors = fastdim.knn(X, k=3, queries=50)
+    for result in (found, found.spectrum, found.cosine, neighbors):
+        assert len(repr(result)) < 400
+        assert "array" not in repr(result)
+    assert repr(neighbors).startswith("Neighbors(k=3, 50 queries among 300 rows, ")
+    assert f"anisotropy={found.spectrum.estimates['anisotropy']}" in repr(found.spectrum)
+    assert "44,850 pairs (all) of 300 rows" in repr(found.cosine)
