@@ -124,7 +124,8 @@ def select_sites(sites: list[Site], spec: str) -> list[Site]:
         if not found or not found <= known:
             kinds = ", ".join(dict.fromkeys(site.site for site in sites))
             raise ModelError(
-                f"unknown layer {part!r}: this model has layers 0 to {max(known)} ({kinds})"
+                f"unknown layer {part!r}: this model has layers 0 to {max(known)} ({kinds}); they "
+                "are counted in the order of the forward pass, 0 = the embedding"
             )
         chosen |= found
     return [replace(site) for site in sites if site.layer in chosen]
