@@ -7,7 +7,6 @@ imported in child processes. A missing package is an answer here, never an error
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import os
 import platform
@@ -21,7 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastdim.errors import FastdimError
+from fastdim.errors import BackendError, FastdimError
+from fastdim.neighbors import check_backend
 from fastdim.sweeps.definition import installed_version
 
 PACKAGES = (
@@ -155,12 +155,18 @@ _BUILD_CUDA = (
     "with an NVIDIA card and CUDA's nvcc on the PATH, in the sources of fastdim:"
     ' CMAKE_ARGS="-DFASTDIM_CUDA=ON" pip install . (docs/cuda.md)'
 )
-_NO_BACKEND = "fastdim has no {name} backend yet: backend cpu does the work"
+_NOT_CALLED = {
+    "cuda": "knn() and the sweep do not call it yet, fastdim.backends.cuda runs it (docs/cuda.md)"
+}
 
 
-def _has_backend(name: str) -> bool:
-    """Whether this version of fastdim calls the library that a backend is named after."""
-    return importlib.util.find_spec(f"fastdim.backends.{name}") is not None
+def _is_called(name: str) -> bool:
+    """Whether knn() of this version takes a backend of this name."""
+    try:
+        check_backend(name)
+    except BackendError:
+        return False
+    return True
 
 
 def backend_checks(probes: dict[str, dict[str, Any]]) -> list[Check]:
@@ -171,12 +177,11 @@ def backend_checks(probes: dict[str, dict[str, Any]]) -> list[Check]:
 
 def _called(check: Check) -> Check:
     """A library that runs is no usable backend where fastdim does not call it."""
-    if _has_backend(check.name):
+    if _is_called(check.name):
         return check
-    remark = _NO_BACKEND.format(name=check.name)
-    if check.usable or not check.fix:
-        return Check(check.name, False, f"{check.detail}; {remark}")
-    return Check(check.name, False, f"{check.detail}; {remark}", f"{check.fix}, for your own use")
+    remark = _NOT_CALLED.get(check.name, f"fastdim has no {check.name} backend yet")
+    fix = f"{check.fix}; backend cpu needs none of this" if check.fix else ""
+    return Check(check.name, False, f"{check.detail}; {remark}", fix)
 
 
 def _cuda(answer: dict[str, Any]) -> Check:
@@ -188,7 +193,7 @@ def _cuda(answer: dict[str, Any]) -> Check:
         found = f"nvcc is {nvcc}" if nvcc else "nvcc is not on the PATH"
         card = "an NVIDIA driver is there" if nvidia_driver() else "no NVIDIA driver is there"
         detail = f"the extension fastdim._cuda is not built; {found}, {card}"
-        return Check("cuda", False, detail, f"{_BUILD_CUDA}; without a card nothing: use cpu")
+        return Check("cuda", False, detail, _BUILD_CUDA)
     if answer["why"]:
         return Check("cuda", False, f"the extension is built; {answer['why']}")
     return Check("cuda", True, f"the extension is built; device {answer['device']}")
