@@ -106,6 +106,12 @@ def load_model(
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             model = transformers.AutoModel.from_pretrained(source, dtype=wanted, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"cannot open the model {name}: it needs custom code of its repository, and none "
+                "is run unless asked for. Read that code, and if you trust it add "
+                "--trust-remote-code (trust_remote_code=True)"
+            ) from error
         tried = f"files in {source}" if path is not None else f"no local folder {name}; model hub"
         raise ModelError(
             f"cannot open the model {name} (tried: {tried}): {_first_line(error)}. Give a "
