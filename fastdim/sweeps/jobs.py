@@ -18,6 +18,7 @@ from fastdim.errors import InputError
 from fastdim.estimate import check_confidence
 from fastdim.extract.facts import module_sha256
 from fastdim.extract.files import open_activations
+from fastdim.extract.hooks import check_store_dtype
 from fastdim.extract.model import check_source, local_path
 from fastdim.extract.store import MANIFEST, Store
 from fastdim.extract.texts import Corpus
@@ -99,6 +100,7 @@ def prepare_model(
 
     Raises ModelError if the model is not there, InputError on a bad option.
     """
+    check_store_dtype(store_dtype)
     module = tokenizer = None
     digest = ""
     if isinstance(model, str):
