@@ -112,3 +112,17 @@ def test_the_plan_of_a_matrix_speaks_of_rows() -> None:
     rows, analysis = plan_text(plan).splitlines()[1:3]
     assert rows == "  rows      3,000, 64 columns, 1 matrix"
     assert analysis.startswith("  analysis  1 piece: 1 matrix x filters all;")
+
+
+def test_a_list_of_runs_that_is_no_terminal_is_not_folded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    out = tmp_path / ("a-folder-with-a-long-name-" * 6)
+    assert main(["profile", str(tmp_path / "rows.npy"), "--output", str(out), "-q"]) == 0
+    capsys.readouterr()
+    assert main(["ls", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].split()[:2] == [str(out), "rows"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from fastdim.cli.display import Terminal, duration, split_text
@@ -182,7 +183,10 @@ def ls(options: argparse.Namespace) -> int:
             str(record.n_failed),
             duration(sum(record.seconds.values())),
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a file has no width: nothing is folded there
+        console.width = Measurement.get(console, console.options.update(max_width=10_000), table)[1]
+    console.print(table)
     return FINISHED
 
 
