@@ -41,10 +41,22 @@ from fastdim.estimate import Estimate
 from fastdim.estimators.blocks import BlockAnalysis, block_analysis
 from fastdim.estimators.corrint import corrint
 from fastdim.estimators.ess import ess
+from fastdim.estimators.fishers import fishers
 from fastdim.estimators.gride import ScaleCurve, gride, gride_scales
+from fastdim.estimators.isotropy import isoscore_star, partition_isotropy
 from fastdim.estimators.local import LocalDimension, local_dimension, mada, mom
+from fastdim.estimators.lpca import lpca
 from fastdim.estimators.mind import mind_ml
 from fastdim.estimators.mle import levina_bickel
+from fastdim.estimators.spectral import (
+    alpha_req,
+    effective_rank,
+    isoscore,
+    matrix_entropy,
+    participation_ratio,
+    rankme,
+    stable_rank,
+)
 from fastdim.estimators.tle import tle
 from fastdim.estimators.twonn import twonn
 from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
@@ -79,25 +91,36 @@ __all__ = [
     "Store",
     "StoreError",
     "Sweep",
+    "alpha_req",
     "anisotropy",
     "as_rows",
     "block_analysis",
     "corrint",
     "cosine_stats",
+    "effective_rank",
     "ess",
     "extract_modules",
+    "fishers",
     "gride",
     "gride_scales",
+    "isoscore",
+    "isoscore_star",
     "knn",
     "levina_bickel",
     "local_dimension",
+    "lpca",
     "mada",
+    "matrix_entropy",
     "measure",
     "mind_ml",
     "mom",
+    "participation_ratio",
+    "partition_isotropy",
     "prepare",
     "profile",
+    "rankme",
     "spectrum",
+    "stable_rank",
     "sweep",
     "tle",
     "twonn",

@@ -50,6 +50,7 @@ class Spectrum:
     eigenvalues: Array
     row_share: Array
     n_rows: int
+    n_columns: int
     estimates: dict[str, Estimate]
 
     def __repr__(self) -> str:
@@ -131,6 +132,7 @@ def spectrum_of(
         eigenvalues=found.eigenvalues,
         row_share=first / first.sum(),
         n_rows=found.count,
+        n_columns=rows.d,
         estimates=estimates,
     )
 

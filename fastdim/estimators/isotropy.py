@@ -1,0 +1,143 @@
+"""Isotropy that needs more than eigenvalues: IsoScore* and the partition function."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_groups
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.estimate import (
+    Estimate,
+    bounded_exp,
+    check_confidence,
+    clustered_stderr,
+    transformed_interval,
+)
+from fastdim.estimators.inputs import rows_of
+from fastdim.estimators.leave_out import (
+    GROUPS,
+    Spectra,
+    descending,
+    estimate_of_spectra,
+    second_moments,
+    split,
+)
+from fastdim.estimators.spectral import isotropy_of
+from fastdim.moments import one_blas_thread
+
+Array = NDArray[np.float64]
+
+
+def isoscore_star(
+    x: Any,
+    zeta: float,
+    covariance: Any = None,
+    *,
+    groups: Any = None,
+    jackknife: int = GROUPS,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> Estimate:
+    """IsoScore* (Rudman & Eickhoff, ICLR 2024): IsoScore of a shrunk covariance.
+
+    (PR - 1) / (d - 1) of the eigenvalues of (1 - zeta) C + zeta C0, PR the participation ratio, C
+    the covariance with divisor n - 1, for samples too small for their columns.
+
+    x: rows (n, d), centered. zeta: in [0, 1]. covariance: C0 (d, d), that of a larger sample; None
+    for the identity, whose weight then depends on the scale of x. Bias: towards the isotropy of C0
+    by design. Duplicates count as rows. Interval: jackknife over groups of rows, C0 fixed. Cost:
+    as many eigenvalue problems as groups, and one.
+    """
+    rows = rows_of(x, "isoscore_star")
+    if not 0.0 <= zeta <= 1.0:
+        raise InputError(f"zeta must lie in [0, 1], got {zeta!r}")
+    target = np.eye(rows.d) if covariance is None else np.asarray(covariance, dtype=np.float64)
+    if target.shape != (rows.d, rows.d) or not np.isfinite(target).all():
+        raise InputError(
+            f"covariance must be a finite matrix ({rows.d}, {rows.d}), got shape {target.shape}"
+        )
+    labels = split(groups, rows.n, jackknife)
+    workers = cpu.resolve_threads(threads)
+
+    def less(part: int | None) -> Array:
+        keep = None if part is None else np.flatnonzero(labels != part)
+        moments, count = second_moments(rows, keep, True, None, workers)
+        mixed = (1.0 - zeta) * moments * (count / max(1, count - 1)) + zeta * target
+        with one_blas_thread():
+            values = np.linalg.eigvalsh(mixed).astype(np.float64, copy=False)
+        if not values[-1] > 0.0:
+            raise InputError("the shrunk covariance is zero: all rows are equal")
+        return descending(values)
+
+    parts = [less(part) for part in range(int(labels.max()) + 1)] if jackknife else []
+    found = Spectra(less(None), rows.n, parts, [rows.n] * len(parts), True)
+    return estimate_of_spectra(
+        found,
+        lambda powers, n: isotropy_of(powers, rows.d),
+        f"IsoScore*, zeta = {zeta:g}",
+        confidence,
+        (0.0, 1.0),
+    )
+
+
+def partition_isotropy(
+    x: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+) -> Estimate:
+    """Partition-function isotropy (Mu & Viswanath, ICLR 2018): min Z(c) / max Z(c).
+
+    Z(c) = sum_i exp(c.x_i), c over the eigenvectors of X'X and their negatives (an eigenvector has
+    no sign; other codes take whichever the solver returns). 1 if isotropic, towards 0 otherwise.
+
+    x: rows (n, d) as they are: neither centered nor normalized, and the value depends on their
+    scale; rows of norm 100 give 0. Exponents are shifted, so nothing overflows. Bias: high d leaves
+    the maximum to a few rows. Duplicates count as rows. Interval: influence of the rows on log Z,
+    the two directions fixed. Cost: O(n d^2).
+    """
+    check_confidence(confidence)
+    rows = rows_of(x, "partition_isotropy")
+    labels = as_groups(groups, rows.n)
+    moments, _ = second_moments(rows, None, False, None, cpu.resolve_threads(threads))
+    with one_blas_thread():
+        axes = np.linalg.eigh(moments)[1].astype(np.float64, copy=False)
+    top = np.full(2 * rows.d, -math.inf)
+    for _, scores in _scores(rows, axes):
+        np.maximum(top, scores.max(axis=0), out=top)
+    total = np.zeros(2 * rows.d)
+    for _, scores in _scores(rows, axes):
+        total += np.exp(scores - top).sum(axis=0)
+    logs = np.log(total) + top
+    low, high = int(logs.argmin()), int(logs.argmax())
+    influence = np.empty(rows.n)
+    for span, scores in _scores(rows, axes):
+        weights = np.exp(scores[:, [low, high]] - logs[[low, high]])
+        influence[span] = rows.n * (weights[:, 0] - weights[:, 1])
+    value = math.exp(logs[low] - logs[high])
+    stderr = value * float(clustered_stderr(influence, labels))
+    if value > 0.0:
+        ends = transformed_interval(value, stderr, confidence, math.log, bounded_exp, 1.0 / value)
+    else:
+        ends = (0.0, 0.0)  # below the smallest number: exp(-745)
+    return Estimate(
+        value=value,
+        lower=ends[0],
+        upper=min(ends[1], 1.0),
+        stderr=stderr,
+        n_points=rows.n,
+        n_distinct=None,
+        n_queries=rows.n,
+        method="partition function",
+        interval="influence function",
+        confidence=confidence,
+    )
+
+
+def _scores(rows: Rows, axes: Array) -> Any:
+    """(slice, c.x_i for every axis and its negative) of consecutive rows."""
+    for start, stop in rows.spans(2 * rows.d):
+        scores = rows.float64(start, stop) @ axes
+        yield slice(start, stop), np.concatenate([scores, -scores], axis=1)

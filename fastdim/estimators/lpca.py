@@ -1,0 +1,188 @@
+"""Dimension by counting principal components: every rule of scikit-dimension's lPCA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.backends import cpu
+from fastdim.covariance import Spectrum
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate
+from fastdim.estimators import lpca_noise as noise
+from fastdim.estimators.inputs import rows_of
+from fastdim.estimators.leave_out import (
+    GROUPS,
+    Statistic,
+    estimate_of_spectra,
+    from_rows,
+    from_spectrum,
+)
+
+Array = NDArray[np.float64]
+
+VARIANCE_RULES = ("FO", "Fan", "maxgap", "ratio", "participation_ratio", "Kaiser", "broken_stick")
+NOISE_RULES = ("MP", "GD", "KN", "Minka", "denoised")
+NULL_RULES = ("parallel", "scRMT")
+RULES = VARIANCE_RULES + NOISE_RULES + NULL_RULES
+
+
+def lpca(
+    x_or_spectrum: Any,
+    rule: str = "FO",
+    *,
+    alpha: float | None = None,
+    noise_variance: float | None = None,
+    center: bool = True,
+    permutations: int = 100,
+    quantile: float = 0.95,
+    null: str = "permute",
+    groups: Any = None,
+    jackknife: int = GROUPS,
+    confidence: float = 0.95,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """Number of principal components by one of fourteen rules on the covariance's eigenvalues l.
+
+    "FO": l_j > alpha l_1, alpha = 0.05 (Fukunaga & Olsen, IEEE Trans. Comput. C-20:176, 1971).
+    "Fan": noise is the mean of l beyond 95 % of the variance and is taken off; the first j with a
+    gap l_j/l_{j+1} above alpha = 10, or with 80 % of the variance (Fan et al., arXiv 1002.2050).
+    "maxgap": the largest l_j/l_{j+1}. "ratio": components below a share alpha = 0.05 of the
+    variance, and one (as scikit-dimension has it). "participation_ratio". "Kaiser": l_j above the
+    mean. "broken_stick": leading shares above those of a stick broken at random.
+    Rank of a signal in white noise: "MP": l above the Marchenko-Pastur edge. "GD": the optimal hard
+    threshold (Gavish & Donoho, IEEE Trans. Inf. Theory 60:5040, 2014). "KN": sequential
+    Tracy-Widom test at level alpha = 0.05 (Kritchman & Nadler, 2008). "Minka": maximum of the
+    Laplace evidence (Minka, NIPS 2000). "denoised": fewest components that leave no more than the
+    noise's variance. Of rows alone: "parallel": l above the quantile of permuted columns
+    (null="permute") or flipped signs ("signflip") (Horn, Psychometrika 30:179, 1965). "scRMT":
+    standardized columns above a fitted noise edge (Aparicio et al., Patterns 1:100035, 2020).
+
+    x_or_spectrum: rows (n, d), whole or one neighbourhood, or their `Spectrum`. noise_variance: of
+    MP, GD, KN, denoised; None estimates it. center=False: second moments in place of the
+    covariance. k plays no part. Duplicates count as rows.
+
+    A linear count: a curved manifold needs more components than dimensions, and the rules answer
+    different questions. Interval: jackknife over groups of rows (0 width where no group changes
+    the number, wide where one does: counts are no smooth functions), normal theory for a Spectrum,
+    the null of parallel and scRMT held fixed. Cost:
+    as many eigenvalue problems as groups and permutations.
+    """
+    if rule not in RULES:
+        raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if noise_variance is not None and (rule not in NOISE_RULES or rule == "Minka"):
+        raise InputError(f"noise_variance is for MP, GD, KN and denoised, not for {rule!r}")
+    if rule in NULL_RULES and not center and rule == "scRMT":
+        raise InputError("scRMT standardizes the columns: leave center=True")
+    label = f"lPCA {rule}"
+    if isinstance(x_or_spectrum, Spectrum):
+        if rule in NULL_RULES or not center or groups is not None:
+            raise InputError(
+                f"lpca with rule={rule!r}, center={center} and groups needs the rows: a Spectrum "
+                "holds centered eigenvalues alone"
+            )
+        columns = x_or_spectrum.n_columns
+        statistic = _statistic(rule, alpha, noise_variance, columns, center)
+        found = from_spectrum(x_or_spectrum)
+        return estimate_of_spectra(found, statistic, label, confidence, (0.0, float(columns)))
+    rows = rows_of(x_or_spectrum, "lpca")
+    workers = cpu.resolve_threads(threads)
+    bounds = (0.0, float(rows.d))
+    if rule in NULL_RULES:
+        values = rows.float64(0, rows.n)
+        if rule == "scRMT":
+            rows, statistic = noise.random_matrix_rule(values, seed)
+        else:
+            statistic = noise.parallel_rule(values, center, permutations, quantile, null, seed)
+    else:
+        statistic = _statistic(rule, alpha, noise_variance, rows.d, center)
+    found = from_rows(rows, groups, jackknife, workers, centered=center)
+    return estimate_of_spectra(found, statistic, label, confidence, bounds)
+
+
+def _statistic(
+    rule: str, alpha: float | None, variance: float | None, columns: int, center: bool
+) -> Statistic:
+    """The rule as a function of eigenvalues with divisor n, and n."""
+    if rule in VARIANCE_RULES:
+        simple = _RULES[rule]
+        return lambda powers, n: float(simple(powers, alpha))
+    tests: dict[str, Callable[..., float]] = {
+        "MP": noise.marchenko_pastur,
+        "GD": noise.gavish_donoho,
+        "KN": noise.kritchman_nadler,
+        "Minka": noise.minka,
+        "denoised": noise.denoised,
+    }
+    test = tests[rule]
+    level = 0.05 if alpha is None else alpha
+
+    def count(powers: Array, n: int) -> float:
+        degrees = n - 1 if center else n
+        padded = np.zeros(columns)
+        used = min(len(powers), columns)
+        padded[:used] = powers[:used] * (n / degrees)
+        return float(test(padded, degrees, n, variance, level))
+
+    return count
+
+
+def _fukunaga_olsen(powers: Array, alpha: float | None) -> float:
+    return float((powers > (0.05 if alpha is None else alpha) * powers[0]).sum())
+
+
+def _gaps(powers: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(powers[:-1] / powers[1:])
+
+
+def _fan(powers: Array, alpha: float | None) -> float:
+    rest = int(np.flatnonzero(np.cumsum(powers) / powers.sum() > 0.95)[0])
+    left = powers - powers[rest:].mean()
+    wide = np.flatnonzero(_gaps(left) > (10.0 if alpha is None else alpha))
+    enough = np.flatnonzero(np.cumsum(left) / left.sum() > 0.8)
+    return float(1 + min(np.concatenate([wide, enough, [len(powers) - 1]])))
+
+
+def _maxgap(powers: Array, alpha: float | None) -> float:
+    if len(powers) < 2:
+        raise InputError("maxgap compares eigenvalues: it needs at least 2")
+    # Beyond the rank a gap would be a division by zero.
+    rank = int((powers > 0.0).sum())
+    gaps = _gaps(powers[:rank])
+    return float(np.argmax(gaps) + 1) if rank == len(powers) else float(rank)
+
+
+def _ratio(powers: Array, alpha: float | None) -> float:
+    share = np.cumsum(powers) / powers.sum()
+    return float((share < (0.05 if alpha is None else alpha)).sum() + 1)
+
+
+def _participation(powers: Array, alpha: float | None) -> float:
+    return float(powers.sum() ** 2 / np.square(powers).sum())
+
+
+def _kaiser(powers: Array, alpha: float | None) -> float:
+    return float((powers > powers.mean()).sum())
+
+
+def _broken_stick(powers: Array, alpha: float | None) -> float:
+    count = len(powers)
+    expected = np.cumsum(1.0 / np.arange(count, 0, -1))[::-1] / count
+    below = np.flatnonzero(expected > powers / powers.sum())
+    return float(below[0]) if len(below) else 0.0
+
+
+_RULES: dict[str, Callable[[Array, float | None], float]] = {
+    "FO": _fukunaga_olsen,
+    "Fan": _fan,
+    "maxgap": _maxgap,
+    "ratio": _ratio,
+    "participation_ratio": _participation,
+    "Kaiser": _kaiser,
+    "broken_stick": _broken_stick,
+}

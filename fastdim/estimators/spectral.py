@@ -1,0 +1,247 @@
+"""Numbers formed from a spectrum: ranks, slopes, isotropy and entropy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows
+from fastdim.backends import cpu
+from fastdim.covariance import Spectrum, spectrum
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate
+from fastdim.estimators.inputs import rows_of
+from fastdim.estimators.leave_out import (
+    GROUPS,
+    Spectra,
+    estimate_of_spectra,
+    from_rows,
+    from_spectrum,
+)
+
+Array = NDArray[np.float64]
+
+
+def participation_ratio(
+    x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+) -> Estimate:
+    """(sum l)^2 / sum l^2 of the covariance's eigenvalues l (n, d rows or their `Spectrum`).
+
+    Between 1 and min(n - 1, d): the number of axes if all carried the same variance. Source: Gao &
+    Ganguli, Curr. Opin. Neurobiol. 32:148 (2015). Centers; no row is normalized; duplicates count
+    as rows. Bias: low by about (1 + PR/n), a few massive rows pull it to 1. Interval and cost as
+    `spectrum`.
+    """
+    return _of_spectrum(x_or_spectrum, "participation_ratio", groups, confidence, threads)
+
+
+def effective_rank(
+    x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+) -> Estimate:
+    """exp of the entropy of l / sum l (Roy & Vetterli, EUSIPCO 2007), on the covariance.
+
+    Between `participation_ratio` and min(n - 1, d). The rest as there.
+    """
+    return _of_spectrum(x_or_spectrum, "effective_rank", groups, confidence, threads)
+
+
+def stable_rank(
+    x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+) -> Estimate:
+    """sum l / l_1 of the covariance's eigenvalues (Rudelson & Vershynin, J. ACM 54:21, 2007).
+
+    The inverse of `anisotropy`. The rest as in `participation_ratio`.
+    """
+    return _of_spectrum(x_or_spectrum, "stable_rank", groups, confidence, threads)
+
+
+def _of_spectrum(
+    x: Any, name: str, groups: Any, confidence: float, threads: int | None
+) -> Estimate:
+    if isinstance(x, Spectrum):
+        found = x.estimate(name)
+        if groups is not None or confidence != found.confidence:
+            raise InputError(
+                "groups and confidence belong to spectrum(): the spectrum passed has them already"
+            )
+        return found
+    return spectrum(x, groups=groups, confidence=confidence, threads=threads).estimate(name)
+
+
+def spectra_of(
+    x: Any,
+    name: str,
+    groups: Any,
+    jackknife: int,
+    threads: int | None,
+    *,
+    centered: bool = True,
+    unit: bool = False,
+) -> tuple[Spectra, int]:
+    """Spectra and the number of columns: of rows, or of a Spectrum where it is the right one."""
+    if isinstance(x, Spectrum):
+        if not centered or unit:
+            raise InputError(f"{name} is not of centered rows, as a Spectrum is: pass the rows")
+        if groups is not None:
+            raise InputError("groups belong to the rows: pass them with x, not with a Spectrum")
+        return from_spectrum(x), x.n_columns
+    rows = rows_of(x, name)
+    scale = inverse_norms(rows, name) if unit else None
+    workers = cpu.resolve_threads(threads)
+    return from_rows(rows, groups, jackknife, workers, centered=centered, scale=scale), rows.d
+
+
+def inverse_norms(rows: Rows, name: str) -> Array:
+    """1/|x_i| (n,), or InputError where a row is zero."""
+    norms = rows.norms()
+    if not (norms > 0.0).all():
+        raise InputError(
+            f"{name} divides rows by their norms, and {int((norms == 0.0).sum())} rows are zero: "
+            "drop them"
+        )
+    return np.asarray(1.0 / norms)
+
+
+def rankme(
+    x: Any,
+    *,
+    groups: Any = None,
+    jackknife: int = GROUPS,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> Estimate:
+    """RankMe (Garrido et al., ICML 2023): exp(-sum p log p), p = s / sum s + 1e-7.
+
+    s: singular values of the rows (n, d) as they are, not centered; the entropy is of s, where
+    `effective_rank` here takes l = s^2. Between 1 and min(n, d), and slightly above by the
+    constant. A common offset of the rows is one large s and lowers it. Duplicates count as rows.
+    Interval: jackknife over groups of rows (documents whole). Cost: as many eigenvalue problems as
+    groups, +1.
+    """
+    found, columns = spectra_of(x, "rankme", groups, jackknife, threads, centered=False)
+
+    def rank(powers: Array, n: int) -> float:
+        values = np.sqrt(powers)
+        share = values / values.sum() + 1e-7
+        return float(np.exp(-(share * np.log(share)).sum()))
+
+    bounds = (1.0, 1.001 * min(found.count, columns))
+    return estimate_of_spectra(found, rank, "RankMe", confidence, bounds)
+
+
+def alpha_req(
+    x_or_spectrum: Any,
+    first: int = 1,
+    last: int | None = None,
+    *,
+    groups: Any = None,
+    jackknife: int = GROUPS,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> Estimate:
+    """alpha-ReQ (Agrawal et al., NeurIPS 2022): slope alpha of l_j ~ j^-alpha on the covariance.
+
+    Least squares of log l_j on log j over j = first..last, each weighted by 1/j, so that every
+    decade of ranks counts the same (Stringer et al., Nature 571:361, 2019). last: None for the last
+    eigenvalue above rounding. About 1 is read as a good balance; the value depends on the range, so
+    state it. Bias: the tail of a sample spectrum is too steep unless n is several times `last`.
+    Duplicates count as rows. Interval: jackknife over groups of rows; of a Spectrum, normal theory.
+    """
+    found, _ = spectra_of(x_or_spectrum, "alpha_req", groups, jackknife, threads)
+    rank = int((found.whole > 0.0).sum())
+    stop = rank if last is None else last
+    if not 1 <= first < stop or stop > rank:
+        raise InputError(
+            f"alpha_req needs 1 <= first < last <= {rank} eigenvalues above zero, got {first} and "
+            f"{last}"
+        )
+
+    def slope(powers: Array, n: int) -> float:
+        used = powers[first - 1 : stop]
+        used = used[used > 0.0]  # a part of few rows may lack the last axes
+        j = np.arange(first, first + len(used))
+        place, weight = np.log(j), 1.0 / j
+        place -= (weight @ place) / weight.sum()
+        return float(-(weight * place) @ np.log(used) / (weight @ np.square(place)))
+
+    label = f"alpha-ReQ, {first}..{stop}"
+    return estimate_of_spectra(found, slope, label, confidence, (-math.inf, math.inf))
+
+
+def isoscore(
+    x_or_spectrum: Any,
+    *,
+    groups: Any = None,
+    jackknife: int = GROUPS,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> Estimate:
+    """IsoScore (Rudman et al., Findings of ACL 2022): how evenly the variance fills all d columns.
+
+    The paper's steps (eigenvalues scaled to length sqrt d, distance from (1, ..., 1), rescaled)
+    reduce to (PR - 1) / (d - 1), PR the participation ratio: 0 on one axis, 1 if isotropic.
+    Centers. With fewer rows than columns it cannot reach 1. Duplicates count as rows. Interval:
+    jackknife over groups of rows; of a Spectrum, normal theory.
+    """
+    found, columns = spectra_of(x_or_spectrum, "isoscore", groups, jackknife, threads)
+    return estimate_of_spectra(
+        found,
+        lambda powers, n: isotropy_of(powers, columns),
+        "IsoScore",
+        confidence,
+        (0.0, 1.0),
+    )
+
+
+def isotropy_of(powers: Array, columns: int) -> float:
+    """(PR - 1) / (d - 1) of eigenvalues."""
+    ratio = powers.sum() ** 2 / np.square(powers).sum()
+    return float(max(0.0, ratio - 1.0) / (columns - 1))
+
+
+def matrix_entropy(
+    x: Any,
+    alpha: float = 1.0,
+    *,
+    normalize: str = "none",
+    unit_rows: bool = True,
+    groups: Any = None,
+    jackknife: int = GROUPS,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> Estimate:
+    """Entropy of the Gram matrix of the rows, of order alpha, in nats.
+
+    l: eigenvalues of X X' / trace, rows divided by their norms and not centered (Skean et al.,
+    "Layer by Layer", ICML 2025; Giraldo et al., IEEE Trans. Inf. Theory 61:535, 2015). S =
+    log(sum l^alpha) / (1 - alpha); alpha = 1: -sum l log l; alpha = inf: -log l_1.
+
+    normalize: "none", or "max": divided by log(min(n, d)). unit_rows: False leaves the norms in.
+    Between 0 (one direction) and log(min(n, d)). Bias: low while n is not many times d; duplicates
+    count as rows. A zero row is refused. Interval: jackknife over groups of rows.
+    """
+    if not alpha > 0.0:
+        raise InputError(f"alpha must be above 0, got {alpha!r}")
+    if normalize not in ("none", "max"):
+        raise InputError(f"normalize must be 'none' or 'max', got {normalize!r}")
+    found, columns = spectra_of(
+        x, "matrix_entropy", groups, jackknife, threads, centered=False, unit=unit_rows
+    )
+    largest = math.log(min(found.count, columns))
+    unit = largest if normalize == "max" else 1.0
+
+    def entropy(powers: Array, n: int) -> float:
+        share = powers[powers > 0.0] / powers.sum()
+        if alpha == 1.0:
+            value = -float(share @ np.log(share))
+        elif math.isinf(alpha):
+            value = -math.log(float(share[0]))
+        else:
+            value = math.log(float((share**alpha).sum())) / (1.0 - alpha)
+        return max(value, 0.0) / unit
+
+    label = f"matrix entropy, alpha = {alpha:g}"
+    return estimate_of_spectra(found, entropy, label, confidence, (0.0, largest / unit))
