@@ -14,7 +14,8 @@ from fastdim.cli import main
 from fastdim.cli.display import plan_text
 from fastdim.errors import InputError, StoreError
 from fastdim.extract.files import open_activations
-from fastdim.extract.model import _quiet, check_device
+from fastdim.extract.model import _first_line, _quiet, check_device
+from fastdim.sweeps.folder import check_output
 from fastdim.sweeps.plan import make_plan
 
 
@@ -126,3 +127,18 @@ def test_a_list_of_runs_that_is_no_terminal_is_not_folded(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].split()[:2] == [str(out), "rows"]
+
+
+def test_an_output_inside_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for path in (tmp_path / "file", tmp_path / "file" / "x" / "y"):
+        with pytest.raises(StoreError, match=r"file is a file; the output must be a folder"):
+            check_output(path)
+
+
+def test_another_library_s_error_is_told_in_one_line_and_whole() -> None:
+    assert _first_line(OSError("No such thing.\nSee the manual.")) == "No such thing"
+    assert _first_line(ValueError("It needs one of: \n(1) this\n(2) that.")) == (
+        "It needs one of: (1) this (2) that"
+    )
+    assert _first_line(KeyError()) == "KeyError"

@@ -179,7 +179,9 @@ def _hub_answers() -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    """The first sentence of another library's error; a list that it announces belongs to it."""
+    first = next(iter(str(error).splitlines()), type(error).__name__).strip()
+    return (" ".join(str(error).split()) if first.endswith(":") else first).rstrip(".")
 
 
 def _files(path: Path) -> tuple[str, dict[str, str]]:

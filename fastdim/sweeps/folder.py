@@ -137,11 +137,11 @@ def check_output(path: Path, definition: Definition | None = None) -> None:
 
     Changes nothing on disk, so it can be called before anything expensive.
     """
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file; the output must be a folder.")
     parent = path
     while not parent.exists():
         parent = parent.parent
+    if not parent.is_dir():
+        raise StoreError(f"{parent} is a file; the output must be a folder.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise StoreError(f"cannot write into {parent}: permission denied. Choose another output.")
     if not path.exists():
