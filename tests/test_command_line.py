@@ -12,9 +12,9 @@ import transformers
 
 from fastdim.cli import main
 from fastdim.cli.display import plan_text
-from fastdim.errors import InputError, StoreError
+from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.extract.files import open_activations
-from fastdim.extract.model import _first_line, _quiet, check_device
+from fastdim.extract.model import _first_line, _quiet, check_device, check_tokenizer
 from fastdim.sweeps.folder import check_output
 from fastdim.sweeps.plan import make_plan
 
@@ -142,3 +142,13 @@ def test_another_library_s_error_is_told_in_one_line_and_whole() -> None:
         "It needs one of: (1) this (2) that"
     )
     assert _first_line(KeyError()) == "KeyError"
+
+
+def test_a_tokenizer_without_a_vocabulary_is_refused() -> None:
+    # What transformers makes of a BERT folder without tokenizer files.
+    empty = transformers.BertTokenizer()
+    assert set(empty("hello world")["input_ids"]) <= set(empty.all_special_ids)
+    with pytest.raises(ModelError, match="knows 5 tokens, all of them special"):
+        check_tokenizer(empty, "folder")
+    words = {token: place for place, token in enumerate([*empty.all_special_tokens, "hello"])}
+    check_tokenizer(transformers.BertTokenizer(vocab=words), "folder")

@@ -117,6 +117,7 @@ def load_model(
             f"cannot open the model {name} (tried: {tried}): {_first_line(error)}. Give a "
             "local folder, a .gguf file, package:NAME, or a hub name where a hub can be reached"
         ) from error
+    check_tokenizer(tokenizer, name)
     model = model.to(device).eval()
     return LoadedModel(model, tokenizer, name, revision, model_dtype(model), source)
 
@@ -131,6 +132,18 @@ def check_device(device: str) -> None:
             f"torch cannot use the device {device!r}: {_first_line(error)}. Leave --device out for "
             "the CPU; `fastdim doctor` says what is here"
         ) from error
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> None:
+    """Raise ModelError for a tokenizer without a vocabulary.
+
+    transformers makes one where a folder has no tokenizer files; it reads every word as unknown.
+    """
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"the tokenizer of {name} knows {len(tokenizer)} tokens, all of them special: its "
+            "files (tokenizer.json, vocab.txt or the like) are missing; copy them beside the model"
+        )
 
 
 def check_source(name: str, revision: str | None) -> None:
