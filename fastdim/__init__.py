@@ -38,10 +38,14 @@ from fastdim.errors import (
     StoreError,
 )
 from fastdim.estimate import Estimate
+from fastdim.estimators.abide import abide, k_star
 from fastdim.estimators.blocks import BlockAnalysis, block_analysis
 from fastdim.estimators.corrint import corrint
+from fastdim.estimators.danco import danco
 from fastdim.estimators.ess import ess
 from fastdim.estimators.fishers import fishers
+from fastdim.estimators.geomle import geomle
+from fastdim.estimators.graphs import knn_graph, ph_dimension
 from fastdim.estimators.gride import ScaleCurve, gride, gride_scales
 from fastdim.estimators.isotropy import isoscore_star, partition_isotropy
 from fastdim.estimators.local import LocalDimension, local_dimension, mada, mom
@@ -91,21 +95,26 @@ __all__ = [
     "Store",
     "StoreError",
     "Sweep",
+    "abide",
     "alpha_req",
     "anisotropy",
     "as_rows",
     "block_analysis",
     "corrint",
     "cosine_stats",
+    "danco",
     "effective_rank",
     "ess",
     "extract_modules",
     "fishers",
+    "geomle",
     "gride",
     "gride_scales",
     "isoscore",
     "isoscore_star",
+    "k_star",
     "knn",
+    "knn_graph",
     "levina_bickel",
     "local_dimension",
     "lpca",
@@ -116,6 +125,7 @@ __all__ = [
     "mom",
     "participation_ratio",
     "partition_isotropy",
+    "ph_dimension",
     "prepare",
     "profile",
     "rankme",

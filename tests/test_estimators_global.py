@@ -1,0 +1,246 @@
+"""ABIDE, GeoMLE, graph lengths and DANCo against plain references and known dimensions."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import gaussian
+from scipy import optimize, sparse, special, stats
+from scipy.spatial.distance import pdist, squareform
+
+from fastdim import (
+    InputError,
+    abide,
+    danco,
+    geomle,
+    gride,
+    k_star,
+    knn,
+    knn_graph,
+    levina_bickel,
+    mind_ml,
+    naive,
+    ph_dimension,
+)
+from fastdim.arrays import as_rows
+from fastdim.estimators.danco import (
+    angle_divergence,
+    ball_summary,
+    concentration,
+    features_of,
+    norm_divergence,
+)
+from fastdim.estimators.graphs import tree_edges
+from fastdim.estimators.inputs import rows_and_neighbors
+from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
+
+
+def cube(n: int = 400, d: int = 3, columns: int = 8, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng([seed, n, d])
+    return rng.random((n, d)) @ np.linalg.qr(rng.standard_normal((columns, d)))[0].T
+
+
+def plain_k_star(r: np.ndarray, near: np.ndarray, d: float, k_max: int, level: float) -> list[int]:
+    limit = stats.chi2.isf(level, 1)
+    found = []
+    for i in range(len(r)):
+        for k in range(3, k_max):
+            if k == k_max - 1:
+                break
+            v, w = r[i, k - 1] ** d, r[near[i, k], k - 1] ** d
+            if -2 * k * (math.log(v) + math.log(w) - 2 * math.log(v + w) + math.log(4)) > limit:
+                break
+        found.append(k)
+    return found
+
+
+def density_gradient() -> np.ndarray:
+    """A plane whose density falls by orders of magnitude from the middle out."""
+    rng = np.random.default_rng(4)
+    direction = rng.standard_normal((300, 2))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return direction * np.exp(1.5 * rng.standard_normal((300, 1)))
+
+
+@pytest.mark.parametrize("level", [1e-6, 0.05])
+def test_k_star_is_the_first_failure_of_the_test(level: float) -> None:
+    x = density_gradient()
+    r, near = naive.knn(x, 30)
+    expected = plain_k_star(r, near, 2.0, 30, level)
+    assert k_star(x, 2.0, 30, level=level).tolist() == expected
+    assert min(expected) < 29
+    assert k_star(knn(x, 30, duplicates="collapse"), 2.0, 30, level=level).tolist() == expected
+
+
+def test_abide_is_a_fixed_point() -> None:
+    x = np.concatenate([density_gradient(), density_gradient()[:9]])
+    found = abide(x, 40)
+    d = found.value
+    stars = k_star(x, d, 40)
+    r = naive.knn(density_gradient(), 40)[0]
+    t = min(0.975, 0.2032 ** (1 / d))
+    inner = [(row < t * row[k - 1]).sum() for row, k in zip(r, stars, strict=True)]
+    again = math.log(sum(inner) / (stars - 1).sum()) / math.log(t)
+    # A few of 300 whole k* alternate for ever.
+    assert d == pytest.approx(again, rel=5e-3)
+    assert (found.n_points, found.n_distinct) == (309, 300)
+    assert found.lower < d < found.upper
+    assert abide(x, 40, iterations=60).value == pytest.approx(d, rel=5e-3)
+    # The estimate at each row's own scale is nearer to 2 than one at a fixed large scale.
+    assert abs(d - 2.0) < abs(gride(density_gradient(), 40).value - 2.0)
+
+
+def test_abide_counts_as_the_binomial_likelihood_says() -> None:
+    """Its error is that of inner points drawn from k* - 1, where neighbourhoods do not overlap."""
+    found = [abide(cube(500, 2, 2, seed), 12) for seed in range(40)]
+    spread = np.std([e.value for e in found])
+    assert np.mean([e.stderr for e in found]) < 1.5 * spread
+    assert np.mean([e.value for e in found]) == pytest.approx(2.0, rel=0.05)
+
+
+def test_geomle_extrapolates_curvature_away() -> None:
+    """A strongly bent strip: the plain estimate falls off the sheet, the intercept less."""
+    rng = np.random.default_rng(0)
+    angle = 3 * np.pi * (1 + rng.random(1500)) / 2
+    roll = np.column_stack([angle * np.cos(angle), 3 * rng.random(1500), angle * np.sin(angle)])
+    roll = np.column_stack([roll, np.sin(4 * roll)])
+    found = geomle(roll, bootstraps=20)
+    assert abs(found.value - 2.0) < abs(levina_bickel(roll, 40).value - 2.0)
+    assert found.lower < found.value < found.upper
+
+
+def test_geomle_is_its_regression() -> None:
+    """Fed m_k that is linear in R_k, it returns the intercept as the ridge weight vanishes."""
+    x = cube(300)
+    found = geomle(x, 5, 12, bootstraps=8, seed=1)
+    moved = geomle(3e4 * x, 5, 12, bootstraps=8, seed=1)
+    assert moved.value == pytest.approx(found.value, rel=1e-6)  # no unit enters
+    near = knn(x, 30, duplicates="collapse")
+    assert geomle(near, 5, 12, bootstraps=8, seed=1).value == pytest.approx(found.value, rel=1e-12)
+    stiff = geomle(x, 5, 12, bootstraps=8, seed=1, ridge=1e12).value
+    # Without slopes the intercept is a weighted mean of m_k over the bootstrap samples.
+    assert stiff == pytest.approx(levina_bickel(x, (5, 12), average="mean").value, rel=0.1)
+
+
+def test_tree_edges_are_the_minimum_spanning_tree() -> None:
+    x = gaussian(90, 4) + 50.0
+    tree = sparse.csgraph.minimum_spanning_tree(squareform(pdist(x)))
+    assert np.sort(tree_edges(x)) == pytest.approx(np.sort(tree.data), rel=1e-10)
+    assert tree_edges(np.arange(5.0)[:, None] ** 2) == pytest.approx([1, 3, 5, 7])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x, s: knn_graph(x, sizes=s, draws=3), lambda x, s: ph_dimension(x, sizes=s, draws=3)],
+)
+def test_graph_lengths_grow_with_the_dimension(function: Any) -> None:
+    for d in (2, 5):
+        found = function(cube(900, d), [300, 450, 600, 900])
+        assert found.value == pytest.approx(d, rel=0.2)
+        assert found.lower < found.value < found.upper
+    doubled = np.repeat(cube(200, 2), 2, axis=0)
+    assert function(doubled, [50, 100, 200]).n_distinct == 200
+
+
+def test_graph_length_by_hand() -> None:
+    """All subsets of full size are the rows themselves: the slope has no spread there."""
+    x = cube(60, 2)
+    length = dict.fromkeys((30, 60), 0.0)
+    rng = np.random.default_rng(0)
+    slopes = []
+    for _ in range(2):
+        for n in length:
+            part = np.sort(rng.choice(60, size=n, replace=False))
+            length[n] = (naive.knn(x[part], 3)[0] ** 0.5).sum()
+        slopes.append(math.log(length[60] / length[30]) / math.log(2))
+    found = knn_graph(x, 3, gamma=0.5, sizes=[30, 60], draws=2)
+    assert found.value == pytest.approx(0.5 / (1 - np.mean(slopes)), rel=1e-9)
+
+
+@pytest.mark.parametrize("x", [0.01, 0.5, 3.3, 9.99, 10.01, 200.0])
+def test_special_functions(x: float) -> None:
+    assert digamma(x) == pytest.approx(special.digamma(x), rel=1e-13, abs=1e-13)
+    assert log_bessel0(x) == pytest.approx(math.log(special.i0e(x)) + x, rel=1e-13, abs=1e-15)
+    assert mean_resultant(x) == pytest.approx(special.i1e(x) / special.i0e(x), rel=1e-12)
+
+
+def test_divergences_are_integrals() -> None:
+    """Both closed forms against quadrature of p log(p / q)."""
+    k, own, ball = 5, 3.0, 4.5
+
+    def rho_density(rho: np.ndarray, d: float) -> np.ndarray:
+        return k * d * rho ** (d - 1) * (1 - rho**d) ** (k - 1)
+
+    rho = (np.arange(200000) + 0.5) / 200000
+    p, q = rho_density(rho, own), rho_density(rho, ball)
+    integral = float((p * np.log(p / q)).mean())
+    # The published form leaves out a constant of k.
+    offset = norm_divergence(own, own, k)
+    assert norm_divergence(own, ball, k) - offset == pytest.approx(integral, rel=1e-4)
+    angle = np.linspace(-np.pi, np.pi, 20000, endpoint=False)
+    first, second = (stats.vonmises.pdf(angle, t, loc=m) for m, t in ((1.5, 4.0), (1.2, 7.0)))
+    integral = float((first * np.log(first / second)).mean() * 2 * np.pi)
+    assert angle_divergence((1.5, 4.0), (1.2, 7.0)) == pytest.approx(integral, rel=1e-6)
+
+
+def test_danco_features() -> None:
+    x = cube(60, 4)
+    rows, found = rows_and_neighbors(as_rows(x), 6, "danco", None, None, 0, None)
+    features = features_of(rows, found, 5)
+    assert features.summary(5)[0] == pytest.approx(mind_ml(x, 5).value)
+    near = naive.knn(x, 5)[1]
+    for row in (0, 17):
+        v = x[near[row]] - x[row]
+        unit = v / np.linalg.norm(v, axis=1, keepdims=True)
+        angles = np.arccos(np.clip((unit @ unit.T)[np.triu_indices(5, 1)], -1, 1))
+        mean = np.exp(1j * angles).mean()
+        assert features.direction[row] == pytest.approx(np.angle(mean))
+        tau = optimize.brentq(lambda t: mean_resultant(t) - abs(mean), 1e-6, 1e4)  # noqa: B023
+        assert features.concentration[row] == pytest.approx(tau, rel=0.02)
+    assert concentration(np.array([0.0, 0.999])) == pytest.approx([0.0, 500.0], rel=0.01)
+
+
+@pytest.mark.parametrize(("d", "columns"), [(2, 6), (9, 14)])
+def test_danco_finds_the_dimension_of_a_ball(d: int, columns: int) -> None:
+    rng = np.random.default_rng(7)
+    ball = rng.standard_normal((600, d))
+    ball *= rng.random((600, 1)) ** (1 / d) / np.linalg.norm(ball, axis=1, keepdims=True)
+    found = danco(ball @ np.linalg.qr(rng.standard_normal((columns, d)))[0].T)
+    assert abs(found.value - d) < 4 * found.stderr + 0.3
+    assert found.lower <= found.value <= found.upper
+    assert found.stderr > 0
+    assert danco(ball, largest=1).value == 1.0
+
+
+def test_ball_summary_depends_on_its_arguments_alone() -> None:
+    first = ball_summary(200, 3, 5, 0)
+    ball_summary.cache_clear()
+    assert ball_summary(200, 3, 5, 0) == first
+    assert ball_summary(200, 3, 5, 1) != first
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: abide(cube(), 4), "k_max must be a whole number >= 5"),
+        (lambda: abide(cube(), start=-1.0), "pass start="),
+        (lambda: abide(cube(), level=2.0), "level must lie"),
+        (lambda: abide(knn(cube(), 20, queries=30), 20), "Neighbors of every row"),
+        (lambda: k_star(cube(), 0.0), "dimension must be above 0"),
+        (lambda: geomle(cube(), 5, 5), "k2 must be"),
+        (lambda: geomle(cube(), 5, 6), "widen k1..k2"),
+        (lambda: geomle(cube(), ridge=-1.0), "ridge must be"),
+        (lambda: geomle(cube(44), 10, 40), "leaves fewer than k2 = 40"),
+        (lambda: knn_graph(cube(), 5, sizes=[5, 90]), "sizes above k"),
+        (lambda: knn_graph(cube(), sizes=[90, 401]), "none above the 400 distinct rows"),
+        (lambda: knn_graph(cube(), gamma=0.0), "must be above 0"),
+        (lambda: ph_dimension(np.eye(60)), "smaller power"),
+        (lambda: ph_dimension(cube(), sizes=[1, 9]), "at least 2"),
+        (lambda: danco(cube(), largest=0), "largest must be"),
+        (lambda: danco(knn(cube(), 11)), "reads the rows"),
+    ],
+)  # fmt: skip
+def test_refusals(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
