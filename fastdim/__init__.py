@@ -39,6 +39,12 @@ from fastdim.errors import (
 )
 from fastdim.estimate import Estimate
 from fastdim.estimators.abide import abide, k_star
+from fastdim.estimators.between import (
+    angular_distance,
+    block_influence,
+    information_imbalance,
+    neighborhood_overlap,
+)
 from fastdim.estimators.blocks import BlockAnalysis, block_analysis
 from fastdim.estimators.corrint import corrint
 from fastdim.estimators.danco import danco
@@ -48,6 +54,7 @@ from fastdim.estimators.geomle import geomle
 from fastdim.estimators.graphs import knn_graph, ph_dimension
 from fastdim.estimators.gride import ScaleCurve, gride, gride_scales
 from fastdim.estimators.isotropy import isoscore_star, partition_isotropy
+from fastdim.estimators.linear_maps import linear_cka, linearity_score
 from fastdim.estimators.local import LocalDimension, local_dimension, mada, mom
 from fastdim.estimators.lpca import lpca
 from fastdim.estimators.mind import mind_ml
@@ -97,9 +104,11 @@ __all__ = [
     "Sweep",
     "abide",
     "alpha_req",
+    "angular_distance",
     "anisotropy",
     "as_rows",
     "block_analysis",
+    "block_influence",
     "corrint",
     "cosine_stats",
     "danco",
@@ -110,12 +119,15 @@ __all__ = [
     "geomle",
     "gride",
     "gride_scales",
+    "information_imbalance",
     "isoscore",
     "isoscore_star",
     "k_star",
     "knn",
     "knn_graph",
     "levina_bickel",
+    "linear_cka",
+    "linearity_score",
     "local_dimension",
     "lpca",
     "mada",
@@ -123,6 +135,7 @@ __all__ = [
     "measure",
     "mind_ml",
     "mom",
+    "neighborhood_overlap",
     "participation_ratio",
     "partition_isotropy",
     "ph_dimension",

@@ -1,0 +1,254 @@
+"""Two representations of the same rows: neighbours kept, information, linear maps, angles.
+
+Row i of x and row i of y stand for the same token. Both have n rows; columns may differ.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_groups
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.estimate import (
+    Estimate,
+    bounded_exp,
+    check_confidence,
+    clustered_stderr,
+    transformed_interval,
+)
+from fastdim.estimators.inputs import rows_of, whole
+from fastdim.neighbors import Neighbors, search
+
+Array = NDArray[np.float64]
+
+
+def pair_of(x: Any, y: Any, name: str) -> tuple[Rows, Rows]:
+    """Both rows, or one clear error where they do not stand for the same tokens."""
+    first, second = rows_of(x, name), rows_of(y, name)
+    if first.n != second.n:
+        raise InputError(
+            f"{name} compares row i of x with row i of y: x has {first.n} rows, y {second.n}"
+        )
+    return first, second
+
+
+def share_of(
+    local: Array,
+    method: str,
+    confidence: float,
+    labels: NDArray[np.int64] | None,
+    n_points: int,
+    largest: float = 1.0,
+) -> Estimate:
+    """Mean of values (m,) in 0..largest: normal interval on the logit scale, a point at the
+    ends."""
+    check_confidence(confidence)
+    value = float(local.mean())
+    stderr = float(clustered_stderr(local - value, labels))
+    p = min(max(value / largest, 0.0), 1.0)
+    lower, upper = transformed_interval(
+        p,
+        stderr / largest if 0.0 < p < 1.0 else 0.0,
+        confidence,
+        lambda p: math.log(p / (1.0 - p)),
+        lambda z: 1.0 / (1.0 + bounded_exp(-z)),
+        1.0 / (p * (1.0 - p)) if 0.0 < p < 1.0 else math.inf,
+    )
+    return Estimate(
+        value=value,
+        lower=lower * largest,
+        upper=upper * largest,
+        stderr=stderr,
+        n_points=n_points,
+        n_distinct=None,
+        n_queries=len(local),
+        method=method,
+        interval="rows",
+        confidence=confidence,
+    )
+
+
+def neighborhood_overlap(
+    x: Any,
+    y: Any,
+    k: int = 30,
+    *,
+    queries: Any = None,
+    groups: Any = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """Share of each row's k nearest neighbours that are the same rows in x and in y.
+
+    Source: Doimo et al., NeurIPS 2020. 1: the same neighbourhoods; k / (n - 1): none in common but
+    by chance.
+
+    x, y: rows (n, d) and (n, e), or `Neighbors` of the same queries with at least k columns. Rows
+    are searched as they are: an equal row is a neighbour at distance 0, and of more than k of them
+    the smaller row numbers are taken. k >= n is refused. groups: (n,) documents. Interval: rows, or
+    documents, on the logit scale; neighbourhoods overlap, so it is narrow. Cost: two searches.
+    """
+    k = whole("k", k, 1)
+    first, second = (
+        _near(rows, k, "neighborhood_overlap", queries, seed, threads) for rows in (x, y)
+    )
+    _same_queries(first, second)
+    a, b = np.sort(first.indices[:, :k], axis=1), np.sort(second.indices[:, :k], axis=1)
+    # Row offsets keep the numbers of different queries apart.
+    offset = np.arange(len(a))[:, None] * np.int64(first.n_points)
+    shared = np.isin((a + offset).ravel(), (b + offset).ravel()).reshape(a.shape)
+    labels = _labels(groups, first)
+    local = shared.mean(axis=1)
+    return share_of(local, f"overlap, k = {k}", confidence, labels, first.n_points)
+
+
+def information_imbalance(
+    x: Any,
+    y: Any,
+    k: int = 1,
+    *,
+    queries: Any = None,
+    groups: Any = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Estimate:
+    """How badly distances in x predict those in y: 2/n times the mean rank in y (Glielmo et al.).
+
+    Source: PNAS Nexus 1:pgac039 (2022). For each row, the ranks by distance in y (1 = nearest) of
+    its k nearest neighbours in x. About 0: x tells all of y; 1: nothing. Not symmetric: compute
+    both directions.
+
+    x, y: rows (n, d) and (n, e), as they are; of equal distances in y the smaller row number ranks
+    first. k >= n is refused. groups: (n,) documents. Interval: rows, or documents. Cost: a search
+    in x with k neighbours, and O(m n e) in y; `queries=m` looks at m rows.
+    """
+    rows_x, rows_y = pair_of(x, y, "information_imbalance")
+    k = whole("k", k, 1)
+    near = _near(rows_x, k, "information_imbalance", queries, seed, threads)
+    local = _ranks(rows_y, near).mean(axis=1) * (2.0 / rows_y.n)
+    labels = _labels(groups, near)
+    return share_of(local, f"imbalance, k = {k}", confidence, labels, rows_x.n, largest=2.0)
+
+
+def _ranks(rows: Rows, near: Neighbors) -> NDArray[np.int64]:
+    """Rank by distance in `rows`, from 1, of each neighbour (m, k) among all other rows.
+
+    Products only tell which rows are nearer beyond doubt; where rounding leaves it open, sums of
+    differences decide.
+    """
+    everything = rows.float64(0, rows.n)
+    everything -= everything.mean(axis=0)
+    own = np.einsum("ij,ij->i", everything, everything)
+    doubt = 4.0 * (rows.d + 8) * np.finfo(np.float64).eps
+    ranks = np.empty(near.indices.shape, dtype=np.int64)
+    step = max(1, (1 << 21) // rows.n)
+    for start in range(0, len(near.queries), step):
+        queries = near.queries[start : start + step]
+        sums = own[queries][:, None] + own
+        squares = sums - 2.0 * (everything[queries] @ everything.T)
+        sums *= doubt
+        for place in range(near.indices.shape[1]):
+            other = near.indices[start : start + step, place]
+            reach = _squares(everything, queries, other)
+            nearer = squares + sums < reach[:, None]
+            row, column = np.nonzero(~nearer & (squares - sums <= reach[:, None]))
+            exact = _squares(everything, queries[row], column)
+            tied = (exact == reach[row]) & (column < other[row])
+            nearer[row, column] = (exact < reach[row]) | tied
+            nearer[np.arange(len(queries)), queries] = False
+            ranks[start : start + step, place] = 1 + nearer.sum(axis=1)
+    return ranks
+
+
+def _squares(points: Array, a: NDArray[np.int64], b: NDArray[np.int64]) -> Array:
+    difference = points[a] - points[b]
+    return np.asarray(np.einsum("ij,ij->i", difference, difference))
+
+
+def angular_distance(
+    x: Any,
+    y: Any,
+    *,
+    groups: Any = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of arccos(cos(x_i, y_i)) / pi over the rows (Gromov et al., arXiv 2403.17887).
+
+    Between layers that many blocks apart it says which blocks to drop: 0 where they leave every
+    direction alone. 1/2: right angles. Same columns needed; no centering; a zero row is refused;
+    duplicates count as rows; k plays no part. No bias known. Interval: rows, or documents (groups),
+    on the logit scale. Cost: O(n d).
+    """
+    first, second = pair_of(x, y, "angular_distance")
+    local = np.arccos(_cosines(first, second, "angular_distance")) / math.pi
+    labels = as_groups(groups, first.n)
+    return share_of(local, "angular distance", confidence, labels, first.n)
+
+
+def block_influence(
+    x: Any,
+    y: Any,
+    *,
+    groups: Any = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """1 - the mean cosine between input x_i and output y_i of a block (Men et al., arXiv
+    2403.03853).
+
+    0: the block turns no row; larger: it matters more. Between 0 and 2. The rest as
+    `angular_distance`.
+    """
+    first, second = pair_of(x, y, "block_influence")
+    local = 1.0 - _cosines(first, second, "block_influence")
+    labels = as_groups(groups, first.n)
+    return share_of(local, "block influence", confidence, labels, first.n, largest=2.0)
+
+
+def _cosines(first: Rows, second: Rows, name: str) -> Array:
+    if first.d != second.d:
+        raise InputError(f"{name} needs rows of the same columns, got {first.d} and {second.d}")
+    found = np.empty(first.n)
+    for start, stop in first.spans():
+        a, b = first.float64(start, stop), second.float64(start, stop)
+        lengths = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
+        if not (lengths > 0.0).all():
+            raise InputError(
+                f"row {start + int((lengths == 0.0).argmax())} is zero in x or y and has no "
+                "direction: drop it from both"
+            )
+        found[start:stop] = np.einsum("ij,ij->i", a, b) / lengths
+    return np.clip(found, -1.0, 1.0)
+
+
+def _near(x: Any, k: int, name: str, queries: Any, seed: int, threads: int | None) -> Neighbors:
+    if isinstance(x, Neighbors):
+        if queries is not None:
+            raise InputError("queries belong to knn(): the neighbours passed are computed already")
+        if x.k < k:
+            raise InputError(
+                f"{name} needs {k} neighbours a point, the Neighbors passed have {x.k}: compute "
+                f"them with k >= {k}"
+            )
+        return x
+    return search(rows_of(x, name), k, queries, None, cpu.resolve_threads(threads), seed)
+
+
+def _same_queries(first: Neighbors, second: Neighbors) -> None:
+    if first.n_points != second.n_points or not np.array_equal(first.queries, second.queries):
+        raise InputError(
+            "x and y must hold the same rows in the same order, with the same queries: "
+            f"{len(first.queries)} queries of {first.n_points} rows against "
+            f"{len(second.queries)} of {second.n_points}"
+        )
+
+
+def _labels(groups: Any, near: Neighbors) -> NDArray[np.int64] | None:
+    labels = as_groups(groups, near.n_points)
+    return None if labels is None else np.unique(labels[near.queries], return_inverse=True)[1]

@@ -1,0 +1,167 @@
+"""Two representations of the same rows: overlap, imbalance, linear maps, angles."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import gaussian, token_like
+from scipy import stats
+
+from fastdim import (
+    InputError,
+    angular_distance,
+    block_influence,
+    information_imbalance,
+    knn,
+    linear_cka,
+    linearity_score,
+    naive,
+    neighborhood_overlap,
+)
+
+X = gaussian(150, 6)
+Y = np.tanh(X @ gaussian(6, 4)) + 0.1 * gaussian(150, 4, 1)
+Z = X + 0.3 * gaussian(150, 6, 2)
+
+
+def test_overlap_counts_common_neighbours() -> None:
+    found = neighborhood_overlap(X, Y, 9)
+    one, two = naive.knn(X, 9)[1], naive.knn(Y, 9)[1]
+    shared = [len(set(a) & set(b)) / 9 for a, b in zip(one, two, strict=True)]
+    assert found.value == pytest.approx(np.mean(shared), rel=1e-12)
+    assert found.stderr == pytest.approx(np.std(shared, ddof=1) / math.sqrt(150), rel=1e-9)
+    assert found.lower < found.value < found.upper
+    near = knn(X, 12), knn(Y, 12)
+    assert neighborhood_overlap(*near, 9) == found
+    same = neighborhood_overlap(X, 3 * X + 7, 9)
+    assert (same.value, same.lower, same.upper) == (1.0, 1.0, 1.0)
+    chance = neighborhood_overlap(X, gaussian(150, 5, 9), 30)
+    assert chance.value == pytest.approx(30 / 149, abs=4 * chance.stderr)
+    assert neighborhood_overlap(X, Y, 9, queries=40, seed=1).n_queries == 40
+
+
+def plain_imbalance(x: np.ndarray, y: np.ndarray, k: int) -> float:
+    near, ranked = naive.knn(x, k)[1], naive.knn(y, len(y) - 1)[1]
+    ranks = [[int(np.flatnonzero(ranked[i] == j)[0]) + 1 for j in near[i]] for i in range(len(x))]
+    return 2 / len(x) * float(np.mean(ranks))
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_imbalance_is_the_mean_rank(k: int) -> None:
+    for x, y in ((X, Y), (Y, X)):
+        found = information_imbalance(x, y, k)
+        assert found.value == pytest.approx(plain_imbalance(x, y, k), rel=1e-12)
+        assert found.lower < found.value < found.upper
+    assert information_imbalance(X, Y, k).value != information_imbalance(Y, X, k).value
+    free = information_imbalance(X, gaussian(150, 5, 9), k)
+    assert free.value == pytest.approx(1.0, abs=4 * free.stderr)
+
+
+def test_ranks_where_products_cannot_tell() -> None:
+    """A grid far from the origin has ties everywhere, beside points at every scale."""
+    grid = np.stack(np.meshgrid(range(5), range(5), range(4)), -1).reshape(-1, 3) * 1.0
+    y = np.concatenate([grid + 1e6, 1e6 + 1e-7 * gaussian(50, 3), 1e4 * gaussian(9, 3)])
+    x = gaussian(len(y), 4)
+    assert information_imbalance(x, y, 3).value == pytest.approx(plain_imbalance(x, y, 3))
+
+
+def test_cka() -> None:
+    for x, y in ((X, Y), (X + 50, Y), (gaussian(20, 40), gaussian(20, 30, 1))):
+        a, b = x - x.mean(0), y - y.mean(0)
+        expected = np.sum((b.T @ a) ** 2) / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b)
+        assert linear_cka(x, y).value == pytest.approx(expected, rel=1e-9)
+    turned = 3 * X @ np.linalg.qr(gaussian(6, 6, 3))[0] + 1
+    assert linear_cka(X, turned).value == pytest.approx(1.0)
+    found = linear_cka(X, Y)
+    assert found.lower < found.value < found.upper
+    assert found == linear_cka(X, Y, groups=np.arange(150))
+
+
+def plain_linearity(x: np.ndarray, y: np.ndarray) -> float:
+    a, b = x - x.mean(0), y - y.mean(0)
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    return 1 - float(np.square(a @ np.linalg.lstsq(a, b, rcond=None)[0] - b).sum())
+
+
+def test_linearity_score() -> None:
+    for x, y in ((X, Y), (X + 50, Y - 9), (token_like(), np.tanh(token_like(seed=5)))):
+        assert linearity_score(x, y).value == pytest.approx(plain_linearity(x, y), rel=1e-6)
+    assert linearity_score(X, Z, residual=True).value == pytest.approx(
+        plain_linearity(X, Z - X), rel=1e-9
+    )
+    assert linearity_score(X, X @ gaussian(6, 9)).value == pytest.approx(1.0)
+    assert linearity_score(X, Y).lower < linearity_score(X, Y).value
+    # Equal columns leave directions without variance, by which the original divides.
+    twice = np.column_stack([X, X[:, 0]])
+    assert linearity_score(twice, Y).value == pytest.approx(plain_linearity(X, Y), rel=1e-9)
+
+
+def test_angles() -> None:
+    cosine = (X * Z).sum(1) / np.linalg.norm(X, axis=1) / np.linalg.norm(Z, axis=1)
+    found = angular_distance(X, Z)
+    assert found.value == pytest.approx(np.mean(np.arccos(cosine)) / np.pi, rel=1e-12)
+    assert block_influence(X, Z).value == pytest.approx(1 - np.mean(cosine), rel=1e-12)
+    assert angular_distance(X, -X).value == pytest.approx(1.0)
+    assert block_influence(X, 2 * X).value == pytest.approx(0.0, abs=1e-12)
+    assert block_influence(X, -X).value == pytest.approx(2.0)
+    assert found.lower < found.value < found.upper
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        lambda x, y: neighborhood_overlap(x, y, 5),
+        linear_cka,
+        linearity_score,
+        angular_distance,
+        block_influence,
+    ],
+)
+def test_errors_are_those_of_repetition(statistic: Any) -> None:
+    found = []
+    for seed in range(60):
+        x = gaussian(200, 5, seed)
+        found.append(statistic(x, x + 0.5 * gaussian(200, 5, 1000 + seed)))
+    spread = np.std([e.value for e in found])
+    assert np.mean([e.stderr for e in found]) == pytest.approx(spread, rel=0.35)
+
+
+def test_rows_of_a_document_are_dependent() -> None:
+    documents = np.repeat(np.arange(75), 2)
+    x, z = np.repeat(X[:75], 2, axis=0), np.repeat(Z[:75], 2, axis=0)
+    grouped, single = angular_distance(x, z, groups=documents), angular_distance(X[:75], Z[:75])
+    assert grouped.stderr == pytest.approx(single.stderr, rel=1e-9)
+    few = neighborhood_overlap(x, z, 5, queries=[0, 1, 2, 60, 90], groups=documents)
+    assert few.n_queries == 5
+    assert few.stderr > 0
+
+
+def test_overlap_falls_with_noise() -> None:
+    overlaps = [
+        neighborhood_overlap(X, X + s * gaussian(150, 6, 4), 5).value for s in (0.01, 0.3, 3)
+    ]
+    assert stats.spearmanr(overlaps, [3, 2, 1]).statistic == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: neighborhood_overlap(X, Y, 150), "need at least 151 rows"),
+        (lambda: neighborhood_overlap(X, Y[:99], 5), "same rows in the same order"),
+        (lambda: neighborhood_overlap(knn(X, 3), knn(Y, 3), 5), "have 3"),
+        (lambda: neighborhood_overlap(knn(X, 3), knn(Y, 3), 2, queries=3), "belong to knn"),
+        (lambda: neighborhood_overlap(knn(X, 3, queries=9), knn(Y, 3), 2), "9 queries of 150"),
+        (lambda: information_imbalance(X, Y[:99]), "x has 150 rows, y 99"),
+        (lambda: information_imbalance(X, Y, 0), "k must be"),
+        (lambda: linear_cka(X, np.ones((150, 3))), "nothing to compare"),
+        (lambda: linearity_score(X, Y, residual=True), "same columns; got 6 and 4"),
+        (lambda: linearity_score(X, X + 1.0, residual=True), "nothing is to be explained"),
+        (lambda: angular_distance(X, Y), "same columns, got 6 and 4"),
+        (lambda: block_influence(X, X * (np.arange(150) != 7)[:, None]), "row 7 is zero"),
+        (lambda: linear_cka(X, np.where(np.eye(150, 3) > 0, np.nan, 1.0)), "NaN"),
+    ],
+)  # fmt: skip
+def test_refusals(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
