@@ -61,8 +61,8 @@ def share_of(
     )
     return Estimate(
         value=value,
-        lower=lower * largest,
-        upper=upper * largest,
+        lower=min(lower * largest, value),
+        upper=max(upper * largest, value),
         stderr=stderr,
         n_points=n_points,
         n_distinct=None,

@@ -102,9 +102,8 @@ def neighbors_of(
             )
         found = search(rows, k, queries, groups, workers, seed)
     once = np.unique(found.queries, return_index=True)[1]
+    check_distances(found)
     distances = found.distances[once, :k].astype(np.float64)
-    if not np.isfinite(distances).all():
-        raise InputError("the Neighbors passed hold distances that are NaN or infinite")
     if (distances[:, 0] <= 0.0).any():
         raise InputError(
             f"{int((distances[:, 0] <= 0.0).sum())} points have a neighbour at distance zero, so "
@@ -116,6 +115,16 @@ def neighbors_of(
         indices=found.indices[once, :k],
         queries=found.queries[once],
     )
+
+
+def check_distances(found: Neighbors) -> None:
+    """Raise InputError where distances are NaN or infinite, as no search returns them."""
+    bad = int((~np.isfinite(found.distances)).sum())
+    if bad:
+        raise InputError(
+            f"the Neighbors passed hold {bad} distances that are NaN or infinite: compute them "
+            "with knn()"
+        )
 
 
 @dataclass(frozen=True)

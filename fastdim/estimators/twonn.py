@@ -15,6 +15,7 @@ from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators import twonn_fits as fits
 from fastdim.estimators.gamma import gamma_quantile
+from fastdim.estimators.inputs import check_distances
 from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
@@ -77,6 +78,7 @@ def twonn(
             raise InputError("queries belong to knn(): the neighbours passed are computed already")
         if neighbors.k < 2:
             raise InputError("twonn needs two neighbours a point: compute them with k >= 2")
+        check_distances(neighbors)
         if plan.zeros == "microscope":
             raise InputError("compat='llm-microscope' scales by the rows' norms: pass the rows")
     else:

@@ -1,0 +1,209 @@
+"""Bad input to every estimator, in one table: one clear error, or the rule that is stated."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import gaussian
+
+import fastdim
+from fastdim import Estimate, InputError, knn
+
+N, D = 60, 4
+ROWS = gaussian(N, D)
+NAN = np.where(np.arange(N)[:, None] == 7, np.nan, ROWS)
+
+Call = Callable[[Any], Any]
+TAKES_K: dict[str, Callable[[Any, int], Any]] = {
+    "gride": lambda x, k: fastdim.gride(x, 1, k),
+    "gride_scales": lambda x, k: fastdim.gride_scales(x, 1 << (k.bit_length() - 1)),
+    "levina_bickel": fastdim.levina_bickel,
+    "mom": fastdim.mom,
+    "mada": fastdim.mada,
+    "mind_ml": fastdim.mind_ml,
+    "local_dimension": fastdim.local_dimension,
+    "abide": fastdim.abide,
+    "k_star": lambda x, k: fastdim.k_star(x, 3.0, k),
+    "geomle": lambda x, k: fastdim.geomle(x, k // 2, k),
+    "corrint": lambda x, k: fastdim.corrint(x, k // 2, k),
+    "tle": fastdim.tle,
+    "ess": fastdim.ess,
+    "danco": fastdim.danco,
+    "knn_graph": fastdim.knn_graph,
+    "neighborhood_overlap": lambda x, k: fastdim.neighborhood_overlap(x, x, k),
+    "information_imbalance": lambda x, k: fastdim.information_imbalance(x, x, k),
+}
+WITHOUT_K: dict[str, Call] = {
+    "twonn": fastdim.twonn,
+    "block_analysis": fastdim.block_analysis,
+    "ph_dimension": fastdim.ph_dimension,
+    "fishers": lambda x: fastdim.fishers(x, alphas=[0.3, 0.6]),
+    "participation_ratio": fastdim.participation_ratio,
+    "effective_rank": fastdim.effective_rank,
+    "stable_rank": fastdim.stable_rank,
+    "rankme": fastdim.rankme,
+    "alpha_req": fastdim.alpha_req,
+    "isoscore": fastdim.isoscore,
+    "isoscore_star": lambda x: fastdim.isoscore_star(x, 0.0),
+    "partition_isotropy": fastdim.partition_isotropy,
+    "matrix_entropy": fastdim.matrix_entropy,
+    "lpca": fastdim.lpca,
+    "linear_cka": lambda x: fastdim.linear_cka(x, x),
+    "linearity_score": lambda x: fastdim.linearity_score(x, x),
+    "angular_distance": lambda x: fastdim.angular_distance(x, x),
+    "block_influence": lambda x: fastdim.block_influence(x, x),
+}
+EVERY: dict[str, Call] = {
+    **{name: (lambda x, call=call: call(x, 8)) for name, call in TAKES_K.items()},
+    **WITHOUT_K,
+}
+TAKES_NEIGHBORS = (
+    "gride", "gride_scales", "levina_bickel", "mom", "mada", "mind_ml", "local_dimension", "abide",
+    "k_star", "geomle", "twonn",
+)  # fmt: skip
+
+# What holds in place of an error where all rows are equal, but not zero: these do not look at how
+# rows differ. One direction is one dimension, and no angle lies between equal rows.
+EQUAL_ROWS = {
+    "rankme": 1.0,
+    "matrix_entropy": 0.0,
+    "partition_isotropy": math.exp(-2 * math.sqrt(D) * 1.5),
+    "angular_distance": 0.0,
+    "block_influence": 0.0,
+    # Searched as they are: the same smaller row numbers are nearest in both.
+    "neighborhood_overlap": 1.0,
+    "information_imbalance": 2 / N * 4.5,
+}
+
+
+def estimators() -> set[str]:
+    """Public functions that return estimates of dimension, rank, isotropy or likeness."""
+    found = set()
+    for name in fastdim.__all__:
+        member = getattr(fastdim, name)
+        if inspect.isfunction(member) and member.__module__.startswith("fastdim.estimators"):
+            found.add(name)
+    return found
+
+
+def test_the_table_holds_every_estimator() -> None:
+    assert estimators() == set(EVERY)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_good_input_gives_an_estimate(name: str) -> None:
+    found = EVERY[name](ROWS)
+    if isinstance(found, Estimate):
+        assert math.isfinite(found.value)
+        assert found.lower <= found.value <= found.upper
+        assert found.stderr >= 0
+        assert found.method
+        assert found.interval
+
+
+@pytest.mark.parametrize("name", TAKES_K)
+@pytest.mark.parametrize("k", [N, 2 * N + 10])
+def test_k_of_at_least_n(name: str, k: int) -> None:
+    """Never cut to what there is: the number asked for stands in the error."""
+    with pytest.raises(InputError, match=r"needs? .*|sizes above k"):
+        TAKES_K[name](ROWS, k)
+
+
+@pytest.mark.parametrize("name", TAKES_K)
+@pytest.mark.parametrize("k", [0, -3])
+def test_k_below_one(name: str, k: int) -> None:
+    if name == "gride_scales":
+        with pytest.raises(InputError, match="largest must be"):
+            fastdim.gride_scales(ROWS, k)
+    else:
+        with pytest.raises(InputError, match="must be a whole number >="):
+            TAKES_K[name](ROWS, k)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_point(name: str) -> None:
+    with pytest.raises(InputError, match=r"needs? at least"):
+        EVERY[name](ROWS[:1])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_all_rows_equal(name: str) -> None:
+    rows = np.full((N, D), 1.5)
+    if name in EQUAL_ROWS:
+        assert EVERY[name](rows).value == pytest.approx(EQUAL_ROWS[name], abs=1e-4)
+    else:
+        with pytest.raises(InputError, match=r"equal|distinct"):
+            EVERY[name](rows)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_nan(name: str) -> None:
+    with pytest.raises(InputError, match="NaN"):
+        EVERY[name](NAN)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_single_column(name: str) -> None:
+    with pytest.raises(InputError, match="at least 2 columns"):
+        EVERY[name](ROWS[:, :1])
+
+
+@pytest.mark.parametrize("name", ["twonn", "block_analysis"])
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_discard_fraction_out_of_range(name: str, share: float) -> None:
+    with pytest.raises(InputError, match="discard_fraction must lie"):
+        getattr(fastdim, name)(ROWS, discard_fraction=share)
+
+
+@pytest.mark.parametrize("name", TAKES_NEIGHBORS)
+def test_neighbors_with_too_few_columns(name: str) -> None:
+    few = knn(ROWS, 1, duplicates="collapse")
+    with pytest.raises(InputError, match=r"k >= \d|needs two neighbours"):
+        EVERY[name](few)
+
+
+@pytest.mark.parametrize("name", TAKES_NEIGHBORS)
+def test_neighbors_with_zeros(name: str) -> None:
+    copied = np.concatenate([ROWS, ROWS[:5]])
+    with pytest.raises(InputError, match="duplicates='collapse'"):
+        EVERY[name](knn(copied, 40))
+    assert EVERY[name](knn(copied, 40, duplicates="collapse")) is not None
+
+
+@pytest.mark.parametrize("name", TAKES_NEIGHBORS)
+def test_neighbors_that_hold_nan(name: str) -> None:
+    damaged = knn(ROWS, 40, duplicates="collapse")
+    damaged.distances[3, 1] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        EVERY[name](damaged)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(EVERY) - set(TAKES_NEIGHBORS) - {"neighborhood_overlap"})
+)
+def test_neighbors_where_rows_are_needed(name: str) -> None:
+    with pytest.raises(InputError, match=r"pass x|must be a numpy array"):
+        EVERY[name](knn(ROWS, 40))
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(EVERY) - {"k_star", "local_dimension", "block_analysis"})
+)
+@pytest.mark.parametrize("level", [0.0, 1.0, 95])
+def test_confidence_out_of_range(name: str, level: float) -> None:
+    arguments = {"isoscore_star": (0.5,)}.get(name, ())
+    two = name in (
+        "linear_cka", "linearity_score", "angular_distance", "block_influence",
+        "neighborhood_overlap", "information_imbalance",
+    )  # fmt: skip
+    rows = (ROWS, ROWS) if two else (ROWS,)
+    small = {"mom": 8, "ess": 8, "abide": 8, "information_imbalance": 2, "neighborhood_overlap": 8}
+    if name in small:
+        arguments = (small[name],)
+    if name == "geomle":
+        arguments = (4, 8)
+    with pytest.raises(InputError, match="confidence"):
+        getattr(fastdim, name)(*rows, *arguments, confidence=level)
