@@ -19,8 +19,8 @@ from fastdim.neighbors import find_distinct
 
 Array = NDArray[np.float64]
 
-# 0.60, 0.62, ..., 0.98.
-ALPHAS = tuple(0.6 + 0.02 * step for step in range(20))
+# 0.60, 0.62, ..., 0.98, to the last bit as in other codes: it decides which of two is nearer.
+ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
 BLOCK_VALUES = 1 << 22
 
 

@@ -142,6 +142,8 @@ def _gaps(powers: Array) -> Array:
 
 def _fan(powers: Array, alpha: float | None) -> float:
     rest = int(np.flatnonzero(np.cumsum(powers) / powers.sum() > 0.95)[0])
+    if rest == 0:
+        return 1.0  # what is left would sum to rounding
     left = powers - powers[rest:].mean()
     wide = np.flatnonzero(_gaps(left) > (10.0 if alpha is None else alpha))
     enough = np.flatnonzero(np.cumsum(left) / left.sum() > 0.8)
