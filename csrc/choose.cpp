@@ -6,6 +6,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "threads.h"
+
 namespace fastdim {
 namespace {
 
@@ -55,13 +57,17 @@ class Sample {
   explicit Sample(const ChoiceParams& p)
       : p_(p), n_(static_cast<std::int64_t>(p.order.size())), axes_(p.projection.axes) {
     const std::int64_t queries = std::min(kQueries, n_), others = std::min(kOthers, n_);
-    for (std::int64_t i = 0; i < queries; ++i) {
-      queries_.push_back(member(i * (n_ / queries)));
-      reach_.push_back(reach(queries_.back().slot));
-    }
     for (std::int64_t i = 0; i < others; ++i) others_.push_back(member(i * n_ / others));
-    for (const Member& x : queries_)
-      for (const Member& y : others_) visit(x, y);
+    for (std::int64_t i = 0; i < queries; ++i) queries_.push_back(member(i * (n_ / queries)));
+    reach_.resize(queries_.size());
+    bounds_.resize(queries_.size() * others_.size());
+    expected_.resize(bounds_.size());
+    parallel_for(queries, p.threads, p.poll, [&](std::int64_t task, int worker) {
+      const std::size_t q = static_cast<std::size_t>(task);
+      reach_[q] = reach(queries_[q].slot, worker);
+      for (std::size_t o = 0; o < others_.size(); ++o)
+        visit(queries_[q], others_[o], q * others_.size() + o);
+    });
   }
 
   // With the first level on kNear[choice] axes (at most all) and `error` times a row's length as
@@ -135,7 +141,7 @@ class Sample {
 
   // Lower bounds of a distance from the first axes and the tails, and the distance if what lies
   // beyond the axes points anywhere.
-  void visit(const Member& x, const Member& y) {
+  void visit(const Member& x, const Member& y, std::size_t place) {
     const float* a = row(x.slot);
     const float* b = row(y.slot);
     std::array<float, kNear.size() + 1> bound = {};
@@ -151,20 +157,20 @@ class Sample {
     near2 += sum_of(a, b, from, axes_);
     const float gap = p_.projection.rest[at(x.slot)] - p_.projection.rest[at(y.slot)];
     bound.back() = std::sqrt(near2 + gap * gap);
-    bounds_.push_back(bound);
-    expected_.push_back(
-        static_cast<float>(std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2)));
+    bounds_[place] = bound;
+    expected_[place] =
+        static_cast<float>(std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2));
   }
 
   // About the distance of the k-th neighbour, from the rows near in order.
-  double reach(std::int64_t slot) const {
+  double reach(std::int64_t slot, int worker) const {
     const std::int64_t width = std::min(n_, std::max(kWindow, 4 * p_.k));
     const std::int64_t first = std::clamp<std::int64_t>(slot - width / 2, 0, n_ - width);
     std::vector<double> distances;
     for (std::int64_t other = first; other < first + width; ++other)
       if (other != slot)
-        distances.push_back(
-            p_.distance(static_cast<std::int64_t>(at(slot)), static_cast<std::int64_t>(at(other))));
+        distances.push_back(p_.distance(static_cast<std::int64_t>(at(slot)),
+                                        static_cast<std::int64_t>(at(other)), worker));
     const std::int64_t k =
         std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(distances.size()));
     if (k < 1) return 0;

@@ -39,7 +39,10 @@ struct ChoiceParams {
   Isa isa;
   Precision precision;
   bool has_bf16;
-  std::function<double(std::int64_t, std::int64_t)> distance;  // of two positions, as projected
+  int threads;
+  const std::function<void()>& poll;
+  // Of two positions, as projected, by a thread.
+  std::function<double(std::int64_t, std::int64_t, int worker)> distance;
 };
 
 struct Choice {

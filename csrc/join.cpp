@@ -91,6 +91,7 @@ class Search {
   std::vector<std::int64_t> output_;  // row of the output of each query slot
   std::unique_ptr<State[]> states_;
   double rounding_;  // of the second level's limit
+  bool limits_;      // whether the second level reads limits: that on further axes alone
 };
 
 // Queries in the order of their slots: those of one block lie near each other.
@@ -121,6 +122,7 @@ Search::Search(const JoinParams& params)
       y_(p_.side),
       output_(self_ ? p_.side.position : by_slot(params)) {
   if (!self_) chosen_ = chosen_side(params, output_);
+  limits_ = p_.strategy == Strategy::pruned && p_.whole_width == 0;
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
@@ -255,7 +257,7 @@ void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const 
   if (reach == worker.reach_x[row]) return;
   worker.reach_x[row] = reach;
   worker.bound_x[row] = bound(reach, worker.error_x[row]);
-  worker.limit_x[row] = limit2(reach, worker.base_x[row]);
+  if (limits_) worker.limit_x[row] = limit2(reach, worker.base_x[row]);
 }
 
 // What the scan listed for one query: second level, then the original rows.
@@ -315,8 +317,9 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
     }
     worker.error_x[row] =
         round_up(static_cast<double>(x_.error[at]) + static_cast<double>(y_.block_error[yb]));
-    worker.base_x[row] =
-        round_up(static_cast<double>(x_.base[at]) + static_cast<double>(y_.block_base[yb]));
+    if (limits_)
+      worker.base_x[row] =
+          round_up(static_cast<double>(x_.base[at]) + static_cast<double>(y_.block_base[yb]));
     worker.reach_x[row] = -1.0f;
     refresh(row0 + i, row, worker);
   }
@@ -329,6 +332,7 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
                                    ? bound(reach, round_up(static_cast<double>(y_.error[at]) +
                                                            static_cast<double>(x_.block_error[xb])))
                                    : kInfinity;
+    if (!limits_) continue;
     worker.limit_y.data()[i] = real
                                    ? limit2(reach, round_up(static_cast<double>(y_.base[at]) +
                                                             static_cast<double>(x_.block_base[xb])))

@@ -105,16 +105,4 @@ double product_error(std::int64_t d) {
 
 double underflow(std::int64_t d) { return static_cast<double>(d + 2) * 0x1p-148; }
 
-float round_down(double value) {
-  constexpr float largest = std::numeric_limits<float>::max();
-  if (value >= static_cast<double>(largest)) return largest;
-  if (value < -static_cast<double>(largest)) return -std::numeric_limits<float>::infinity();
-  const float rounded = static_cast<float>(value);
-  return static_cast<double>(rounded) <= value
-             ? rounded
-             : std::nextafter(rounded, -std::numeric_limits<float>::infinity());
-}
-
-float round_up(double value) { return -round_down(-value); }
-
 }  // namespace fastdim

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "aligned.h"
@@ -74,8 +76,23 @@ void pack_panel(const Kernels& kernels, const Rows& rows, const Transform& trans
 double product_error(std::int64_t d);
 double underflow(std::int64_t d);
 
-// The largest float32 that is not above (not below) the value.
-float round_down(double value);
-float round_up(double value);
+// The largest float32 that is not above (not below) the value. Thresholds of every block pair pass
+// through here, so it has no branch that could go either way and calls nothing.
+static inline float round_down(double value) {
+  constexpr float largest = std::numeric_limits<float>::max();
+  if (value >= static_cast<double>(largest)) return largest;
+  if (value < -static_cast<double>(largest)) return -std::numeric_limits<float>::infinity();
+  const float rounded = static_cast<float>(value);
+  std::int32_t bits;
+  std::memcpy(&bits, &rounded, sizeof bits);
+  // One step towards -infinity: down in magnitude above 0, up below; from +-0 to the least number.
+  const std::int32_t below =
+      rounded == 0.0f ? std::numeric_limits<std::int32_t>::min() + 1 : bits + (bits < 0 ? 1 : -1);
+  bits = static_cast<double>(rounded) > value ? below : bits;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+static inline float round_up(double value) { return -round_down(-value); }
 
 }  // namespace fastdim

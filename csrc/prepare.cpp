@@ -100,14 +100,8 @@ void write_whole(const Prepared& p, Side& side, std::int64_t slot, const float* 
   const std::size_t width = static_cast<std::size_t>(p.whole_width);
   const std::size_t d = static_cast<std::size_t>(p.rows.d);
   std::uint16_t* out = side.whole.data() + at * width;
-  double norm2 = 0, error2 = 0;
-  for (std::size_t k = 0; k < d; ++k) {
-    out[k] = to_bf16(centered[k]);
-    const double seen = static_cast<double>(from_bf16(out[k]));
-    const double gap = static_cast<double>(centered[k]) - seen;
-    norm2 += seen * seen;
-    error2 += gap * gap;
-  }
+  double norm2, error2;
+  p.scan->round(centered, d, out, &norm2, &error2);
   std::fill(out + d, out + width, std::uint16_t{0});
   const double roundings = 3.0 * static_cast<double>(width) / kScanCols + 16.0;
   side.whole_half[at] = round_down(0.5 * norm2 * (1.0 - 2.0 * score_error(roundings) * kUpward));
@@ -243,13 +237,15 @@ Prepared prepare(const PrepareParams& p) {
   Projection projection = project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
   const std::vector<std::int64_t> order = arrange(projection, p.n, p.threads, *p.poll);
-  Refiner refiner(*out.kernels, p.rows, out.pre);
-  const auto distance = [&](std::int64_t i, std::int64_t j) {
-    return out.scaled(
-        refiner.distance(p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
+  std::vector<Refiner> refiners;
+  for (int worker = 0; worker < p.threads; ++worker)
+    refiners.emplace_back(*out.kernels, p.rows, out.pre);
+  const auto distance = [&](std::int64_t i, std::int64_t j, int worker) {
+    return out.scaled(refiners[static_cast<std::size_t>(worker)].distance(
+        p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
   };
   const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision,
-                                bf16_join_kernels(p.isa) != nullptr, distance});
+                                bf16_join_kernels(p.isa) != nullptr, p.threads, *p.poll, distance});
   out.strategy = choice.strategy;
   out.bf16 = choice.bf16;
   out.scan = choice.bf16 ? bf16_join_kernels(p.isa) : out.join;

@@ -167,6 +167,7 @@ constexpr JoinKernels kKernels = {
     scan_avx2,
     second_avx2,
     nullptr,
+    nullptr,
     {screen_avx2<F16>, screen_avx2<BF16>, screen_avx2<F32>, nullptr},
 };
 

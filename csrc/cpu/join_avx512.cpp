@@ -108,6 +108,7 @@ constexpr JoinKernels kKernels = {
     scan<Float32>,
     second_avx512,
     nullptr,
+    nullptr,
     {screen_avx512<F16>, screen_avx512<BF16>, screen_avx512<F32>, nullptr},
 };
 

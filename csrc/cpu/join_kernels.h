@@ -83,6 +83,11 @@ struct JoinKernels {
   // 3 width / 32 + 16 roundings. Returns how many are kept. Null where there is no bfloat16.
   int (*whole)(const Whole& whole);
 
+  // x (d floats) rounded to bfloat16, to nearest, ties to even; norm2 and error2: float64 sums, in
+  // any order, of the squares of the rounded values and of what rounding changed. Null with
+  // `whole`.
+  void (*round)(const float* x, std::size_t d, std::uint16_t* out, double* norm2, double* error2);
+
   // |x - y|^2 of rows of float16, bfloat16 and float32 (null for float64) from float32 differences,
   // a sum over at most d / 16 + 16 terms deep; may stop early once it exceeds `limit` (finite) and
   // return the partial sum.

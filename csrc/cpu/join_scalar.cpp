@@ -73,6 +73,7 @@ constexpr JoinKernels kKernels = {
     scan_scalar,
     second_scalar,
     nullptr,
+    nullptr,
     {screen_scalar<F16>, screen_scalar<BF16>, screen_scalar<F32>, nullptr},
 };
 

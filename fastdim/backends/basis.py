@@ -15,7 +15,7 @@ from fastdim.arrays import Rows
 
 # Sampled values; at least and at most this many rows.
 SAMPLE_VALUES = 8_000_000
-SAMPLE_ROWS = (2048, 8192)
+SAMPLE_ROWS = (2048, 4096)
 
 # Axes of the second level: from MANY_ROWS on the larger number, since projecting grows with n and
 # what it saves with n^2. Rows of up to DIRECT_COLUMNS are searched on all their columns, and the
