@@ -73,15 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, fastdim "
         f"{fastdim.__version__}, scikit-dimension 0.5.0, {today}. Seconds.",
         "",
-        "| estimator | rows | columns | fastdim | scikit-dimension | times faster | value | theirs |",
+        "| estimator | rows | columns | fastdim | scikit-dimension | times faster | ours | other |",
         "|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines))
     wrong = 0
     for columns in options.columns:
         rng = np.random.default_rng(columns)
-        x = rng.standard_normal((options.rows, 10)) @ rng.standard_normal((10, columns))
-        x = x.astype(np.float32)
+        wide = rng.standard_normal((options.rows, 10)) @ rng.standard_normal((10, columns))
+        x: Matrix = wide.astype(np.float32)
         for name, (ours, theirs) in pairs().items():
             if options.only and name not in options.only:
                 continue

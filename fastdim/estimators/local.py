@@ -53,8 +53,8 @@ def mom(
 
     For a density r^(d-1) within w, E r = w d / (d + 1): each row's d is m1 / (w - m1), with m1 the
     mean of its k distances and w the largest; one number by `average` ("mean", "harmonic",
-    "median"). The largest distance is counted in the mean, as published: an excess of a few
-    percent at small k.
+    "median"). The largest distance is counted in the mean, as published, and the
+    arithmetic mean adds to it: on uniform rows 11 % high at k = 20, 2 % at k = 100.
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
     k >= number of distinct rows is refused. Bias otherwise as `levina_bickel`. Interval: influence
@@ -83,9 +83,9 @@ def mada(
     radii; log 2 on top where k is even, as published. One number by `average`.
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
-    k >= number of distinct rows is refused, and so is a row with r_k = r_h under "mean". Bias: the
-    mean of a ratio with noise below it is high at small k (a tenth at k = 20), "harmonic" is not;
-    else as `levina_bickel`. Interval: influence of the query rows. Cost: one search, then O(m).
+    k >= number of distinct rows is refused, and so is a row with r_k = r_h under "mean". Bias, on
+    uniform rows at k = 20: "mean" 8 % high, "harmonic" 3.5 % low; else as `levina_bickel`.
+    Interval: influence of the query rows. Cost: one search, then O(m).
     """
     k = whole("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mada", queries=queries, seed=seed, threads=threads)
