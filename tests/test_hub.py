@@ -186,6 +186,8 @@ def test_a_revision_gives_its_own_weights_and_stands_in_the_table(name: str, don
     folder = done.repositories / "tiny" / COMMITS[name]
     model = transformers.AutoModel.from_pretrained(folder).eval()
     store = Store.open(done.outputs / name / "activations")
+    # Started again after the branch has moved, the run does not mix two models.
+    assert store.definition["commit"] == COMMITS[name]
     with torch.inference_mode():
         embedded = model.embed_tokens(torch.from_numpy(store.tokens().token)).numpy()
     np.testing.assert_array_equal(store.rows(0).data, embedded)

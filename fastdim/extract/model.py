@@ -28,7 +28,7 @@ class LoadedModel:
     """A model ready to run, without its output head where transformers has it apart.
 
     name: as it was asked for; source: the folder, or the hub name; dtype: of its floating-point
-    parameters, as text.
+    parameters, as text; commit: of a hub model, which a branch's name does not tell.
     """
 
     model: Any
@@ -37,6 +37,7 @@ class LoadedModel:
     revision: str | None
     dtype: str
     source: str
+    commit: str | None = None
 
 
 def local_path(name: str) -> Path | None:
@@ -119,7 +120,15 @@ def load_model(
         ) from error
     check_tokenizer(tokenizer, name)
     model = model.to(device).eval()
-    return LoadedModel(model, tokenizer, name, revision, model_dtype(model), source)
+    commit = None if path is not None else _commit(name, revision)
+    return LoadedModel(model, tokenizer, name, revision, model_dtype(model), source, commit)
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub model that was just loaded, from the place of its files in the cache."""
+    hub = require("huggingface_hub", "models")
+    config = hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def check_device(device: str) -> None:

@@ -54,6 +54,8 @@ def extract(
         **documents.definition(),
         "model": loaded.name,
         "revision": loaded.revision,
+        # A branch may move between two starts of a run: its shards must not mix two models.
+        "commit": loaded.commit,
         "dtype": loaded.dtype,
         "store_dtype": store_dtype or loaded.dtype,
         "batch_size": batch_size,

@@ -91,10 +91,15 @@ def replace_file(path: Path, write: Any) -> None:
             os.close(folder)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing; OSError becomes a StoreError that says what to do."""
+    replace_file(path, lambda file: file.write(data))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step."""
     data = json.dumps(content, indent=1, ensure_ascii=False).encode()
-    replace_file(path, lambda file: file.write(data))
+    write_bytes(path, data)
 
 
 def write_shard(path: Path, tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdim.errors import InputError, require
+from fastdim.extract.shards import replace_file
 from fastdim.metrics import METRICS
 from fastdim.report import words
 from fastdim.report.data import read_sample
@@ -122,7 +123,8 @@ def plot_profiles(
     note += f"Bands: {level}intervals."
     figure.text(left, 0.12 / height, note, fontsize=7.5, color="#555555", va="center")
     if path is not None:
-        figure.savefig(path)
+        kind = Path(path).suffix.removeprefix(".") or "png"
+        replace_file(Path(path), lambda file: figure.savefig(file, format=kind))
     return figure
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fastdim.extract.shards import write_bytes
 from fastdim.metrics import METRICS
 from fastdim.report.data import read_sample
 from fastdim.report.findings import findings_of
@@ -34,7 +34,8 @@ def write_report(sweep: SweepLike, path: str | Path) -> tuple[Path, Path]:
     """Write the page to `path` and its JSON twin beside it; returns both paths.
 
     The twin has the name of the page with the suffix .json. Each file appears complete or not at
-    all. Raises InputError for a table that cannot be reported, OSError if a file cannot be written.
+    all. Raises InputError for a table that cannot be reported, StoreError if a file cannot be
+    written.
     """
     path = Path(path)
     twin_path = path.with_suffix(".json")
@@ -44,7 +45,5 @@ def write_report(sweep: SweepLike, path: str | Path) -> tuple[Path, Path]:
     twin = write_twin(twin_of(table, extras, definition, findings))
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, text in ((path, page), (twin_path, twin)):
-        partial = target.with_name(f".{target.name}.part")
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, target)
+        write_bytes(target, text.encode())
     return path, twin_path

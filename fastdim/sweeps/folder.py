@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdim.errors import FastdimError, StoreError
-from fastdim.extract.shards import replace_file, storage_errors
+from fastdim.extract.shards import storage_errors, write_bytes
 from fastdim.sweeps.definition import Definition, python_version, require_same
 
 _KNOWN = ("run.json", "lock")
@@ -28,11 +28,6 @@ def write_json(path: Path, data: Any) -> None:
     """Write strict JSON (NaN refused) atomically; floats keep every digit."""
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing; OSError becomes a StoreError that says what to do."""
-    replace_file(path, lambda file: file.write(data))
 
 
 def read_json(path: Path) -> Any:

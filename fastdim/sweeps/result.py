@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdim.errors import InputError, StoreError, require
-from fastdim.extract.shards import storage_errors
-from fastdim.sweeps.folder import write_bytes
+from fastdim.extract.shards import storage_errors, write_bytes
 from fastdim.sweeps.options import FORMATS
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.schema import to_frame
@@ -130,8 +129,7 @@ class Sweep:
             written.append(self.report(folder / "report.html"))
         if "png" in formats:
             written.append(folder / "profiles.png")
-            with storage_errors(written[-1]):
-                self.plot(written[-1])
+            self.plot(written[-1])
         return written
 
     def _names(self) -> list[str]:
