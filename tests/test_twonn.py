@@ -204,6 +204,15 @@ def test_bayes_is_the_posterior_mean() -> None:
     assert (found.lower, found.upper) == pytest.approx(posterior.interval(0.95), rel=1e-9)
 
 
+def test_bayes_with_a_prior_of_ones_own() -> None:
+    log_mu = np.log(ratios(gaussian(400, 5)))
+    posterior = stats.gamma(360 + 50.0, scale=1 / (10.0 + log_mu[:360].sum() + 40 * log_mu[359]))
+    found = twonn(gaussian(400, 5), method="bayes", prior=(50.0, 10.0), interval="ideal")
+    assert found.value == pytest.approx(posterior.mean(), rel=1e-9)
+    assert found.stderr == pytest.approx(posterior.std(), rel=1e-9)
+    assert (found.lower, found.upper) == pytest.approx(posterior.interval(0.95), rel=1e-9)
+
+
 def pareto_neighbors(n: int, d: float, seed: int) -> Any:
     """Neighbours whose ratios are independent and Pareto with exponent d."""
     rng = np.random.default_rng(seed)
@@ -278,6 +287,8 @@ def test_sampled_queries() -> None:
         (gaussian(20, 3), {"discard_fraction": 1.0}, r"\[0, 1\)"),
         (gaussian(20, 3), {"interval": "gamma"}, "interval must be"),
         (gaussian(20, 3), {"method": "linear", "interval": "ideal"}, "use interval='robust'"),
+        (gaussian(20, 3), {"prior": (1.0, 1.0)}, "belongs to method='bayes'"),
+        (gaussian(20, 3), {"method": "bayes", "prior": (0.0, 1.0)}, "shape above 0"),
         (gaussian(20, 3), {"confidence": 1.0}, "confidence"),
         (np.full((20, 3), np.nan), {}, "NaN"),
     ],

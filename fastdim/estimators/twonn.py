@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,13 @@ METHODS = ("censored", "mle", "linear", "bayes")
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved request: name, discarded share, treatment of zero distances, and the fit."""
+    """A resolved request: name, discarded share, treatment of zero distances, fit and prior."""
 
     method: str
     discard: float
     zeros: str
     fit: fits.Fit
+    prior: tuple[float, float] = (fits.PRIOR_SHAPE, fits.PRIOR_RATE)
 
 
 def twonn(
@@ -41,6 +43,7 @@ def twonn(
     discard_fraction: float | None = None,
     method: str | None = None,
     compat: str | None = None,
+    prior: tuple[float, float] | None = None,
     confidence: float = 0.95,
     queries: Any = None,
     seed: int = 0,
@@ -54,8 +57,10 @@ def twonn(
     discard_fraction: share of the largest ratios left out (0.1 if None); not for "mle".
     method: "censored" (default): unbiased maximum likelihood, the discarded ratios known only to
         exceed the largest kept one. "mle": (N - 1)/sum(log mu) over all. "linear": least squares
-        through the origin, F = i/N. "bayes": posterior mean, censored likelihood, Gamma(0.001,
-        0.001) prior.
+        through the origin, F = i/N. "bayes": posterior mean, censored likelihood, Gamma prior.
+    prior: shape and rate of that prior, (0.001, 0.001) if None. With r ratios kept and T their
+        total, the posterior is Gamma(shape + r, rate + T): interval="ideal" gives its quantiles
+        and its standard deviation.
     compat: the exact definition of another code, zero distances included: "facco", "skdim",
         "dadapy", "torchid", "intrinsic" (R), "llm-microscope". Only "intrinsic" reduces to
         distinct rows. "dadapy" and "intrinsic" also take method= "mle", "linear" or "bayes".
@@ -70,7 +75,7 @@ def twonn(
     confidence = check_confidence(confidence)
     if interval not in ("robust", "ideal"):
         raise InputError(f"interval must be 'robust' or 'ideal', got {interval!r}")
-    plan = resolve(method, compat, discard_fraction)
+    plan = resolve(method, compat, discard_fraction, prior)
     scale = 1.0
     if isinstance(x_or_neighbors, Neighbors):
         neighbors = x_or_neighbors
@@ -158,11 +163,16 @@ def point(neighbors: Neighbors, plan: Plan, seed: int, scale: float = 1.0) -> tu
 
 
 def resolve(
-    method: str | None = None, compat: str | None = None, discard: float | None = None
+    method: str | None = None,
+    compat: str | None = None,
+    discard: float | None = None,
+    prior: tuple[float, float] | None = None,
 ) -> Plan:
     """What the arguments ask for, or one InputError on a conflict."""
     if discard is not None and not 0.0 <= discard < 1.0:
         raise InputError(f"discard_fraction must lie in [0, 1), got {discard!r}")
+    if prior is not None and (compat is not None or method != "bayes"):
+        raise InputError("prior= belongs to method='bayes' without compat=: leave it out")
     if compat is not None:
         return _resolve_compat(method, compat, discard)
     method = "censored" if method is None else method
@@ -180,8 +190,13 @@ def resolve(
             raise InputError("method='linear' needs discard_fraction > 0: F = 1 has no logarithm")
         return Plan(method, share, "reject", lambda log_mu: fits.linear(log_mu, share))
     if method == "bayes":
-        prior = (fits.PRIOR_SHAPE, fits.PRIOR_RATE)
-        return Plan(method, share, "reject", lambda log_mu: fits.bayes(log_mu, share, *prior))
+        shape, rate = (fits.PRIOR_SHAPE, fits.PRIOR_RATE) if prior is None else prior
+        if not (shape > 0.0 and rate >= 0.0 and math.isfinite(shape) and math.isfinite(rate)):
+            raise InputError(
+                f"prior must be a shape above 0 and a rate of at least 0, got {prior!r}"
+            )
+        fit = partial(fits.bayes, discard_fraction=share, shape=shape, rate=rate)
+        return Plan(method, share, "reject", fit, (shape, rate))
     return Plan(method, share, "reject", lambda log_mu: fits.censored(log_mu, share))
 
 
@@ -242,7 +257,7 @@ def _ideal(
     shape, rate = float(kept), total
     stderr = value / math.sqrt(kept - 2) if kept > 2 else math.inf
     if plan.method == "bayes":
-        shape, rate = shape + fits.PRIOR_SHAPE, rate + fits.PRIOR_RATE
+        shape, rate = shape + plan.prior[0], rate + plan.prior[1]
         stderr = math.sqrt(shape) / rate
     tail = (1.0 - confidence) / 2
     return gamma_quantile(tail, shape) / rate, gamma_quantile(1.0 - tail, shape) / rate, stderr
