@@ -13,7 +13,7 @@ from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, clustered_stderr
 from fastdim.estimators.inputs import estimate_of, neighbors_of, rows_of, sample_of, whole
-from fastdim.neighbors import Distinct, find_distinct, search
+from fastdim.neighbors import Distinct, Prepared, find_distinct, prepare, search
 
 Array = NDArray[np.float64]
 
@@ -45,6 +45,8 @@ def corrint(
     k1 = whole("k1", k1, 1)
     k2 = whole("k2", k2, k1 + 1)
     workers = cpu.resolve_threads(threads)
+    if not isinstance(rows, Prepared):
+        rows = prepare(rows, k=k2, threads=threads)  # several searches follow
     groups = find_distinct(rows, workers)
     found = neighbors_of(rows, k2, "corrint", threads=threads)
     radii = np.median(found.distances[:, [k1 - 1, k2 - 1]], axis=0)
