@@ -6,7 +6,7 @@
       v
     profile(x), measure(x)       all metrics of one matrix of rows x (n, d)
       |
-      +-- twonn(x)               estimators: functions of r2/r1 alone
+      +-- twonn(x), gride(x) ... estimators: functions of neighbours, of a spectrum, of two layers
       |     +-- knn(x)           neighbors: distinct rows first, then the exact search
       |           prepare(x)     the form that search reads, made once for many calls
       +-- spectrum(x)            covariance: float64 Gram matrix, row influences
