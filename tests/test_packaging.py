@@ -109,9 +109,10 @@ def blocks(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["README.md"])
-def test_python_in_documents_runs(name):
+def test_python_in_documents_runs(name, tmp_path, monkeypatch):
     found = blocks(name)
     assert found
+    monkeypatch.chdir(tmp_path)  # where the examples write to
     namespace: dict[str, object] = {}
     for number, block in enumerate(found):
         exec(compile(block, f"{name}, block {number}", "exec"), namespace)
