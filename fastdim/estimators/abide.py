@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.errors import InputError
-from fastdim.estimate import Estimate, clustered_stderr, normal_quantile
+from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.gride import solve
-from fastdim.estimators.inputs import estimate_of, neighbors_of, sample_of, whole
+from fastdim.estimators.inputs import dependent_stderr, estimate_of, neighbors_of, sample_of, whole
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -69,7 +69,9 @@ def abide(
         if np.array_equal(before, stars) and abs(d - old) <= 1e-9 * d:
             break
     influence = (inner / inner.mean() - (stars - 1) / (stars - 1).mean()) / math.log(ratio)
-    stderr = float(clustered_stderr(influence, None))
+    stderr = dependent_stderr(
+        influence, dataclasses.replace(found, indices=found.queries[found.indices])
+    )
     method = f"ABIDE, mean k* = {stars.mean():.1f}"
     return estimate_of(d, stderr, sample_of(found), method, "query rows", confidence)
 

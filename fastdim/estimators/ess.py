@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import average_of, rows_and_neighbors, sample_of, whole
+from fastdim.estimators.inputs import average_of, rows_and_neighbors, whole
 from fastdim.estimators.tle import BLOCK_VALUES, neighborhood_grams
 from fastdim.neighbors import Neighbors
 
@@ -53,7 +53,7 @@ def ess(
         raise InputError(f"version must be 'a' or 'b', got {version!r}")
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)
     local = ess_local(rows, found, version)
-    return average_of(local, average, sample_of(found), f"ESS{version}, k = {k}", confidence)
+    return average_of(local, average, found, f"ESS{version}, k = {k}", confidence)
 
 
 def ess_local(rows: Rows, found: Neighbors, version: str) -> Array:

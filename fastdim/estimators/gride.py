@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, clustered_stderr, normal_quantile
-from fastdim.estimators.inputs import Sample, estimate_of, neighbors_of, sample_of, whole
+from fastdim.estimators.inputs import (
+    Sample,
+    dependent_stderr,
+    estimate_of,
+    neighbors_of,
+    sample_of,
+    whole,
+)
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -42,12 +49,12 @@ def gride(
     x_or_neighbors: rows (n, d), reduced to distinct rows before the search, or `Neighbors` with at
         least n2 columns and no zero distance. n2: 2 n1 if None; n2 >= number of distinct rows is
         refused. Equal distances (mu = 1) enter by their limit.
-    interval: "robust" (default): sandwich error, the query rows as the sample, references fixed.
-        "fisher": observed information N/d^2 + (n2-n1-1) sum(mu^-d (log mu)^2 / (1 - mu^-d)^2), for
-        independent ratios. "bootstrap": 500 samples of the model, seeded. Real ratios depend on
-        each other through shared neighbours, more so at large n1, and the last two are too narrow.
-    compat: "dadapy" or "skdim": N - 1 in place of N, ties dropped, and mu of at least
-        20 (q95 - q50) + q50 dropped ("skdim"), which hides large ratios.
+    interval: "robust" (default): sandwich error, the query rows as the sample, neighbours
+        dependent. "fisher": observed information N/d^2 + (n2-n1-1) sum(mu^-d (log mu)^2 / (1 -
+        mu^-d)^2), for independent ratios. "bootstrap": 500 samples of the model, seeded. Real
+        ratios depend on each other through shared neighbours, more so at large n1, and the last two
+    are too narrow. compat: "dadapy" or "skdim": N - 1 in place of N, ties dropped, and mu of at
+        least 20 (q95 - q50) + q50 dropped ("skdim"), which hides large ratios.
 
     Assumes a density constant up to the n2-th neighbour. Bias: as TwoNN at (1, 2), low at high
     dimension and finite n; larger scales lose more of it and feel noise less. Cost: one search with
@@ -150,7 +157,8 @@ def estimate(
     score, slope = terms(log_mu, value, n1, n2)
     information = -float(slope.sum())
     if interval == "robust":
-        stderr = float(clustered_stderr(score, None)) * len(log_mu) / information
+        mean = float(clustered_stderr(score, None)) if compat else dependent_stderr(score, found)
+        stderr = mean * len(log_mu) / information
         return estimate_of(value, stderr, sample, method, interval, confidence)
     if interval == "fisher":
         stderr = 1.0 / math.sqrt(information)

@@ -12,7 +12,7 @@ from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.ess import ess_local
-from fastdim.estimators.inputs import average_of, neighbors_of, rows_and_neighbors, sample_of, whole
+from fastdim.estimators.inputs import average_of, neighbors_of, rows_and_neighbors, whole
 from fastdim.estimators.mle import inverse_mle
 from fastdim.estimators.tle import tle_local
 from fastdim.neighbors import Neighbors, find_distinct
@@ -62,9 +62,7 @@ def mom(
     """
     k = whole("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mom", queries=queries, seed=seed, threads=threads)
-    return average_of(
-        mom_local(found.distances), average, sample_of(found), f"MOM, k = {k}", confidence
-    )
+    return average_of(mom_local(found.distances), average, found, f"MOM, k = {k}", confidence)
 
 
 def mada(
@@ -89,9 +87,7 @@ def mada(
     """
     k = whole("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mada", queries=queries, seed=seed, threads=threads)
-    return average_of(
-        mada_local(found.distances), average, sample_of(found), f"MADA, k = {k}", confidence
-    )
+    return average_of(mada_local(found.distances), average, found, f"MADA, k = {k}", confidence)
 
 
 @dataclass(frozen=True, eq=False)

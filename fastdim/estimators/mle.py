@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.estimate import Estimate, clustered_stderr
+from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
     average_of,
     check_average,
+    dependent_stderr,
     estimate_of,
     neighbors_of,
     sample_of,
@@ -69,18 +70,19 @@ def levina_bickel(
     found = neighbors_of(
         x_or_neighbors, last, "levina_bickel", queries=queries, seed=seed, threads=threads
     )
-    sample = sample_of(found)
     method = f"Levina-Bickel MLE, k = {first}" + ("" if first == last else f"..{last}")
     inverses = [inverse_mle(found.distances, size, half) for size in range(first, last + 1)]
     with np.errstate(divide="ignore"):
         if average != "harmonic" or first == last:
             local = np.mean([1.0 / inverse for inverse in inverses], axis=0)
-            return average_of(local, average, sample, method, confidence)
+            return average_of(local, average, found, method, confidence)
         # Each k has its own harmonic mean, and their errors are those of the same rows.
         values = [float(1.0 / np.float64(inverse.mean())) for inverse in inverses]
         influence = [
             value * (1.0 - value * row) for value, row in zip(values, inverses, strict=True)
         ]
-    stderr = float(clustered_stderr(np.mean(influence, axis=0), None))
+    stderr = dependent_stderr(np.mean(influence, axis=0), found)
     label = f"{method}, {average}"
-    return estimate_of(float(np.mean(values)), stderr, sample, label, "query rows", confidence)
+    return estimate_of(
+        float(np.mean(values)), stderr, sample_of(found), label, "query rows", confidence
+    )

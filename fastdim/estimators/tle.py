@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import average_of, rows_and_neighbors, sample_of, whole
+from fastdim.estimators.inputs import average_of, rows_and_neighbors, whole
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -46,9 +46,7 @@ def tle(
     """
     k = whole("k", k, 3)
     rows, found = rows_and_neighbors(x, k, "tle", neighbors, queries, seed, threads)
-    return average_of(
-        tle_local(rows, found), average, sample_of(found), f"TLE, k = {k}", confidence
-    )
+    return average_of(tle_local(rows, found), average, found, f"TLE, k = {k}", confidence)
 
 
 def tle_local(rows: Rows, found: Neighbors) -> Array:
