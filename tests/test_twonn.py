@@ -286,6 +286,7 @@ def test_sampled_queries() -> None:
         (gaussian(20, 3), {"method": "linear", "discard_fraction": 0.0}, "discard_fraction > 0"),
         (gaussian(20, 3), {"discard_fraction": 1.0}, r"\[0, 1\)"),
         (gaussian(20, 3), {"interval": "gamma"}, "interval must be"),
+        (gaussian(20, 3), {"method": "linear", "interval": "dependent"}, "use interval='robust'"),
         (gaussian(20, 3), {"method": "linear", "interval": "ideal"}, "use interval='robust'"),
         (gaussian(20, 3), {"prior": (1.0, 1.0)}, "belongs to method='bayes'"),
         (gaussian(20, 3), {"method": "bayes", "prior": (0.0, 1.0)}, "shape above 0"),
