@@ -30,13 +30,14 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench install clean
+.PHONY: help demo test lint bench parity install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
 	@echo "make test    install the test extras and run every test"
 	@echo "make lint    ruff, mypy --strict, clang-format, text rules"
 	@echo "make bench   compare with other libraries, after validating them (BENCH_ARGS='--help')"
+	@echo "make parity  compare estimators with DADApy, which needs the environment of make bench"
 	@echo "make clean   remove .venv, build products and caches"
 	@echo "Variables: PYTHON=$(PYTHON) TORCH=$(TORCH) PIP_ARGS=$(PIP_ARGS) CONSTRAINTS=$(CONSTRAINTS)"
 
@@ -55,6 +56,9 @@ lint: $(STAMPS)/dev
 
 bench: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/compare.py $(BENCH_ARGS)
+
+parity: $(BENCH_VENV)/stamp
+	$(BENCH_VENV)/bin/python benchmarks/estimators_parity.py
 
 install: $(STAMPS)/native
 
