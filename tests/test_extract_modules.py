@@ -155,6 +155,48 @@ def test_layouts_name_the_axes_where_the_type_does_not(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.rows(0).data, x.permute(1, 0, 3, 2).reshape(-1, 5).numpy())
 
 
+def places(folder: Path, model: nn.Module, x: torch.Tensor, path: str) -> tuple[int, int, int]:
+    """Samples, positions of one, and columns of what is stored for a module."""
+    store = extract(folder / path.replace(":", "-"), model=model, batches=[x], modules=[path])
+    beside = store.tokens(0)
+    return int(beside.document.max()) + 1, int(beside.position.max()) + 1, store.sites[0].width
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_parts_of_a_torch_encoder_have_its_axes(tmp_path: Path, first: bool) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=first)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    x = torch.randn(3, 5, 8) if first else torch.randn(5, 3, 8)
+    for path in ("layers.0.linear1:input", "layers.0.self_attn", "layers.1.norm2", "layers.1", ""):
+        assert places(tmp_path, model, x, path) == (3, 5, 8)
+
+
+def test_a_module_of_another_kind_may_turn_the_axes_of_a_recurrence_inside(tmp_path: Path) -> None:
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late = nn.LSTM(4, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.late(x.transpose(0, 1))[0].transpose(0, 1)
+
+    assert places(tmp_path, Turning(), torch.randn(2, 7, 4), "") == (2, 7, 3)
+    assert places(tmp_path, Turning(), torch.randn(2, 7, 4), "late") == (2, 7, 3)
+
+
+def test_a_sequential_and_its_activations_have_the_axes_of_the_convolutions(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv1d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(),
+        nn.Sequential(nn.Conv1d(4, 6, 3), nn.Dropout(), nn.GELU()), nn.Identity(),
+    )  # fmt: skip
+    x = torch.randn(2, 1, 20)
+    for path, found in {
+        "0:input": (2, 20, 1), "1": (2, 18, 4), "2": (2, 18, 4), "2:input": (2, 18, 4),
+        "3:input": (2, 18, 4), "3.1": (2, 16, 6), "3": (2, 16, 6), ":input": (2, 20, 1),
+    }.items():  # fmt: skip
+        assert places(tmp_path, model, x, path) == found, path
+
+
 class Stop(Exception):
     pass
 
@@ -371,6 +413,14 @@ BAD: dict[str, tuple[dict[str, Any], type[FastdimError], str]] = {
         InputError, "tensors of 1 axes",
     ),
     "width": ({"model": Growing(), "modules": [""]}, ModelError, "rows of 12 columns, and 11"),
+    "single image": (
+        {"model": nn.Conv2d(3, 4, 3), "batches": [torch.zeros(3, 8, 8)], "modules": [""]},
+        InputError, r"\(Conv2d\) reads a tensor of 3 axes as one sample without an axis of samples",
+    ),
+    "single signal": (
+        {"model": nn.Conv1d(3, 4, 3), "batches": [torch.zeros(3, 8)], "modules": [""]},
+        InputError, r"\(Conv1d\) reads a tensor of 2 axes as one sample without an axis of samples",
+    ),
     "max_rows": ({"max_rows": 0}, InputError, "max_rows must be a whole number"),
     "type": ({"store_dtype": "int8"}, InputError, "store_dtype must be one of"),
 }  # fmt: skip

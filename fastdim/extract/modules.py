@@ -58,8 +58,8 @@ def extract_modules(
         no padding, or None for all; without it, a mapping's "attention_mask" counts.
     layouts: by path, a letter an axis: b samples, d columns, p positions. Default: (b, d),
         (b, p, d), (b, d, p, p), (b, d, p, p, p); (b, d, p) for torch.nn's one-dimensional
-        convolutions, norms and pools; (p, b, d) for its recurrent and attention modules that are
-        not batch_first.
+        convolutions, norms and pools and GroupNorm; (p, b, d) for its recurrent and attention
+        modules that are not batch_first, and their parts.
     tokenizer: gives the text of ids and the special ones, where batches hold "input_ids".
     max_rows: keep this many rows of each layer, those of lowest hash of (document, position, seed)
         among all: the same set for every batch size. rows_per_sample: at most so many of a sample.
@@ -89,7 +89,7 @@ def extract_modules(
         opening = next(stream, _NONE)
         if opening is _NONE:
             raise InputError("batches gave no batch")
-        begun = _run(model, forward, Pass(request, opening, 0), 0)
+        begun = _run(model, forward, Pass(model, request, opening, 0), 0)
         grids = begun.grids()
         definition = {
             "source": "modules",
@@ -146,7 +146,7 @@ def _write_batches(
             made = begun
             if number > 0:
                 bounds = {} if thinning is None else thinning.bounds
-                made = Pass(request, batch, document, grids, bounds)
+                made = Pass(model, request, batch, document, grids, bounds)
                 _run(model, forward, made, number)
             tensors, rows = made.tensors(writer.definition["store_dtype"])
             writer.write(number, tensors, rows, batch_sha256=content, samples=made.samples)

@@ -55,12 +55,14 @@ class Pass:
 
     def __init__(
         self,
+        model: Any,
         request: Request,
         batch: Any,
         first_document: int,
         grids: Mapping[int, int] | None = None,
         bounds: Mapping[int, np.uint64] | None = None,
     ) -> None:
+        self.model = model
         self.request = request
         self.batch = batch
         self.first_document = first_document
@@ -83,7 +85,7 @@ class Pass:
             raise ModelError(f"{site.module} gives {kind}, so it has no rows to take")
         layout = self.request.layouts.get(site.module)
         if layout is None:
-            layout = layout_of(module, value.ndim, site.module)
+            layout = layout_of(self.model, tap.path, tap.reads, value.ndim, site.module)
         if len(check_layout(layout, site.module)) != value.ndim:
             raise InputError(
                 f"the layout {layout!r} of {site.module} names {len(layout)} axes, and its tensor "
