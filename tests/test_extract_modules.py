@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import fastdim
@@ -157,7 +158,8 @@ def test_layouts_name_the_axes_where_the_type_does_not(tmp_path: Path) -> None:
 
 def places(folder: Path, model: nn.Module, x: torch.Tensor, path: str) -> tuple[int, int, int]:
     """Samples, positions of one, and columns of what is stored for a module."""
-    store = extract(folder / path.replace(":", "-"), model=model, batches=[x], modules=[path])
+    output = folder / f"rows of {path.replace(':', '-')}"
+    store = extract(output, model=model, batches=[x], modules=[path])
     beside = store.tokens(0)
     return int(beside.document.max()) + 1, int(beside.position.max()) + 1, store.sites[0].width
 
@@ -358,6 +360,73 @@ def test_other_batches_or_options_are_refused_and_nothing_is_lost(tmp_path: Path
     assert (tmp_path / "other" / "shard.safetensors").exists()
 
 
+def test_anothers_files_are_neither_removed_nor_written_over(tmp_path: Path) -> None:
+    for number, name in enumerate(
+        ("shard-000007.safetensors", "kept-000000.safetensors", "shard-000000.safetensors", "a.tmp")
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_file({"weight": torch.zeros(3)}, folder / name)
+        before = (folder / name).read_bytes()
+        with pytest.raises(StoreError, match="holds no activations"):
+            extract(folder)
+        assert [(path, path.read_bytes()) for path in folder.iterdir()] == [(folder / name, before)]
+
+
+def test_a_first_shard_that_was_not_listed_yet_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = extract(tmp_path / "whole")
+
+    def cut(self: ShardWriter, *, complete: bool) -> None:
+        raise Stop
+
+    monkeypatch.setattr(ShardWriter, "_list", cut)
+    with pytest.raises(Stop):
+        extract(tmp_path / "parts")
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["shard-000000.safetensors"]
+    assert extract(tmp_path / "parts").manifest == whole.manifest
+
+
+def test_a_thinned_shard_is_thinned_again_without_touching_the_listed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More batches than before are an extension: the first ones keep fewer of their rows."""
+    extract(tmp_path / "parts", batches=images()[:3], max_rows=60)
+    listed = ShardWriter._list
+
+    def cut(self: ShardWriter, *, complete: bool) -> None:
+        # Killed after a thinned shard is on disk and before the manifest tells so.
+        if len(self.shards) == 5 and self.shards[0] != first:
+            raise Stop
+        listed(self, complete=complete)
+
+    first = fastdim.Store.open(tmp_path / "parts").manifest["shards"][0]
+    assert first["file"].startswith("kept")
+    monkeypatch.setattr(ShardWriter, "_list", cut)
+    with pytest.raises(Stop):
+        extract(tmp_path / "parts", max_rows=60)
+    monkeypatch.undo()
+    parts = extract(tmp_path / "parts", max_rows=60)
+    whole = extract(tmp_path / "whole", max_rows=60)
+    for layer in range(4):
+        np.testing.assert_array_equal(parts.rows(layer).data, whole.rows(layer).data)
+        assert documents_kept(parts, layer) == documents_kept(whole, layer)
+
+
+class Flat(nn.Module):
+    """Gives the rows of all tokens without an axis of samples, as mixtures of experts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30, 6)
+        self.flat = nn.Linear(6, 6)
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        return self.flat(self.embed(input_ids).flatten(0, 1))
+
+
 class Growing(nn.Module):
     """Rows of another width in every pass."""
 
@@ -402,6 +471,10 @@ BAD: dict[str, tuple[dict[str, Any], type[FastdimError], str]] = {
         {"mask": lambda batch: torch.ones(4, 7)}, InputError, r"mask\(batch\) has .* \(4, 7\)",
     ),
     "empty mask": ({"mask": lambda batch: torch.zeros(len(batch))}, InputError, "leaves no row"),
+    "tokens as samples": (
+        {"model": Flat(), "batches": sentences(), "modules": ["flat"]},
+        InputError, r"attention_mask has the shape \(3, 5\), and flat gives rows for \(15,\)",
+    ),
     "layout": ({"layouts": {"0": "bddp"}}, InputError, "one b"),
     "layout rank": ({"layouts": {"0": "bpd"}}, InputError, "names 3 axes"),
     "layout of none": ({"layouts": {"5": "bd"}}, InputError, "not among the modules"),

@@ -116,8 +116,10 @@ def batch_mask(
     shape = (samples, int(np.prod(places, dtype=np.int64)))
     given = mask(batch) if mask is not None else None
     name = "mask(batch)"
-    if mask is None and isinstance(batch, Mapping) and places:
+    if mask is None and isinstance(batch, Mapping):
         given, name = batch.get("attention_mask"), "the batch's attention_mask"
+        if given is not None and not places and len(given) == samples:
+            given = None
     if given is None:
         return np.ones(shape, dtype=bool)
     found = _array(given)

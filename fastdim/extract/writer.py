@@ -13,12 +13,20 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastdim.errors import StoreError
-from fastdim.extract.shards import storage_errors, write_json, write_shard
-from fastdim.extract.store import FORMAT, FORMAT_VERSION, MANIFEST, TOKENS, Store, read_manifest
+from fastdim.extract.shards import read_header, storage_errors, write_json, write_shard
+from fastdim.extract.store import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    TOKEN_COLUMNS,
+    TOKENS,
+    Store,
+    read_manifest,
+)
 
 # Names this module gives; a file of another name is somebody else's.
 _SHARD = re.compile(r"(?:shard|kept)-(\d{6,})\.safetensors")
-_OWN = re.compile(_SHARD.pattern + r"|[^/]*\.tmp")
+_OWN_TEMPORARY = re.compile(r"(?:shard-\d{6,}\.safetensors|manifest\.json)\.tmp")
 
 Tensors = Mapping[str, tuple[str, NDArray[Any]]]
 
@@ -39,7 +47,12 @@ class ShardWriter:
         """Listed shards of this definition that are still there, by number."""
         manifest = read_manifest(self.directory)
         if manifest is None:
-            foreign = sorted(p.name for p in self.directory.iterdir() if not _OWN.fullmatch(p.name))
+            # The first shard is listed before the second is written.
+            foreign = sorted(
+                path.name
+                for path in self.directory.iterdir()
+                if not (_OWN_TEMPORARY.fullmatch(path.name) or _is_first_shard(path))
+            )
             if foreign:
                 raise StoreError(
                     f"{self.directory} is not empty and holds no activations ({foreign[0]}): "
@@ -65,8 +78,11 @@ class ShardWriter:
         self, number: int, tensors: Tensors, rows: list[int], *, kind: str = "shard", **beside: Any
     ) -> None:
         """Write a shard and list it; `rows` counts the rows of each grid, `beside` goes with it."""
-        name = f"{kind}-{number:06d}.safetensors"
         before = self.shards.get(number)
+        name = f"{kind}-{number:06d}.safetensors"
+        if before is not None and before["file"] == name:
+            # Beside it: a listed file that changed would not be what the manifest says.
+            name = f"{'shard' if kind == 'kept' else 'kept'}-{number:06d}.safetensors"
         digest = write_shard(self.directory / name, tensors)
         self.shards[number] = {
             "file": name,
@@ -77,7 +93,7 @@ class ShardWriter:
             **beside,
         }
         self._list(complete=False)
-        if before is not None and before["file"] != name:
+        if before is not None:
             with storage_errors(self.directory):
                 (self.directory / before["file"]).unlink()
 
@@ -107,6 +123,13 @@ class ShardWriter:
             "shards": self.listed(),
         }
         write_json(self.directory / MANIFEST, content)
+
+
+def _is_first_shard(path: Path) -> bool:
+    """Whether this is a shard that a killed writer finished and could not list any more."""
+    if path.name != "shard-000000.safetensors":
+        return False
+    return read_header(path).keys() >= TOKEN_COLUMNS.keys()
 
 
 @contextlib.contextmanager
