@@ -1,0 +1,121 @@
+"""What `extract_modules` cannot do: one clear error each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_extract_modules import Twice, extract, sentences
+from torch import nn
+
+from fastdim.errors import FastdimError, InputError, ModelError
+
+
+class Flat(nn.Module):
+    """Gives the rows of all tokens without an axis of samples, as mixtures of experts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30, 6)
+        self.flat = nn.Linear(6, 6)
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        return self.flat(self.embed(input_ids).flatten(0, 1))
+
+
+class Growing(nn.Module):
+    """Rows of another width in every pass."""
+
+    calls = 0
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        return x.flatten(1)[:, : 10 + self.calls]
+
+
+PAIR = torch.zeros(4, 5)
+BAD: dict[str, tuple[dict[str, Any], type[FastdimError], str]] = {
+    "no module": ({"model": "gpt2"}, InputError, "must be a torch.nn.Module, got str"),
+    "path": ({"modules": ["77"]}, ModelError, "has no module '77': did you mean 7"),
+    "one path": ({"modules": "0"}, InputError, "list of module paths"),
+    "no paths": ({"modules": []}, InputError, "list of module paths"),
+    "path twice": ({"modules": ["0", "0"]}, InputError, "each once"),
+    "never runs": (
+        {"model": Twice(), "batches": [torch.zeros(3, 4)], "modules": ["spare"]},
+        ModelError, "spare did not run",
+    ),
+    "runs twice": (
+        {"model": Twice(), "batches": [torch.zeros(3, 4)], "modules": ["block"]},
+        ModelError, "block runs 2 times in a pass: name the calls, 'block#0' to 'block#1'",
+    ),
+    "third call": (
+        {"model": Twice(), "batches": [torch.zeros(3, 4)], "modules": ["block#2"]},
+        ModelError, "only 2 calls",
+    ),
+    "integers": (
+        {"model": Twice(), "batches": [torch.zeros(3, 4)], "modules": [""]},
+        ModelError, "gives no floating-point tensor",
+    ),
+    "batch": ({"batches": [(torch.zeros(4, 3, 8, 8), PAIR)]}, ModelError, "give forward="),
+    "shape": ({"batches": [PAIR]}, ModelError, r"does not run on batch 0 \(RuntimeError"),
+    "no batch": ({"batches": []}, InputError, "gave no batch"),
+    "object": (
+        {"batches": [{"input": torch.zeros(4, 3, 8, 8), "path": Path("a")}]},
+        InputError, "batch 0 holds a ",
+    ),
+    "mask shape": (
+        {"mask": lambda batch: torch.ones(4, 7)}, InputError, r"mask\(batch\) has .* \(4, 7\)",
+    ),
+    "empty mask": ({"mask": lambda batch: torch.zeros(len(batch))}, InputError, "leaves no row"),
+    "tokens as samples": (
+        {"model": Flat(), "batches": sentences(), "modules": ["flat"]},
+        InputError, r"attention_mask has the shape \(3, 5\), and flat gives rows for \(15,\)",
+    ),
+    "layout": ({"layouts": {"0": "bddp"}}, InputError, "one b"),
+    "layout rank": ({"layouts": {"0": "bpd"}}, InputError, "names 3 axes"),
+    "layout of none": ({"layouts": {"5": "bd"}}, InputError, "not among the modules"),
+    "samples": (
+        {"layouts": {"0": "pdbp"}, "modules": ["0", "7"]}, InputError, "disagree on the number",
+    ),
+    "rank": (
+        {"model": nn.Identity(), "batches": [torch.zeros(4)], "modules": [""]},
+        InputError, "tensors of 1 axes",
+    ),
+    "width": ({"model": Growing(), "modules": [""]}, ModelError, "rows of 12 columns, and 11"),
+    "single image": (
+        {"model": nn.Conv2d(3, 4, 3), "batches": [torch.zeros(3, 8, 8)], "modules": [""]},
+        InputError, r"\(Conv2d\) reads a tensor of 3 axes as one sample without an axis of samples",
+    ),
+    "single signal": (
+        {"model": nn.Conv1d(3, 4, 3), "batches": [torch.zeros(3, 8)], "modules": [""]},
+        InputError, r"\(Conv1d\) reads a tensor of 2 axes as one sample without an axis of samples",
+    ),
+    "max_rows": ({"max_rows": 0}, InputError, "max_rows must be a whole number"),
+    "type": ({"store_dtype": "int8"}, InputError, "store_dtype must be one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_done_is_one_clear_error(case: str, tmp_path: Path) -> None:
+    options, error, message = BAD[case]
+    if case == "object":
+        options = options | {"forward": lambda model, batch: model(batch["input"])}
+    with pytest.raises(error, match=message):
+        extract(tmp_path / "out", **options)
+
+
+def test_positions_that_part_ways_are_an_error_that_names_the_module(tmp_path: Path) -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Identity(), nn.Identity()
+
+        def forward(self, x: Any) -> None:
+            self.left(x)
+            self.right(x[:, :5])
+
+    batches = [torch.zeros(2, 5, 3), torch.zeros(2, 6, 3)]
+    with pytest.raises(InputError, match=r"right gives .*in calls of their own"):
+        extract(tmp_path, model=Fork(), batches=batches, modules=["left", "right"])
