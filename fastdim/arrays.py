@@ -147,6 +147,13 @@ def as_rows(x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1)
     return rows
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """`value` as an int of at least `least`. Raises InputError for anything else, floats too."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
+
+
 def as_groups(groups: Any, n: int) -> NDArray[np.int64] | None:
     """Validate group labels (n,), e.g. document numbers, and renumber them 0..g-1; None stays."""
     if groups is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import Rows, as_rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import BackendError, InputError
 
@@ -140,9 +140,7 @@ def prepare(x: Any, *, k: int = 2, strategy: str = "auto", threads: int | None =
     """
     rows = as_rows(x, min_rows=2)
     check_strategy(strategy)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InputError(f"k must be a whole number >= 1, got {k!r}")
-    index = cpu.Index(rows, int(k), cpu.resolve_threads(threads), strategy)
+    index = cpu.Index(rows, whole_number("k", k, 1), cpu.resolve_threads(threads), strategy)
     prepared = Prepared(rows.data, rows.dtype, index)
     prepared._finite.extend(rows._finite)
     return prepared
@@ -175,8 +173,7 @@ def search(
     start = time.perf_counter()
     count = rows.n if groups is None else len(groups.first)
     kind = "rows" if groups is None else "distinct rows"
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InputError(f"k must be a whole number >= 1, got {k!r}")
+    k = whole_number("k", k, 1)
     if k >= count:
         raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
     chosen = _choose(queries, rows.n, count, seed)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # The model is nothing but wide rows: 4 sites of 2,048 float32 are 32 KiB a token. A batch of 4
 # documents of 32 tokens is 4 MiB of rows. 1,024 tokens give 32 MiB, 8,192 tokens 256 MiB: rows
 # that were kept would raise the peak by 224 MiB. Seen: 0.4 to 8 MiB, which is the allocator's.
@@ -18,6 +20,7 @@ sys.path.insert(0, {tests!r})
 from test_extract_sites import Letters, VOCABULARY
 from fastdim.extract.documents import build_documents
 from fastdim.extract.model import LoadedModel
+from fastdim.extract.modules import extract_modules
 from fastdim.extract.run import extract
 from fastdim.extract.sites import find_sites
 from fastdim.extract.texts import make_corpus
@@ -49,9 +52,17 @@ model = LoadedModel(Wide().eval(), Letters(), "wide", None, "float32", "memory")
 corpus = make_corpus(["all work and no play makes jack a dull boy "] * 400, "jack")
 sites = find_sites(model.model)
 
-def peak(tokens):
+def by_texts(tokens, folder):
     documents = build_documents(corpus, model.tokenizer, context=32, max_tokens=tokens)
-    store = extract(model, documents, Path({folder!r}) / str(tokens), sites, batch_size=4)
+    return extract(model, documents, folder, sites, batch_size=4)
+
+def by_modules(tokens, folder):
+    ids = torch.arange(tokens).reshape(-1, 4, 32) % VOCABULARY
+    batches = ((batch, torch.ones_like(batch)) for batch in ids)
+    return extract_modules(model.model, batches, [s.module for s in sites], folder)
+
+def peak(tokens):
+    store = {function}(tokens, Path({folder!r}) / str(tokens))
     assert store.n_rows == tokens
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, store.nbytes
 
@@ -62,8 +73,10 @@ print(many - few, many_bytes - few_bytes)
 ALLOWED = 16 << 10  # KiB, as ru_maxrss counts on Linux: four batches
 
 
-def test_eight_times_the_tokens_take_no_more_memory(tmp_path: Path) -> None:
-    program = PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+@pytest.mark.parametrize("function", ["by_texts", "by_modules"])
+def test_eight_times_the_tokens_take_no_more_memory(function: str, tmp_path: Path) -> None:
+    tests = str(Path(__file__).parent)
+    program = PROGRAM.format(tests=tests, folder=str(tmp_path), function=function)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -223,6 +223,25 @@ def test_an_interrupted_extraction_goes_on(tmp_path: Path) -> None:
     assert parts.manifest == whole.manifest
 
 
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """Images one by one, of a number nobody knows."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.cat(images()))
+
+
+def test_a_loader_over_a_stream_has_no_length(tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=8)
+    store = extract(
+        tmp_path / "s", batches=loader, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(1, None), (2, None), (3, None)]
+    np.testing.assert_array_equal(
+        store.rows(2).data, extract(tmp_path / "l", batches=images(size=8)).rows(2).data
+    )
+
+
 def documents_kept(store: fastdim.Store, layer: int) -> set[tuple[int, int]]:
     beside = store.tokens(layer)
     return set(zip(beside.document.tolist(), beside.position.tolist(), strict=True))

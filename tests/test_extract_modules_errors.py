@@ -93,6 +93,8 @@ BAD: dict[str, tuple[dict[str, Any], type[FastdimError], str]] = {
         InputError, r"\(Conv1d\) reads a tensor of 2 axes as one sample without an axis of samples",
     ),
     "max_rows": ({"max_rows": 0}, InputError, "max_rows must be a whole number"),
+    "max_rows, text": ({"max_rows": "ten"}, InputError, "max_rows must be a whole number"),
+    "max_rows, nan": ({"max_rows": float("nan")}, InputError, "max_rows must be a whole number"),
     "type": ({"store_dtype": "int8"}, InputError, "store_dtype must be one of"),
 }  # fmt: skip
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.gride import solve
-from fastdim.estimators.inputs import dependent_stderr, estimate_of, neighbors_of, sample_of, whole
+from fastdim.estimators.inputs import dependent_stderr, estimate_of, neighbors_of, sample_of
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -51,7 +52,7 @@ def abide(
     narrow. Cost: one search with k_max neighbours, then O(n k_max) an iteration.
     """
     found = _every_row(x_or_neighbors, k_max, "abide", threads)
-    whole("iterations", iterations, 1)
+    whole_number("iterations", iterations, 1)
     if start is None:
         start = float(solve(np.log(found.distances[:, 1] / found.distances[:, 0]), 1, 2))
     if not (math.isfinite(start) and start > 0.0):
@@ -98,7 +99,7 @@ def k_star(
 
 
 def _every_row(x_or_neighbors: Any, k_max: int, name: str, threads: int | None) -> Neighbors:
-    k_max = whole("k_max", k_max, FIRST + 2)
+    k_max = whole_number("k_max", k_max, FIRST + 2)
     found = neighbors_of(x_or_neighbors, k_max, name, threads=threads)
     place = np.searchsorted(found.queries, found.indices)
     place = np.minimum(place, len(found.queries) - 1)

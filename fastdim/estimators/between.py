@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups
+from fastdim.arrays import Rows, as_groups, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import (
@@ -21,7 +21,7 @@ from fastdim.estimate import (
     clustered_stderr,
     transformed_interval,
 )
-from fastdim.estimators.inputs import rows_of, whole
+from fastdim.estimators.inputs import check_passed, rows_of
 from fastdim.neighbors import Neighbors, search
 
 Array = NDArray[np.float64]
@@ -94,7 +94,7 @@ def neighborhood_overlap(
     the smaller row numbers are taken. k >= n is refused. groups: (n,) documents. Interval: rows, or
     documents, on the logit scale; neighbourhoods overlap, so it is narrow. Cost: two searches.
     """
-    k = whole("k", k, 1)
+    k = whole_number("k", k, 1)
     first, second = (
         _near(rows, k, "neighborhood_overlap", queries, seed, threads) for rows in (x, y)
     )
@@ -127,10 +127,10 @@ def information_imbalance(
 
     x, y: rows (n, d) and (n, e), as they are; of equal distances in y the smaller row number ranks
     first. k >= n is refused. groups: (n,) documents. Interval: rows, or documents. Cost: a search
-    in x with k neighbours, and O(m n e) in y; `queries=m` looks at m rows.
+    in x with k neighbours, and O(m n e) in y on a float64 copy of it; `queries=m` looks at m rows.
     """
     rows_x, rows_y = pair_of(x, y, "information_imbalance")
-    k = whole("k", k, 1)
+    k = whole_number("k", k, 1)
     near = _near(rows_x, k, "information_imbalance", queries, seed, threads)
     local = _ranks(rows_y, near).mean(axis=1) * (2.0 / rows_y.n)
     labels = _labels(groups, near)
@@ -229,14 +229,7 @@ def _cosines(first: Rows, second: Rows, name: str) -> Array:
 
 def _near(x: Any, k: int, name: str, queries: Any, seed: int, threads: int | None) -> Neighbors:
     if isinstance(x, Neighbors):
-        if queries is not None:
-            raise InputError("queries belong to knn(): the neighbours passed are computed already")
-        if x.k < k:
-            raise InputError(
-                f"{name} needs {k} neighbours a point, the Neighbors passed have {x.k}: compute "
-                f"them with k >= {k}"
-            )
-        return x
+        return check_passed(x, k, name, queries)
     return search(rows_of(x, name), k, queries, None, cpu.resolve_threads(threads), seed)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import as_rows
+from fastdim.arrays import as_rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError, require
-from fastdim.estimators.inputs import whole
 from fastdim.estimators.twonn import mean_centered_norm, point, resolve, search_pairs
 from fastdim.neighbors import find_distinct
 
@@ -42,14 +41,17 @@ class BlockAnalysis:
         """Write mean and spread against the rows a block, as the suffix of `path` says (.png,
         .svg).
 
-        Raises DependencyError where matplotlib is not installed.
+        Raises DependencyError where matplotlib is not installed, StoreError if the file cannot be
+        written.
         """
+        from fastdim.report.figure import save_figure
+
         figure = require("matplotlib.figure", "report").Figure(figsize=(5, 3.5))
         axes = figure.subplots()
         axes.errorbar(self.sizes, self.means, yerr=np.nan_to_num(self.spreads), fmt="o-", capsize=3)
         axes.set(xscale="log", xlabel="rows a block", ylabel="intrinsic dimension (TwoNN)")
         figure.tight_layout()
-        figure.savefig(path)
+        save_figure(figure, Path(path))
         return Path(path)
 
 
@@ -84,7 +86,7 @@ def block_analysis(
         while count // (2 * chosen[-1]) >= SMALLEST_BLOCK:
             chosen.append(2 * chosen[-1])
     else:
-        chosen = [whole("each of blocks", b, 1) for b in np.atleast_1d(blocks).tolist()]
+        chosen = [whole_number("each of blocks", b, 1) for b in np.atleast_1d(blocks).tolist()]
     if not chosen or count // max(chosen) < 3:
         raise InputError(
             f"{count} distinct rows do not fill blocks={chosen} with 3 rows each: pass fewer blocks"

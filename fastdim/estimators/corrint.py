@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, clustered_stderr
-from fastdim.estimators.inputs import estimate_of, neighbors_of, rows_of, sample_of, whole
+from fastdim.estimators.inputs import estimate_of, neighbors_of, rows_of, sample_of
 from fastdim.neighbors import Distinct, Prepared, find_distinct, prepare, search
 
 Array = NDArray[np.float64]
@@ -42,8 +42,8 @@ def corrint(
     all pairs where most rows lie within b of each other.
     """
     rows = rows_of(x, "corrint")
-    k1 = whole("k1", k1, 1)
-    k2 = whole("k2", k2, k1 + 1)
+    k1 = whole_number("k1", k1, 1)
+    k2 = whole_number("k2", k2, k1 + 1)
     workers = cpu.resolve_threads(threads)
     if not isinstance(rows, Prepared):
         rows = prepare(rows, k=k2, threads=threads)  # several searches follow

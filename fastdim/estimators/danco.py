@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import Rows, as_rows, whole_number
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators import gride
-from fastdim.estimators.inputs import estimate_of, rows_and_neighbors, sample_of, whole
+from fastdim.estimators.inputs import estimate_of, rows_and_neighbors, sample_of
 from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
 from fastdim.estimators.tle import BLOCK_VALUES, neighborhood_grams
 from fastdim.neighbors import Neighbors
@@ -70,9 +70,9 @@ def danco(
     100 bootstrap samples of the rows' features, the balls fixed. Cost: a search and O(n k^2 d) for
     the rows and for each ball from 3/4 of the uncorrected dimension up.
     """
-    k = whole("k", k, 2)
+    k = whole_number("k", k, 2)
     rows, found = rows_and_neighbors(x, k + 1, "danco", neighbors, None, seed, threads)
-    most = rows.d if largest is None else whole("largest", largest, 1)
+    most = rows.d if largest is None else whole_number("largest", largest, 1)
     features = features_of(rows, found, k)
     own = features.summary(k)
     balls = _Balls(len(found.queries), k, seed, most)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import average_of, rows_and_neighbors, whole
+from fastdim.estimators.inputs import average_of, rows_and_neighbors
 from fastdim.estimators.tle import BLOCK_VALUES, neighborhood_grams
 from fastdim.neighbors import Neighbors
 
@@ -48,7 +48,7 @@ def ess(
     small k it is low: k centered vectors span k - 1 dimensions. Interval: influence of the query
     rows. Cost: one search, then O(m k^2 d).
     """
-    k = whole("k", k, 3)
+    k = whole_number("k", k, 3)
     if version not in VERSIONS:
         raise InputError(f"version must be 'a' or 'b', got {version!r}")
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)

@@ -14,8 +14,7 @@ from fastdim.backends import cpu
 from fastdim.covariance import decompose
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, clustered_stderr
-from fastdim.estimators.inputs import Sample, estimate_of, rows_of
-from fastdim.neighbors import find_distinct
+from fastdim.estimators.inputs import Sample, distinct_of, estimate_of, rows_of
 
 Array = NDArray[np.float64]
 
@@ -56,12 +55,8 @@ def fishers(
     if not condition > 1.0:
         raise InputError(f"condition must be above 1, got {condition!r}")
     workers = cpu.resolve_threads(threads)
-    groups = find_distinct(rows, workers)
+    groups = distinct_of(rows, 3, "fishers", workers)
     distinct = rows if len(groups.first) == rows.n else rows.take(groups.first)
-    if distinct.n < 3:
-        raise InputError(
-            f"fishers needs at least 3 distinct rows, got {distinct.n} distinct of {rows.n} rows"
-        )
     unit = _on_sphere(distinct, condition, workers)
     counts = _counts(unit, levels)
     shares = counts / (distinct.n - 1)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import estimate_of, neighbors_of, sample_of, whole
+from fastdim.estimators.inputs import estimate_of, neighbors_of, sample_of
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -47,14 +48,14 @@ def geomle(
     curvature, more variance. Interval: spread over the bootstrap samples, normal on the log scale.
     Cost: one search with 2.5 k2 neighbours, then O(bootstraps n k2 (k2 - k1)).
     """
-    k1 = whole("k1", k1, 3)
-    k2 = whole("k2", k2, k1 + 1)
-    degree = whole("degree", degree, 1)
+    k1 = whole_number("k1", k1, 3)
+    k2 = whole_number("k2", k2, k1 + 1)
+    degree = whole_number("degree", degree, 1)
     if k2 - k1 + 1 <= degree:
         raise InputError(f"degree {degree} needs more than {degree} sizes k: widen k1..k2")
     if not ridge >= 0.0:
         raise InputError(f"ridge must be at least 0, got {ridge!r}")
-    bootstraps = whole("bootstraps", bootstraps, 2)
+    bootstraps = whole_number("bootstraps", bootstraps, 2)
     found = _with_spare(x_or_neighbors, k2, threads)
     rng = np.random.default_rng(seed)
     drawn = [_sample(found, k1, k2, rng) for _ in range(bootstraps)]

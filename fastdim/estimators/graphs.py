@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import Sample, estimate_of, rows_of, whole
-from fastdim.neighbors import find_distinct, search
+from fastdim.estimators.inputs import Sample, distinct_of, estimate_of, rows_of
+from fastdim.neighbors import search
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ def knn_graph(
     another sample of rows would differ. Cost: sizes x draws searches.
     """
     rows, first, count = _distinct(x, "knn_graph", threads)
-    k = whole("k", k, 1)
+    k = whole_number("k", k, 1)
     chosen = _sizes(sizes, count, max(k + 1, count // 4), count)
     if chosen.min() <= k:
         raise InputError(f"knn_graph with k = {k} needs sizes above k, got {chosen.tolist()}")
@@ -123,18 +123,14 @@ def tree_edges(points: Array) -> Array:
 
 def _distinct(x: Any, name: str, threads: int | None) -> tuple[Rows, NDArray[np.int64], int]:
     rows = rows_of(x, name)
-    first = find_distinct(rows, cpu.resolve_threads(threads)).first
-    if len(first) < 8:
-        raise InputError(
-            f"{name} needs at least 8 distinct rows, got {len(first)} distinct of {rows.n} rows"
-        )
+    first = distinct_of(rows, 8, name, cpu.resolve_threads(threads)).first
     return rows, first, len(first)
 
 
 def _sizes(sizes: Sequence[int] | None, count: int, least: int, most: int) -> NDArray[np.int64]:
     if sizes is None:
         return np.unique(np.geomspace(least, most, STEPS).round().astype(np.int64))
-    chosen = np.unique(np.array([whole("each of sizes", size, 1) for size in sizes]))
+    chosen = np.unique(np.array([whole_number("each of sizes", size, 1) for size in sizes]))
     if len(chosen) < 2 or chosen.max() > count:
         raise InputError(
             f"sizes must be at least two numbers of points, none above the {count} distinct rows; "
@@ -157,7 +153,7 @@ def _grown(
     """power / (1 - slope) of log length on log size, with the error of the slope over the draws."""
     if not power > 0.0:
         raise InputError(f"the power of edge lengths must be above 0, got {power!r}")
-    draws = whole("draws", draws, 2)
+    draws = whole_number("draws", draws, 2)
     rng = np.random.default_rng(seed)
     logs = np.empty((draws, len(sizes)))
     for draw in range(draws):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, clustered_stderr, normal_quantile
 from fastdim.estimators.inputs import (
@@ -17,7 +18,6 @@ from fastdim.estimators.inputs import (
     estimate_of,
     neighbors_of,
     sample_of,
-    whole,
 )
 from fastdim.neighbors import Neighbors
 
@@ -100,7 +100,7 @@ def gride_scales(
     largest: the last n1, a power of two. None: up to 1,024 while 2 n1 neighbours exist. A given
     scale that needs more neighbours than there are is refused. One search serves all scales.
     """
-    if largest is not None and whole("largest", largest, 1) & (int(largest) - 1):
+    if largest is not None and whole_number("largest", largest, 1) & (int(largest) - 1):
         raise InputError(f"largest must be a power of two, got {largest}")
     if largest is None:
         if isinstance(x_or_neighbors, Neighbors):
@@ -124,8 +124,8 @@ def gride_scales(
 
 def check_orders(n1: int, n2: int | None) -> tuple[int, int]:
     """n1 < n2, n2 = 2 n1 if None; InputError otherwise."""
-    first = whole("n1", n1, 1)
-    return first, whole("n2", 2 * first if n2 is None else n2, first + 1)
+    first = whole_number("n1", n1, 1)
+    return first, whole_number("n2", 2 * first if n2 is None else n2, first + 1)
 
 
 def estimate(

@@ -21,19 +21,12 @@ from fastdim.estimate import (
     normal_quantile,
     transformed_interval,
 )
-from fastdim.neighbors import Neighbors, find_distinct, search
+from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
 
 AVERAGES = ("harmonic", "mean", "median")
 LARGEST_PATCH = 20
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """`value` as a whole number of at least `least`, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return int(value)
 
 
 def rows_of(x: Any, name: str) -> Rows:
@@ -83,24 +76,12 @@ def neighbors_of(
     distinct rows, the Neighbors have fewer columns, or a distance is zero.
     """
     if isinstance(x_or_neighbors, Neighbors):
-        found = x_or_neighbors
-        if queries is not None:
-            raise InputError("queries belong to knn(): the neighbours passed are computed already")
-        if found.k < k:
-            raise InputError(
-                f"{name} needs {k} neighbours a point, the Neighbors passed have {found.k}: "
-                f"compute them with k >= {k}"
-            )
+        found = check_passed(x_or_neighbors, k, name, queries)
     else:
         rows = as_rows(x_or_neighbors, min_columns=2)
         workers = cpu.resolve_threads(threads)
-        groups = find_distinct(rows, workers)
-        count = len(groups.first)
-        if k >= count:
-            raise InputError(
-                f"{name} with k = {k} needs at least {k + 1} distinct rows, got {count} distinct "
-                f"of {rows.n} rows: pass more rows or a smaller k"
-            )
+        advice = "pass more rows or a smaller k"
+        groups = distinct_of(rows, k + 1, f"{name} with k = {k}", workers, advice)
         found = search(rows, k, queries, groups, workers, seed)
     once = np.unique(found.queries, return_index=True)[1]
     check_distances(found)
@@ -116,6 +97,32 @@ def neighbors_of(
         indices=found.indices[once, :k],
         queries=found.queries[once],
     )
+
+
+def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors:
+    """Neighbours that were computed before, with at least k columns; InputError otherwise."""
+    if queries is not None:
+        raise InputError("queries belong to knn(): the neighbours passed are computed already")
+    if found.k < k:
+        raise InputError(
+            f"{name} needs {k} neighbours a point, the Neighbors passed have {found.k}: compute "
+            f"them with k >= {k}"
+        )
+    return found
+
+
+def distinct_of(
+    rows: Rows, least: int, name: str, threads: int, advice: str = "pass more rows"
+) -> Distinct:
+    """Groups of equal rows, at least `least` of them; InputError otherwise."""
+    groups = find_distinct(rows, threads)
+    count = len(groups.first)
+    if count < least:
+        raise InputError(
+            f"{name} needs at least {least} distinct rows, got {count} distinct of {rows.n} rows: "
+            f"{advice}"
+        )
+    return groups
 
 
 def check_distances(found: Neighbors) -> None:

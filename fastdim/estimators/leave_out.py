@@ -57,9 +57,14 @@ class Spectra:
         pairs = zip(self.parts, self.counts, strict=True)
         found = np.array([statistic(part, count) for part, count in pairs])
         if self.jackknife:
-            g = len(found)
-            return value, math.sqrt((g - 1) / g * float(np.square(found - found.mean()).sum()))
+            return value, jackknife_stderr(found)
         return value, float(found.std(ddof=1))
+
+
+def jackknife_stderr(found: Array) -> float:
+    """Standard error from the values (g,) with each of g groups of rows left out."""
+    g = len(found)
+    return math.sqrt((g - 1) / g * float(np.square(found - found.mean()).sum()))
 
 
 def from_spectrum(found: Spectrum) -> Spectra:

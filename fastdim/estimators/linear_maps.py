@@ -13,10 +13,11 @@ from fastdim.arrays import Rows
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators.between import pair_of
-from fastdim.estimators.leave_out import GROUPS, split
+from fastdim.estimators.leave_out import GROUPS, jackknife_stderr, split
 from fastdim.moments import near_mean, one_blas_thread
 
 Array = NDArray[np.float64]
+Moments = tuple[int, Array, Array]
 
 
 def linear_cka(
@@ -106,35 +107,32 @@ def _jackknifed(
     n, d = first.n, first.d
     labels = split(groups, n, jackknife)
     shift = np.concatenate([near_mean(first), near_mean(second)])
-    parts = max(1, int(labels.max()) + 1)
-    counts = np.zeros(parts)
-    totals = np.zeros((parts, d + second.d))
-    outers = np.zeros((parts, d + second.d, d + second.d))
-    for start, stop in first.spans(d + second.d):
-        both = np.concatenate([first.float64(start, stop), second.float64(start, stop)], axis=1)
-        both -= shift
-        for part in np.unique(labels[start:stop]):
-            block = both[labels[start:stop] == part]
-            counts[part] += len(block)
-            totals[part] += block.sum(axis=0)
-            outers[part] += block.T @ block
 
-    whole = float(counts.sum()), totals.sum(axis=0), outers.sum(axis=0)
+    def moments(part: int | None) -> Moments:
+        """Count, sums and products of sums of both rows side by side, of a part or of all."""
+        chosen = None if part is None else np.flatnonzero(labels == part)
+        a, b = (rows if chosen is None else rows.take(chosen) for rows in (first, second))
+        total, outer = np.zeros(d + second.d), np.zeros((d + second.d, d + second.d))
+        for start, stop in a.spans(d + second.d):
+            both = np.concatenate([a.float64(start, stop), b.float64(start, stop)], axis=1) - shift
+            total += both.sum(axis=0)
+            outer += both.T @ both
+        return a.n, total, outer
 
-    def less(part: int | None) -> float:
-        count, total, outer = whole
-        if part is not None:
-            count, total, outer = count - counts[part], total - totals[part], outer - outers[part]
+    def of(count: int, total: Array, outer: Array) -> float:
         scatter = outer - np.outer(total, total / count)
         if not (np.trace(scatter[:d, :d]) > 0.0 and np.trace(scatter[d:, d:]) > 0.0):
             raise InputError(f"all {n} rows of x or of y are equal: there is nothing to compare")
         return statistic(scatter[:d, :d], scatter[:d, d:], scatter[d:, d:])
 
-    value = min(max(less(None), 0.0), 1.0)
-    stderr = math.nan
+    whole = moments(None)
+    value = min(max(of(*whole), 0.0), 1.0)
+    stderr, parts = math.nan, int(labels.max()) + 1
     if jackknife:
-        found = np.array([less(part) for part in range(parts)])
-        stderr = math.sqrt((parts - 1) / parts * float(np.square(found - found.mean()).sum()))
+        # One part at a time: twenty matrices of (d + e)^2 would be gigabytes at 4,096 columns.
+        left = (moments(part) for part in range(parts))
+        less = ((whole[0] - m[0], whole[1] - m[1], whole[2] - m[2]) for m in left)
+        stderr = jackknife_stderr(np.array([of(*rest) for rest in less]))
     half = normal_quantile(confidence) * stderr
     return Estimate(
         value=value,

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.ess import ess_local
-from fastdim.estimators.inputs import average_of, neighbors_of, rows_and_neighbors, whole
+from fastdim.estimators.inputs import average_of, neighbors_of, rows_and_neighbors
 from fastdim.estimators.mle import inverse_mle
 from fastdim.estimators.tle import tle_local
 from fastdim.neighbors import Neighbors, find_distinct
@@ -60,7 +61,7 @@ def mom(
     k >= number of distinct rows is refused. Bias otherwise as `levina_bickel`. Interval: influence
     of the query rows. Cost: one search, then O(m k).
     """
-    k = whole("k", k, 2)
+    k = whole_number("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mom", queries=queries, seed=seed, threads=threads)
     return average_of(mom_local(found.distances), average, found, f"MOM, k = {k}", confidence)
 
@@ -85,7 +86,7 @@ def mada(
     uniform rows at k = 20: "mean" 8 % high, "harmonic" 3.5 % low; else as `levina_bickel`.
     Interval: influence of the query rows. Cost: one search, then O(m).
     """
-    k = whole("k", k, 2)
+    k = whole_number("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mada", queries=queries, seed=seed, threads=threads)
     return average_of(mada_local(found.distances), average, found, f"MADA, k = {k}", confidence)
 
@@ -134,7 +135,7 @@ def local_dimension(
     A local value rests on k distances: its relative error is about 1/sqrt(k - 1), and neighbours'
     values are not independent. Duplicates, zero distances and k >= n as in `levina_bickel`.
     """
-    k = whole("k", k, 2)
+    k = whole_number("k", k, 2)
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if smooth not in SMOOTH:

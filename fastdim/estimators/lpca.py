@@ -19,8 +19,8 @@ from fastdim.estimators.leave_out import (
     Statistic,
     estimate_of_spectra,
     from_rows,
-    from_spectrum,
 )
+from fastdim.estimators.spectral import spectra_of
 
 Array = NDArray[np.float64]
 
@@ -76,32 +76,26 @@ def lpca(
         raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     if noise_variance is not None and (rule not in NOISE_RULES or rule == "Minka"):
         raise InputError(f"noise_variance is for MP, GD, KN and denoised, not for {rule!r}")
-    if rule in NULL_RULES and not center and rule == "scRMT":
+    if rule == "scRMT" and not center:
         raise InputError("scRMT standardizes the columns: leave center=True")
     label = f"lPCA {rule}"
-    if isinstance(x_or_spectrum, Spectrum):
-        if rule in NULL_RULES or not center or groups is not None:
-            raise InputError(
-                f"lpca with rule={rule!r}, center={center} and groups needs the rows: a Spectrum "
-                "holds centered eigenvalues alone"
-            )
-        columns = x_or_spectrum.n_columns
+    if rule not in NULL_RULES:
+        found, columns = spectra_of(
+            x_or_spectrum, "lpca", groups, jackknife, threads, centered=center
+        )
         statistic = _statistic(rule, alpha, noise_variance, columns, center)
-        found = from_spectrum(x_or_spectrum)
         return estimate_of_spectra(found, statistic, label, confidence, (0.0, float(columns)))
+    if isinstance(x_or_spectrum, Spectrum):
+        raise InputError(f"rule={rule!r} needs the rows: a Spectrum holds eigenvalues alone")
     rows = rows_of(x_or_spectrum, "lpca")
-    workers = cpu.resolve_threads(threads)
-    bounds = (0.0, float(rows.d))
-    if rule in NULL_RULES:
-        values = rows.float64(0, rows.n)
-        if rule == "scRMT":
-            rows, statistic = noise.random_matrix_rule(values, seed)
-        else:
-            statistic = noise.parallel_rule(values, center, permutations, quantile, null, seed)
+    columns, values = rows.d, rows.float64(0, rows.n)
+    if rule == "scRMT":
+        rows, statistic = noise.random_matrix_rule(values, seed)
     else:
-        statistic = _statistic(rule, alpha, noise_variance, rows.d, center)
+        statistic = noise.parallel_rule(values, center, permutations, quantile, null, seed)
+    workers = cpu.resolve_threads(threads)
     found = from_rows(rows, groups, jackknife, workers, centered=center)
-    return estimate_of_spectra(found, statistic, label, confidence, bounds)
+    return estimate_of_spectra(found, statistic, label, confidence, (0.0, float(columns)))
 
 
 def _statistic(

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdim.arrays import whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators import gride
-from fastdim.estimators.inputs import neighbors_of, whole
+from fastdim.estimators.inputs import neighbors_of
 
 VERSIONS = ("MLk", "MLi")
 
@@ -41,10 +42,10 @@ def mind_ml(
     error over the query rows, normal on the log scale. Cost: one search, then O(m) a step of
     Newton.
     """
-    k = whole("k", k, 1)
+    k = whole_number("k", k, 1)
     if version not in VERSIONS:
         raise InputError(f"version must be 'MLk' or 'MLi', got {version!r}")
-    bound = math.inf if largest is None else whole("largest", largest, 1)
+    bound = math.inf if largest is None else whole_number("largest", largest, 1)
     found = neighbors_of(
         x_or_neighbors, k + 1, "mind_ml", queries=queries, seed=seed, threads=threads
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
     average_of,
@@ -15,7 +16,6 @@ from fastdim.estimators.inputs import (
     estimate_of,
     neighbors_of,
     sample_of,
-    whole,
 )
 
 Array = NDArray[np.float64]
@@ -65,8 +65,8 @@ def levina_bickel(
     check_average(average)
     first, last = k if isinstance(k, tuple) and len(k) == 2 else (k, k)
     half = (average == "mean") if unbiased is None else bool(unbiased)
-    first = whole("k", first, 3 if half else 2)
-    last = whole("k2 of k = (k1, k2)", last, first)
+    first = whole_number("k", first, 3 if half else 2)
+    last = whole_number("k2 of k = (k1, k2)", last, first)
     found = neighbors_of(
         x_or_neighbors, last, "levina_bickel", queries=queries, seed=seed, threads=threads
     )

@@ -118,8 +118,8 @@ def rankme(
     s: singular values of the rows (n, d) as they are, not centered; the entropy is of s, where
     `effective_rank` here takes l = s^2. Between 1 and min(n, d), and slightly above by the
     constant. A common offset of the rows is one large s and lowers it. Duplicates count as rows.
-    Interval: jackknife over groups of rows (documents whole). Cost: as many eigenvalue problems as
-    groups, +1.
+    Interval: jackknife over groups of rows (documents whole). Cost: as many
+    covariances and eigenvalue problems as groups, +1.
     """
     found, columns = spectra_of(x, "rankme", groups, jackknife, threads, centered=False)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, whole_number
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import average_of, rows_and_neighbors, whole
+from fastdim.estimators.inputs import average_of, rows_and_neighbors
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -44,7 +44,7 @@ def tle(
     `levina_bickel` at the same k, low where the neighbourhood is curved or at a border. Interval:
     influence of the query rows. Cost: one search, then O(m k^2 d).
     """
-    k = whole("k", k, 3)
+    k = whole_number("k", k, 3)
     rows, found = rows_and_neighbors(x, k, "tle", neighbors, queries, seed, threads)
     return average_of(tle_local(rows, found), average, found, f"TLE, k = {k}", confidence)
 

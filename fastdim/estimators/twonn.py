@@ -16,7 +16,7 @@ from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators import twonn_fits as fits
 from fastdim.estimators.gamma import gamma_quantile
-from fastdim.estimators.inputs import check_distances, dependent_stderr
+from fastdim.estimators.inputs import check_distances, check_passed, dependent_stderr
 from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
@@ -81,11 +81,7 @@ def twonn(
     plan = resolve(method, compat, discard_fraction, prior)
     scale = 1.0
     if isinstance(x_or_neighbors, Neighbors):
-        neighbors = x_or_neighbors
-        if queries is not None:
-            raise InputError("queries belong to knn(): the neighbours passed are computed already")
-        if neighbors.k < 2:
-            raise InputError("twonn needs two neighbours a point: compute them with k >= 2")
+        neighbors = check_passed(x_or_neighbors, 2, "twonn", queries)
         check_distances(neighbors)
         if plan.zeros == "microscope":
             raise InputError("compat='llm-microscope' scales by the rows' norms: pass the rows")

@@ -119,7 +119,7 @@ def batch_mask(
     if mask is None and isinstance(batch, Mapping):
         given, name = batch.get("attention_mask"), "the batch's attention_mask"
         if given is not None and not places and len(given) == samples:
-            given = None
+            given = None  # one row a sample, and the mask is about its tokens
     if given is None:
         return np.ones(shape, dtype=bool)
     found = _array(given)

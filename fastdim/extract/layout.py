@@ -31,6 +31,9 @@ _SEQUENCES = (
     "TransformerEncoder", "TransformerDecoder", "Transformer",
 )  # fmt: skip
 
+# What these hold works on each number by itself, but for attention.
+_ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
+
 
 def check_layout(layout: str, path: str) -> str:
     """The layout itself. Raises InputError unless it is one b, one d and any number of p."""
@@ -40,9 +43,6 @@ def check_layout(layout: str, path: str) -> str:
             f"(columns of a row), p for each axis of positions; got {layout!r}"
         )
     return layout
-
-
-_ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 
 
 def layout_of(model: Any, module_path: str, reads: bool, rank: int, path: str) -> str:

@@ -134,6 +134,8 @@ def _commit(name: str, revision: str | None) -> str | None:
 def check_device(device: str) -> None:
     """Raise InputError, before anything is loaded, if torch cannot put a tensor on `device`."""
     torch = require("torch", "models")
+    # torch has no one error for this: a name it does not know, a build without CUDA (an assertion),
+    # and a device without its driver or backend each raise another.
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdim.arrays import whole_number
 from fastdim.errors import InputError, ModelError, StoreError, require
 from fastdim.extract.batches import Forward, Mask, batch_sha256, call_module
 from fastdim.extract.facts import evaluating, model_dtype, module_sha256
@@ -80,8 +81,8 @@ def extract_modules(
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     check_store_dtype(store_dtype)
     for option, limit in (("max_rows", max_rows), ("rows_per_sample", rows_per_sample)):
-        if limit is not None and (int(limit) != limit or limit < 1):
-            raise InputError(f"{option} must be a whole number of at least 1, got {limit!r}")
+        if limit is not None:
+            whole_number(option, limit, 1)
     request = _request(model, modules, layouts, mask, tokenizer, rows_per_sample, seed)
 
     with evaluating(model):
@@ -106,7 +107,7 @@ def extract_modules(
             "seed": seed,
             "torch": importlib.metadata.version("torch"),
         }
-        total = len(batches) if isinstance(batches, Sized) else None
+        total = _length(batches)
         numbered = enumerate(itertools.chain([opening], stream))
         with open_shards(Path(output), definition) as writer:
             thinning = None if max_rows is None else Thinning(writer, grids, max_rows, seed)
@@ -157,6 +158,14 @@ def _write_batches(
             thinning.add(number)
         document += writer.shards[number]["samples"]
         yield number + 1
+
+
+def _length(batches: Iterable[Any]) -> int | None:
+    """Number of batches, where they tell: a loader over a stream has a length and refuses it."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:
+        return None
 
 
 _NONE = object()

@@ -123,9 +123,17 @@ def plot_profiles(
     note += f"Bands: {level}intervals."
     figure.text(left, 0.12 / height, note, fontsize=7.5, color="#555555", va="center")
     if path is not None:
-        kind = Path(path).suffix.removeprefix(".") or "png"
-        replace_file(Path(path), lambda file: figure.savefig(file, format=kind))
+        save_figure(figure, Path(path))
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all, as the suffix of `path` says; PNG without one.
+
+    Raises StoreError if the file cannot be written.
+    """
+    kind = path.suffix.removeprefix(".") or "png"
+    replace_file(path, lambda file: figure.savefig(file, format=kind))
 
 
 def _wrapped(title: str, width: int = 22) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdim.arrays import whole_number
 from fastdim.backends.cpu import active_isa, resolve_threads
 from fastdim.errors import InputError
 from fastdim.estimate import check_confidence
@@ -62,8 +63,8 @@ def analysis_options(
     if isinstance(filters, str):
         raise InputError(f"filters must be a list of names, got the text {filters!r}")
     for name, value in (("queries", queries), ("pairs", pairs)):
-        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-            raise InputError(f"{name} must be a whole number of at least 1 or None, got {value!r}")
+        if value is not None:
+            whole_number(name, value, 1)
     if not 1.0 < outlier_factor < float("inf"):
         raise InputError(f"outlier_factor must be a number above 1, got {outlier_factor!r}")
     chosen = resolve_filters(None if filters is None else list(filters), tokens=tokens)
