@@ -80,7 +80,7 @@ void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std:
   const IndexParams params = {
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
-      parse_precision(arithmetic, bf16_join_kernels(index.isa) != nullptr),
+      parse_precision(arithmetic, index.isa),
       k,
       threads,
       check_signals};
@@ -110,7 +110,7 @@ py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, st
   py::dict out;
   out["isa"] = name(index.isa);
   out["strategy"] = name(prepared ? prepared->strategy : Strategy::tiled);
-  out["arithmetic"] = prepared && prepared->bf16 ? "bfloat16" : "float32";
+  out["arithmetic"] = name(prepared ? prepared->precision : Precision::float32);
   out["axes_first"] = prepared ? prepared->near_axes : index.rows.d;
   out["axes"] = prepared ? prepared->axes : index.rows.d;
   out["rows_distinct"] = counts.distinct;
@@ -253,8 +253,13 @@ PYBIND11_MODULE(_core, module) {
            py::arg("threads"), py::arg("chunk_rows"), py::arg("out_distances"),
            py::arg("out_indices"));
   module.def(
-      "has_bfloat16",
-      [](const std::string& isa) { return bf16_join_kernels(resolve_isa(isa)) != nullptr; },
+      "filter_arithmetics",
+      [](const std::string& isa) {
+        py::list names;
+        for (const Precision each : {Precision::float32, Precision::bfloat16, Precision::int8})
+          if (has_precision(resolve_isa(isa), each)) names.append(name(each));
+        return names;
+      },
       py::arg("isa") = "");
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),

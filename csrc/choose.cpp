@@ -15,8 +15,11 @@ constexpr std::int64_t kQueries = 64;   // rows of the sample
 constexpr std::int64_t kOthers = 2048;  // rows that each is held against
 constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
 
-// Relative rounding of bfloat16, as it shows in the length of a vector.
-constexpr double kBf16Error = 0x1p-9 * 0.6;
+// Relative rounding of a row, as it shows in the length of a vector.
+double error_of(Precision precision) {
+  if (precision == Precision::bfloat16) return 0x1p-9 * 0.6;
+  return precision == Precision::int8 ? 0.0065 : 0.0;
+}
 
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
@@ -27,8 +30,15 @@ struct Costs {
   double column = 0.0;  // one column of a pair in the second level on all columns
 };
 
-Costs costs_of(Isa isa, bool bf16) {
-  if (bf16) return {0.0049, 6, 94, 0.02};
+Costs costs_of(Isa isa, Precision precision) {
+  if (precision != Precision::float32) {
+    Costs costs = {precision == Precision::int8 ? 0.0027 : 0.0049};
+    if (has_precision(isa, Precision::bfloat16)) {
+      costs.second = 6;
+      costs.column = 0.02;
+    }
+    return costs;
+  }
   if (isa == Isa::avx512) return {0.011};
   if (isa == Isa::avx2) return {0.022};
   return {0.4, 200, 900};
@@ -208,48 +218,61 @@ Strategy parse_strategy(const std::string& text) {
   throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full or tiled");
 }
 
-Precision parse_precision(const std::string& text, bool has_bf16) {
+const char* name(Precision precision) {
+  switch (precision) {
+    case Precision::bfloat16:
+      return "bfloat16";
+    case Precision::int8:
+      return "int8";
+    default:
+      return "float32";
+  }
+}
+
+Precision parse_precision(const std::string& text, Isa isa) {
   if (text.empty()) return Precision::any;
-  if (text == "float32") return Precision::float32;
-  if (text != "bfloat16")
-    throw std::invalid_argument("arithmetic '" + text + "' is not float32 or bfloat16");
-  if (!has_bf16)
-    throw std::invalid_argument(
-        "arithmetic 'bfloat16' needs a processor with AVX512-BF16 and the avx512 level: use "
-        "'float32'");
-  return Precision::bfloat16;
+  for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
+    if (text != name(precision)) continue;
+    if (!has_precision(isa, precision))
+      throw std::invalid_argument("arithmetic '" + text + "' needs a processor with " +
+                                  (precision == Precision::int8 ? "AVX512-VNNI" : "AVX512-BF16") +
+                                  " and the avx512 level: use 'float32'");
+    return precision;
+  }
+  throw std::invalid_argument("arithmetic '" + text + "' is not float32, bfloat16 or int8");
 }
 
 Choice choose(const ChoiceParams& p) {
   const std::int64_t axes = p.projection.axes;
   const Sample sample(p);
-  Choice best = {Strategy::full, false, p.d};
+  Choice best = {Strategy::full, Precision::float32, p.d};
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](double cost, Choice choice) {
     if (cost >= least) return;
     least = cost;
     best = choice;
   };
-  for (const bool bf16 : {false, true}) {
-    if (bf16 ? !p.has_bf16 || p.precision == Precision::float32
-             : p.precision == Precision::bfloat16)
-      continue;
-    const Costs cost = costs_of(p.isa, bf16);
-    const double error = bf16 ? kBf16Error : 0.0;
+  for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
+    if (!has_precision(p.isa, precision)) continue;
+    if (p.precision != Precision::any && p.precision != precision) continue;
+    // The second level: all columns in bfloat16, or all axes in float32.
+    const bool whole = precision != Precision::float32 && has_precision(p.isa, Precision::bfloat16);
+    const Costs cost = costs_of(p.isa, precision);
+    const double error = error_of(precision);
     const double after_all = sample.survivors_of_all(error);
     if (p.strategy != Strategy::pruned) {
       consider(static_cast<double>(p.d) * cost.near_axis + after_all * cost.pair,
-               {Strategy::full, bf16, p.d});
+               {Strategy::full, precision, p.d});
     }
     if (p.strategy == Strategy::full) continue;
-    // In bfloat16 the second level sees all columns, in float32 all axes.
-    const double second = cost.second + (bf16 ? cost.column * static_cast<double>(p.d) : 0.0);
+    const double second = cost.second + cost.column * static_cast<double>(p.d);
+    const double after_whole = sample.survivors_of_all(error_of(Precision::bfloat16));
     for (std::size_t i = 0; i < kNear.size(); ++i) {
       const std::int64_t first = std::min(kNear[i], axes);
       const Survivors kept = sample.survivors(i, error);
       consider(static_cast<double>(first + 1) * cost.near_axis + kept.first * second +
-                   (bf16 ? after_all : kept.both) * cost.pair,
-               {Strategy::pruned, bf16, first});
+                   (whole ? after_whole : kept.both) * cost.pair,
+               {Strategy::pruned, precision, first});
       if (kNear[i] >= axes) break;
     }
   }

@@ -18,17 +18,21 @@ namespace fastdim {
 enum class Strategy { automatic, pruned, full, tiled };
 
 // Of the first level. any: what is likely faster.
-enum class Precision { any, float32, bfloat16 };
+enum class Precision { any, float32, bfloat16, int8 };
 
 const char* name(Strategy strategy);
+const char* name(Precision precision);  // but any
 
 // Throws std::invalid_argument, naming the strategies, if there is none of that name; "" and "auto"
 // are automatic.
 Strategy parse_strategy(const std::string& text);
 
-// "", "float32" or "bfloat16"; throws std::invalid_argument if it is none of them, or bfloat16
-// where `has_bf16` is false.
-Precision parse_precision(const std::string& text, bool has_bf16);
+// Whether scans of that arithmetic are built and run here.
+bool has_precision(Isa isa, Precision precision);
+
+// "", "float32", "bfloat16" or "int8"; throws std::invalid_argument if it is none of them, or one
+// that cannot run here.
+Precision parse_precision(const std::string& text, Isa isa);
 
 struct ChoiceParams {
   const Projection& projection;
@@ -38,7 +42,6 @@ struct ChoiceParams {
   Strategy strategy;
   Isa isa;
   Precision precision;
-  bool has_bf16;
   int threads;
   const std::function<void()>& poll;
   // Of two positions, as projected, by a thread.
@@ -46,8 +49,8 @@ struct ChoiceParams {
 };
 
 struct Choice {
-  Strategy strategy;  // pruned or full
-  bool bf16;
+  Strategy strategy;       // pruned or full
+  Precision precision;     // not any
   std::int64_t near_axes;  // pruned: axes of the first level
 };
 

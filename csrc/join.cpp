@@ -39,16 +39,21 @@ class Search {
   struct Worker {
     Aligned<float> score{kScanRows * kListStride};
     Aligned<std::int32_t> column{kScanRows * kListStride};
+    Aligned<std::uint32_t> turned;  // of one scan in int8
     int count[kScanRows];
     // Of the queries of a block against one other block; bound and limit belong to `reach`.
     float reach_x[kBlockRows], bound_x[kBlockRows], limit_x[kBlockRows];
     float error_x[kBlockRows], base_x[kBlockRows];
+    double stretch = 1.0;  // of the other block
     Aligned<float> bound_y{kBlockRows}, limit_y{kBlockRows}, reach_y{kBlockRows};
     // Of each row of a scan the best scores and their positions, a heap with the least first.
     std::vector<std::pair<float, std::int64_t>> best[kScanRows];
     Refiner refiner;
     Counters counters;
-    explicit Worker(const Prepared& p) : refiner(*p.kernels, p.rows, p.pre) {}
+    explicit Worker(const Prepared& p)
+        : turned(p.precision == Precision::int8 ? static_cast<std::size_t>(p.units) * kScanRows
+                                                : 0),
+          refiner(*p.kernels, p.rows, p.pre) {}
   };
 
   void seed(std::int64_t group, Worker& worker);
@@ -63,7 +68,7 @@ class Search {
   void measure(std::int64_t query, std::int64_t slot, Worker& worker);
   void offer(std::int64_t query, double distance, std::int64_t position);
   void lower(State& state, double limit) const;
-  float bound(float reach, float error) const;
+  float bound(float reach, float error, double stretch) const;
   float limit2(float reach, float base) const;
   const std::uint32_t* units(const Side& side, std::int64_t slot) const {
     const std::size_t at = static_cast<std::size_t>(slot);
@@ -91,6 +96,7 @@ class Search {
   std::vector<std::int64_t> output_;  // row of the output of each query slot
   std::unique_ptr<State[]> states_;
   double rounding_;  // of the second level's limit
+  double flushed_;   // what denormals of a score may have lost
   bool limits_;      // whether the second level reads limits: that on further axes alone
 };
 
@@ -122,6 +128,9 @@ Search::Search(const JoinParams& params)
       y_(p_.side),
       output_(self_ ? p_.side.position : by_slot(params)) {
   if (!self_) chosen_ = chosen_side(params, output_);
+  const double elements =
+      p_.precision == Precision::int8 ? 4.0 * static_cast<double>(p_.units) : 0.0;
+  flushed_ = std::max(0x1p-100, 0x1p-110 * elements);
   limits_ = p_.strategy == Strategy::pruned && p_.whole_width == 0;
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
@@ -135,10 +144,10 @@ void Search::lower(State& state, double limit) const {
 }
 
 // t of prepare.h. Infinity asks for every row, but not for padding, whose score is -infinity.
-float Search::bound(float reach, float error) const {
+float Search::bound(float reach, float error, double stretch) const {
   if (std::isinf(reach)) return std::numeric_limits<float>::lowest();
   const double sum = static_cast<double>(reach) + static_cast<double>(error);
-  return std::max(round_down(-0.5 * sum * sum * (1.0 + 0x1p-20) - 0x1p-100),
+  return std::max(round_down(-0.5 * sum * sum * (1.0 + 0x1p-20) * stretch - flushed_),
                   std::numeric_limits<float>::lowest());
 }
 
@@ -160,9 +169,12 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position) {
 
 void Search::scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
                   const float* bound_x, const float* bound_y, Worker& worker) const {
-  p_.scan->scan({units(x, row), units(y_, column), static_cast<std::size_t>(p_.units),
-                 static_cast<int>(columns), x.half.data() + row, y_.half.data() + column, bound_x,
-                 bound_y, worker.score.data(), worker.column.data(), worker.count});
+  const bool int8 = p_.precision == Precision::int8;
+  p_.scan({units(x, row), units(y_, column), static_cast<std::size_t>(p_.units),
+           static_cast<int>(columns), x.half.data() + row, y_.half.data() + column, bound_x,
+           bound_y, int8 ? x.scale.data() + row : nullptr,
+           int8 ? y_.scale.data() + column : nullptr, int8 ? x.offset.data() + row : nullptr,
+           worker.turned.data(), worker.score.data(), worker.column.data(), worker.count});
 }
 
 // The k best scores of a list so far.
@@ -256,7 +268,7 @@ void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const 
       states_[static_cast<std::size_t>(query)].reach.load(std::memory_order_relaxed);
   if (reach == worker.reach_x[row]) return;
   worker.reach_x[row] = reach;
-  worker.bound_x[row] = bound(reach, worker.error_x[row]);
+  worker.bound_x[row] = bound(reach, worker.error_x[row], worker.stretch);
   if (limits_) worker.limit_x[row] = limit2(reach, worker.base_x[row]);
 }
 
@@ -270,7 +282,7 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
     worker.counters.second += count;
     refresh(query, row, worker);
     if (p_.whole_width > 0)
-      count = p_.scan->whole({count, column, whole(x_, query), whole(y_, first_column),
+      count = p_.bf16->whole({count, column, whole(x_, query), whole(y_, first_column),
                               static_cast<std::size_t>(p_.whole_width), x_.whole_half[at],
                               y_.whole_half.data() + first_column, x_.whole_error[at],
                               y_.whole_error.data() + first_column, worker.reach_x[row],
@@ -309,6 +321,7 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
   const bool diagonal = self_ && query_block == block;
   const std::size_t xb = static_cast<std::size_t>(query_block),
                     yb = static_cast<std::size_t>(block);
+  worker.stretch = y_.block_stretch[yb];
   for (std::int64_t i = 0; i < kBlockRows; ++i) {
     const std::size_t row = static_cast<std::size_t>(i), at = static_cast<std::size_t>(row0 + i);
     if (row0 + i >= row1) {
@@ -328,10 +341,11 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
     const bool real = self_ && col0 + i < y_.rows;
     const float reach = real ? states_[at].reach.load(std::memory_order_relaxed) : 0.0f;
     worker.reach_y.data()[i] = reach;
-    worker.bound_y.data()[i] = real
-                                   ? bound(reach, round_up(static_cast<double>(y_.error[at]) +
-                                                           static_cast<double>(x_.block_error[xb])))
-                                   : kInfinity;
+    worker.bound_y.data()[i] = real ? bound(reach,
+                                            round_up(static_cast<double>(y_.error[at]) +
+                                                     static_cast<double>(x_.block_error[xb])),
+                                            x_.block_stretch[xb])
+                                    : kInfinity;
     if (!limits_) continue;
     worker.limit_y.data()[i] = real
                                    ? limit2(reach, round_up(static_cast<double>(y_.base[at]) +

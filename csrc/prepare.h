@@ -23,7 +23,13 @@
 //    float32; with gamma = m u / (1 - m u), m the roundings a term may pass through, what comes out
 //    is at least -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
 //        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
-//    with E the largest e of the other block; the last term pays for flushed denormals.
+//    with E the largest e of the other block; the last term pays for flushed denormals (int8: a
+//    product of scales, times a sum of up to 2^14 an element; 2^-110 an element where that is
+//    more). A few rows of huge norm, and so of huge e, would spoil E for the block they are in.
+//    Theirs is folded into h instead: (a + e)^2 <= (1 + t) a^2 + (1 + 1/t) e^2, so with
+//        h' = h - (1 + 1/t) e^2 / 2,   t_x' = (1 + t) t_x,   t = 2^-10,
+//    such a row may be left out of E. h' stays positive, or the row is not folded, so that the
+//    roundings of a score are no more than before.
 // 5. Second level: axes up to `axes` in float32 and the length rho' beyond them; see Second in
 //    cpu/join_kernels.h. From the score, sqrt(|x^ - y^|^2 - (tail_x - tail_y)^2) - e_x - e_y is a
 //    lower bound A of the distance along the near axes, and the pair survives if
@@ -52,7 +58,7 @@ namespace fastdim {
 
 constexpr std::int64_t kBlockRows = kMostColumns;  // rows of a block: a task compares two
 
-// The kernels of the level, and the bfloat16 scan where this processor has it (else null).
+// The kernels of the level, and those in bfloat16 where this processor has it (else null).
 const JoinKernels& join_kernels(Isa isa);
 const JoinKernels* bf16_join_kernels(Isa isa);
 
@@ -60,15 +66,21 @@ const JoinKernels* bf16_join_kernels(Isa isa);
 struct Side {
   std::int64_t rows = 0;  // real rows; arrays are padded to a whole number of pairs of groups
   std::int64_t padded = 0;
-  Aligned<std::uint32_t> near{0};  // [group][unit][16]
-  Aligned<float> far{0};           // [row][far_width], axes near_axes ... axes, then zeros
-  Aligned<float> half{0};          // h; +infinity beyond `rows`
-  std::vector<float> tail, rest;   // lengths beyond near_axes (as scanned) and beyond axes
-  std::vector<float> error, base;  // e and base, rounded up
+  Aligned<std::uint32_t> near{0};    // [group][unit][16]
+  Aligned<float> scale{0};           // int8: of the row's elements
+  std::vector<std::int32_t> offset;  // int8: -128 times their sum
+  Aligned<float> far{0};             // [row][far_width], axes near_axes ... axes, then zeros
+  Aligned<float> half{0};            // h; +infinity beyond `rows`
+  std::vector<float> tail, rest;     // lengths beyond near_axes (as scanned) and beyond axes
+  std::vector<float> error, base;    // e and base, rounded up
   // All columns in bfloat16 (or nothing), the h of such a row and its e.
   Aligned<std::uint16_t> whole{0};  // [row][whole_width]
   std::vector<float> whole_half, whole_error;
+  // Of a block the largest e that is not folded into h, the largest base, and 1 + t where an e is
+  // folded (else 1).
   std::vector<float> block_error, block_base;
+  std::vector<double> block_stretch;
+  std::vector<bool> folded;
   std::vector<std::int64_t> position;  // place among the ids
 };
 
@@ -78,13 +90,15 @@ struct Prepared {
   std::int64_t n = 0;
   const Kernels* kernels = nullptr;
   const JoinKernels* join = nullptr;
-  const JoinKernels* scan = nullptr;  // the one whose scan fits the units
-  bool bf16 = false;
+  const JoinKernels* bf16 = nullptr;         // whose second level looks at all columns
+  void (*scan)(const Scan& scan) = nullptr;  // the one that fits the units
+  Precision precision = Precision::float32;  // of the units
   Strategy strategy = Strategy::full;
   std::int64_t axes = 0;         // p of both levels
   std::int64_t near_axes = 0;    // of the first
   std::int64_t units = 0;        // of the first level, the tail included
   std::int64_t whole_width = 0;  // of the second level on all columns; 0: on further axes
+  double middle = 0;             // taken off every tail before it is rounded
   double pre = 1.0, post = 1.0;  // see Transform
   double sigma = 1.0;
   Side side;

@@ -34,8 +34,8 @@ class Index:
         threads: int,
     ) -> None:
         """center: float64 (d,); axes: float32 (axis_count, d), nearly orthonormal; strategy:
-        "auto", "pruned" or "full"; arithmetic of the filter: "float32", "bfloat16" or "" for the
-        likely faster; k: neighbours that the choice is made for. At least two groups."""
+        "auto", "pruned" or "full"; arithmetic of the filter: "float32", "bfloat16", "int8" or ""
+        for the likely fastest; k: neighbours that the choice is made for. At least two groups."""
 
     def strategy(self) -> str: ...
     def groups(self) -> int: ...
@@ -56,7 +56,9 @@ class Index:
         """queries: int64 (m,), or 0 for every row or group (then m = n); out_distances: float64
         (m, k); out_indices: int64 (m, k)."""
 
-def has_bfloat16(isa: str = "") -> bool: ...
+def filter_arithmetics(isa: str = "") -> list[str]:
+    """Of "float32", "bfloat16" and "int8" those that the filters of a search can run in here."""
+
 def distinct(
     data: int,
     n: int,

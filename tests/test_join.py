@@ -17,7 +17,21 @@ from fastdim.backends import cpu
 from fastdim.backends.basis import Basis
 from fastdim.errors import BackendError
 
-WAYS = [("pruned", "float32"), ("full", "float32"), ("pruned", ""), ("full", "")]
+# Level, strategy and arithmetic of the filter: all that run here.
+WAYS = [
+    (isa, strategy, arithmetic)
+    for isa in _core.supported_levels()
+    for arithmetic in _core.filter_arithmetics(isa)
+    for strategy in ("pruned", "full")
+]
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Each strategy and arithmetic at each level, which FASTDIM_ISA forces."""
+    isa, strategy, arithmetic = request.param
+    monkeypatch.setenv("FASTDIM_ISA", isa)
+    return strategy, arithmetic
 
 
 def clusters(n: int, d: int) -> np.ndarray:
@@ -56,17 +70,15 @@ def compare(rows: Rows, k: int, found: tuple[Any, Any, Any], queries: Any = None
     np.testing.assert_allclose(found[0], naive.knn(rows, k, queries)[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
 @pytest.mark.parametrize("name", SETS)
-def test_adversarial_sets(isa: str, name: str, way: tuple[str, str]) -> None:
+def test_adversarial_sets(name: str, way: tuple[str, str]) -> None:
     # Three blocks, the last of one row beyond a whole number of groups.
     rows = in_dtype(SETS[name](1057, 37), "float32")
     compare(rows, 3, cpu.knn(rows, None, 3, 2, 0, *way))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
 @pytest.mark.parametrize("d", [1, 2, 15, 16, 17, 31, 33, 63, 130, 290])
-def test_widths_around_vectors_and_axes(isa: str, d: int, way: tuple[str, str]) -> None:
+def test_widths_around_vectors_and_axes(d: int, way: tuple[str, str]) -> None:
     for n in (2, 7, 17, 33, 530):
         rows = in_dtype(token_like(n + 4, d)[:n], "float32")
         k = min(5, n - 1)
@@ -86,10 +98,9 @@ def bases(d: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", ""])
 @pytest.mark.parametrize("name", bases(40, np.random.default_rng(0)))
 def test_no_basis_is_trusted(
-    isa: str, monkeypatch: pytest.MonkeyPatch, name: str, arithmetic: str
+    monkeypatch: pytest.MonkeyPatch, name: str, way: tuple[str, str]
 ) -> None:
     d = 40
     axes = bases(d, np.random.default_rng(0))[name].astype(np.float32)
@@ -98,8 +109,8 @@ def test_no_basis_is_trusted(
     center = np.clip(center, x.min(), x.max())
     monkeypatch.setattr(cpu, "principal_axes", lambda rows, order_only: Basis(center, axes))
     rows = in_dtype(x, "float32")
-    found = cpu.knn(rows, None, 4, 2, strategy="pruned", arithmetic=arithmetic)
-    assert found[2]["axes"] == len(axes)
+    found = cpu.knn(rows, None, 4, 2, 0, *way)
+    assert way[0] == "full" or found[2]["axes"] == len(axes)
     compare(rows, 4, found)
 
 
@@ -125,17 +136,15 @@ def test_a_few_enormous_rows_do_not_hide_the_axes() -> None:
     compare(rows, 2, cpu.knn(rows, queries, 2, 2, strategy="pruned"), queries)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
 @pytest.mark.parametrize("m", [1, 9, 200, 900])
-def test_chosen_queries(isa: str, m: int, way: tuple[str, str]) -> None:
+def test_chosen_queries(m: int, way: tuple[str, str]) -> None:
     rows = in_dtype(token_like(1100, 60), "float16")
     queries = np.random.default_rng(m).choice(rows.n, m, replace=m > 500)
     compare(rows, 6, cpu.knn(rows, queries, 6, 2, 0, *way), queries)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
 @pytest.mark.parametrize("k", [1, 64, 65, 511, 1099])
-def test_many_neighbors(isa: str, k: int, way: tuple[str, str]) -> None:
+def test_many_neighbors(k: int, way: tuple[str, str]) -> None:
     rows = in_dtype(token_like(1100, 12), "float32")
     compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
 
@@ -146,8 +155,7 @@ def test_threads_move_no_bit(isa: str) -> None:
         compare(rows, 2, cpu.knn(rows, None, 2, threads, strategy=strategy))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(filter(None, way)))
-def test_filters_leave_most_pairs_out(isa: str, way: tuple[str, str]) -> None:
+def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
     x = gaussian(3000, 10) @ gaussian(10, 200, seed=1) + 0.05 * gaussian(3000, 200)
     _, _, counts = cpu.knn(in_dtype(x, "float32"), None, 2, 2, 0, *way)
     assert counts["strategy"] == way[0]
@@ -172,14 +180,15 @@ def test_structure_decides_the_strategy() -> None:
     assert cpu.knn(small, None, 2, 2)[2]["strategy"] == "tiled"
 
 
-def test_bfloat16_that_cannot_run(isa: str) -> None:
+@pytest.mark.parametrize(("arithmetic", "needs"), cpu.NEEDS.items())
+def test_arithmetic_that_cannot_run(isa: str, arithmetic: str, needs: str) -> None:
     rows = in_dtype(gaussian(50, 20), "float32")
-    if _core.has_bfloat16(isa):
-        counts = cpu.knn(rows, None, 2, 2, strategy="full", arithmetic="bfloat16")[2]
-        assert counts["arithmetic"] == "bfloat16"
+    if arithmetic in _core.filter_arithmetics(isa):
+        counts = cpu.knn(rows, None, 2, 2, strategy="full", arithmetic=arithmetic)[2]
+        assert counts["arithmetic"] == arithmetic
     else:
-        with pytest.raises(BackendError, match="AVX512-BF16"):
-            cpu.knn(rows, None, 2, 2, strategy="full", arithmetic="bfloat16")
+        with pytest.raises(BackendError, match=needs):
+            cpu.knn(rows, None, 2, 2, strategy="full", arithmetic=arithmetic)
 
 
 @settings(
@@ -194,7 +203,8 @@ def test_bfloat16_that_cannot_run(isa: str) -> None:
     offset=st.sampled_from([0.0, 3.0, 1e3]),
     rank=st.integers(1, 40),
     duplicated=st.booleans(),
-    way=st.sampled_from(WAYS),
+    strategy=st.sampled_from(["pruned", "full"]),
+    choice=st.integers(0, 2),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_shape_and_scale(
@@ -207,7 +217,8 @@ def test_any_shape_and_scale(
     offset: float,
     rank: int,
     duplicated: bool,
-    way: tuple[str, str],
+    strategy: str,
+    choice: int,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -216,4 +227,6 @@ def test_any_shape_and_scale(
         x = x[rng.integers(0, n, n)]
     rows = in_dtype(x, dtype)
     k = min(k, n - 1)
-    compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
+    arithmetics = _core.filter_arithmetics(isa)
+    arithmetic = arithmetics[choice % len(arithmetics)]
+    compare(rows, k, cpu.knn(rows, None, k, 2, 0, strategy, arithmetic))

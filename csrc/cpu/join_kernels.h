@@ -2,8 +2,8 @@
 // at the head of kernels.h holds for every file that implements them.
 //
 // For the scan rows lie in groups of 16, interleaved: unit u of row r of a group at
-// group[u * 16 + r]. A unit is one float, or two bfloat16 in 32 bits (the even element in the low
-// half).
+// group[u * 16 + r]. A unit is one float, or two bfloat16 or four int8 in 32 bits (the first
+// element in the low bits; an int8 element q is stored as the byte q + 128).
 #pragma once
 
 #include <cstddef>
@@ -21,19 +21,25 @@ constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stor
 
 // One scan. score(r, c) = <x_r, y_c> - half_x[r] - half_y[c] in float32, in any order of sums, each
 // product and sum rounded once or not at all. Those with score >= min(bound_x[r], bound_y[c]) are
-// listed for each query row, columns ascending.
+// listed for each query row, columns ascending. In int8 <x_r, y_c> is scale_x[r] scale_y[c] times a
+// sum that is exact in int32; its conversion, the product of the scales, the product with it, the
+// sum of the halves and the difference pass through at most 5 roundings.
 struct Scan {
   const void* x;  // units of the first query row, kGroup units apart
   const void* y;  // groups, one after the other
   std::size_t units;
-  int columns;           // a multiple of kScanCols, at most kMostColumns
-  const float* half_x;   // kScanRows
-  const float* half_y;   // columns; 64-byte aligned, as is bound_y
-  const float* bound_x;  // kScanRows
-  const float* bound_y;  // columns
-  float* score;          // kScanRows lists, kListStride apart
-  std::int32_t* column;  // likewise
-  int* count;            // kScanRows
+  int columns;                   // a multiple of kScanCols, at most kMostColumns
+  const float* half_x;           // kScanRows
+  const float* half_y;           // columns; 64-byte aligned, as is bound_y
+  const float* bound_x;          // kScanRows
+  const float* bound_y;          // columns
+  const float* scale_x;          // int8 alone, as are the three below: kScanRows
+  const float* scale_y;          // columns; 64-byte aligned
+  const std::int32_t* offset_x;  // kScanRows: -128 times the sum of the row's elements
+  std::uint32_t* turned;         // room for kScanRows * units; 32-byte aligned
+  float* score;                  // kScanRows lists, kListStride apart
+  std::int32_t* column;          // likewise
+  int* count;                    // kScanRows
 };
 
 // One query against the rows that its scan listed: the further axes.
@@ -71,6 +77,10 @@ struct Whole {
 
 struct JoinKernels {
   void (*scan)(const Scan& scan);
+
+  // The scan on int8 units. Null at levels without it; where it is set it still needs
+  // CpuFeatures::avx512_vnni.
+  void (*scan_int8)(const Scan& scan);
 
   // Keeps the columns with A^2 + |x - y|^2 + (rest_x - rest_y)^2 <= max(limit_x, limit_y), where
   // A = max(0, sqrt(max(0, -2 score - (1 + 2^-20) (tail_x - tail_y)^2)) - (error_x + error_y)),

@@ -9,13 +9,47 @@
 namespace fastdim {
 namespace {
 
+// Lists the scores of the columns c ... c + 31 that reach a bound.
+__attribute__((always_inline)) inline void list_hits(const Scan& s, int c,
+                                                     const __m512 (&score)[kScanRows][2]) {
+  const __m512 bound0 = _mm512_load_ps(s.bound_y + c);
+  const __m512 bound1 = _mm512_load_ps(s.bound_y + c + kGroup);
+  std::uint32_t any = 0, hits[kScanRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kScanRows; ++r) {
+    const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
+    const std::uint32_t low =
+        _mm512_cmp_ps_mask(score[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ);
+    const std::uint32_t high =
+        _mm512_cmp_ps_mask(score[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ);
+    hits[r] = low | high << 16;
+    any |= hits[r];
+  }
+  if (any == 0) return;
+  // Without a branch a row: which row is hit cannot be foreseen.
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i place0 = _mm512_add_epi32(_mm512_set1_epi32(c), lanes);
+  const __m512i place1 = _mm512_add_epi32(_mm512_set1_epi32(c + kGroup), lanes);
+#pragma GCC unroll 8
+  for (int r = 0; r < kScanRows; ++r) {
+    const __mmask16 low = static_cast<__mmask16>(hits[r]);
+    const __mmask16 high = static_cast<__mmask16>(hits[r] >> 16);
+    const int first = r * kListStride + s.count[r];
+    const int second = first + __builtin_popcount(low);
+    _mm512_storeu_ps(s.score + first, _mm512_maskz_compress_ps(low, score[r][0]));
+    _mm512_storeu_si512(s.column + first, _mm512_maskz_compress_epi32(low, place0));
+    _mm512_storeu_ps(s.score + second, _mm512_maskz_compress_ps(high, score[r][1]));
+    _mm512_storeu_si512(s.column + second, _mm512_maskz_compress_epi32(high, place1));
+    s.count[r] += __builtin_popcount(hits[r]);
+  }
+}
+
 // Type: Unit, the element of a group; Vector, sixteen of them; load, aligned; all, one in every
 // lane; add, the sum with the products of a unit added, in the lane of its row.
 template <class Type>
 void scan(const Scan& s) {
   using Unit = typename Type::Unit;
   const std::size_t next = s.units * kGroup;
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
   for (int c = 0; c < s.columns; c += kScanCols) {
     const Unit* x = static_cast<const Unit*>(s.x);
@@ -38,35 +72,7 @@ void scan(const Scan& s) {
         sum[r][1] = Type::add(sum[r][1], unit, y1);
       }
     }
-    const __m512 bound0 = _mm512_load_ps(s.bound_y + c);
-    const __m512 bound1 = _mm512_load_ps(s.bound_y + c + kGroup);
-    std::uint32_t any = 0, hits[kScanRows];
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) {
-      const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
-      const std::uint32_t low =
-          _mm512_cmp_ps_mask(sum[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ);
-      const std::uint32_t high =
-          _mm512_cmp_ps_mask(sum[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ);
-      hits[r] = low | high << 16;
-      any |= hits[r];
-    }
-    if (any == 0) continue;
-    // Without a branch a row: which row is hit cannot be foreseen.
-    const __m512i place0 = _mm512_add_epi32(_mm512_set1_epi32(c), lanes);
-    const __m512i place1 = _mm512_add_epi32(_mm512_set1_epi32(c + kGroup), lanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) {
-      const __mmask16 low = static_cast<__mmask16>(hits[r]);
-      const __mmask16 high = static_cast<__mmask16>(hits[r] >> 16);
-      const int first = r * kListStride + s.count[r];
-      const int second = first + __builtin_popcount(low);
-      _mm512_storeu_ps(s.score + first, _mm512_maskz_compress_ps(low, sum[r][0]));
-      _mm512_storeu_si512(s.column + first, _mm512_maskz_compress_epi32(low, place0));
-      _mm512_storeu_ps(s.score + second, _mm512_maskz_compress_ps(high, sum[r][1]));
-      _mm512_storeu_si512(s.column + second, _mm512_maskz_compress_epi32(high, place1));
-      s.count[r] += __builtin_popcount(hits[r]);
-    }
+    list_hits(s, c, sum);
   }
 }
 

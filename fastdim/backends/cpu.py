@@ -21,6 +21,9 @@ Int64 = NDArray[np.int64]
 MIN_PREPARED = 4096
 MIN_QUERIES = 512
 
+# What the filters of a search need for their arithmetic.
+NEEDS = {"bfloat16": "AVX512-BF16", "int8": "AVX512-VNNI"}
+
 
 class RowForms(NamedTuple):
     """Forms of every row y, with z_k = y.v_k its places along the axes.
@@ -81,9 +84,9 @@ class Index:
 
     strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
     "tiled" scans as it is; "auto" chooses by size and from a sample. k: neighbours that the choice
-    is made for. arithmetic: of the filter, "float32", "bfloat16" or "" for the likely faster.
-    Holds the rows, which must not change. Raises BackendError if bfloat16 is asked for and cannot
-    run here.
+    is made for. arithmetic: of the filter, "float32", "bfloat16", "int8", or "" for the likely
+    fastest. Holds the rows, which must not change. Raises BackendError if bfloat16 or int8 is asked
+    for and cannot run here.
     """
 
     def __init__(
@@ -91,10 +94,10 @@ class Index:
     ) -> None:
         self.rows = rows
         isa = active_isa()
-        if arithmetic == "bfloat16" and not _core.has_bfloat16(isa):
+        if arithmetic in NEEDS and arithmetic not in _core.filter_arithmetics(isa):
             raise BackendError(
-                f"arithmetic='bfloat16' needs a processor with AVX512-BF16, and level {isa!r} here "
-                "has none: pass 'float32', or '' to let fastdim choose"
+                f"arithmetic={arithmetic!r} needs a processor with {NEEDS[arithmetic]}, and level "
+                f"{isa!r} here has none: pass 'float32', or '' to let fastdim choose"
             )
         self._index = _core.Index(*_matrix(rows), threads, isa)
         few = self._index.groups() < (MIN_PREPARED if strategy == "auto" else 2)
