@@ -74,14 +74,42 @@ def hidden_states(block: int | None, rows: int, cache: Path) -> Matrix:
     return np.ascontiguousarray(found.block(0, found.n), dtype=np.float32)
 
 
+def mlp_activations(block: int, rows: int, cache: Path) -> Matrix:
+    """What a 0-based block's MLP multiplies by its last matrix: 1,536 columns a token."""
+    import torch
+
+    import fastdim
+    from fastdim.extract.documents import build_documents
+    from fastdim.extract.model import load_model
+    from fastdim.extract.texts import load_texts
+
+    path = f"layers.{block}.mlp.down_proj:input"
+    folder = cache / f"mlp{block}-{rows}"
+    if (folder / "done").exists():
+        store = fastdim.Store.open(folder)
+    else:
+        loaded = load_model(MODEL)
+        documents = build_documents(load_texts("docstrings"), loaded.tokenizer, max_tokens=rows)
+        ids = torch.from_numpy(documents.input_ids)
+        ends = zip(documents.offsets, documents.offsets[1:], strict=False)
+        batches = [{"input_ids": ids[start:end][None]} for start, end in ends]
+        store = fastdim.extract_modules(loaded.model, batches, [path], folder, max_rows=rows)
+        (folder / "done").touch()
+    found = store.rows(0)
+    return np.ascontiguousarray(found.block(0, found.n), dtype=np.float32)
+
+
 def make(name: str, rows: int, cache: Path) -> Matrix:
-    """Rows (n, d) float32 by name: "smollm2:BLOCK", "smollm2:embedding" or one of SYNTHETIC."""
+    """Rows (n, d) float32 by name: "smollm2:BLOCK", "smollm2:embedding", "mlp:BLOCK" or one of
+    SYNTHETIC."""
     kind, _, block = name.partition(":")
+    if kind == "mlp":
+        return mlp_activations(int(block), rows, cache)
     if kind == "smollm2":
         return hidden_states(None if block == "embedding" else int(block), rows, cache)
     if name not in SYNTHETIC:
         raise SystemExit(
-            f"unknown data {name!r}; there are: smollm2:BLOCK, smollm2:embedding, "
+            f"unknown data {name!r}; there are: smollm2:BLOCK, smollm2:embedding, mlp:BLOCK, "
             f"{', '.join(SYNTHETIC)}"
         )
     return SYNTHETIC[name](rows)

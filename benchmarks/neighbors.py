@@ -1,9 +1,11 @@
-"""Exact neighbours against FAISS flat, case by case: time, memory, and what the search did.
+"""Exact neighbours against FAISS flat and others, case by case: time, memory, what the search did.
 
-    python benchmarks/neighbors.py --rows 50000 --cases blocks,k32,queries,isotropic,duplicates
+    python benchmarks/neighbors.py --cases blocks,k32,queries --output benchmarks/results
 
 Validates first: the distances of 100 rows against float64 sums of squared differences. Everything
-counts: grouping equal rows, centering, axes, order, search. Programs take turns.
+counts: grouping equal rows, centering, axes, order, search. Programs take turns. With --output the
+lines are kept in a JSON file named for the processor, a case measured anew replaces its old line,
+and a table and the growth of time with the rows as a picture are made of it.
 """
 
 from __future__ import annotations
@@ -19,18 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import data
+import neighbors_peers as peers
+import neighbors_results as results
 import numpy as np
 from compare import commit, device
 from numpy.typing import NDArray
-from worker import fastest_core
+from worker import fastest_core, resident
 
 import fastdim
 
 CHECKED = 100
 TOLERANCE = 1e-6
-CASES = ("blocks", "k32", "queries", "isotropic", "duplicates", "wide")
+CASES = ("blocks", "k32", "queries", "isotropic", "duplicates", "wide", "growth", "peers")
 # 0-based blocks whose outputs are the published "blocks" 1, 10, 20 and 29, counted from 1.
 BLOCKS = (0, 9, 19, 28)
+GROWTH = (12_500, 25_000, 100_000, 200_000)
+LONG_SECONDS = 30  # a program that takes longer runs at most three times
+PLAN = ("strategy", "arithmetic", "axes_first", "axes", "pairs_second", "pairs_refined")
 
 
 @dataclass
@@ -51,14 +58,6 @@ def ours(x: Any, k: int, options: dict[str, Any]) -> tuple[NDArray[Any], dict[st
     return found.distances, found.plan
 
 
-def faiss_flat(x: data.Matrix, queries: data.Matrix, k: int) -> tuple[NDArray[Any], None]:
-    """faiss.knn; the row itself comes back as its own nearest, so one more is asked for."""
-    import faiss
-
-    squared, _ = faiss.knn(queries, x, k + 1)
-    return np.sqrt(np.maximum(squared[:, 1:], 0)), None
-
-
 def make_case(
     name: str,
     x: data.Matrix,
@@ -67,8 +66,9 @@ def make_case(
     queries: NDArray[np.int64] | None = None,
     duplicates: str = "keep",
     prepared: bool = False,
+    others: bool = False,
 ) -> Case:
-    """Both programs of a case; `prepared` adds the search on prepared rows."""
+    """fastdim and faiss.knn; `prepared` adds the search on prepared rows, `others` more peers."""
     options = {"queries": queries, "duplicates": duplicates, "threads": threads}
     peer = x
     if duplicates == "collapse":
@@ -78,7 +78,10 @@ def make_case(
         ready = fastdim.prepare(x, k=k, threads=threads)
         programs["fastdim, prepared"] = partial(ours, ready, k, options)
     asked = peer if queries is None else np.ascontiguousarray(peer[queries])
-    programs["faiss.knn"] = partial(faiss_flat, peer, asked, k)
+    programs["faiss.knn"] = partial(peers.faiss_flat, peer, asked, k)
+    if others:
+        for peer_name, run in peers.OTHERS.items():
+            programs[peer_name] = partial(run, x, k, threads)
     return Case(name, x, k, queries, duplicates, programs)
 
 
@@ -95,10 +98,6 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
             yield make_case(f"block {block + 1}", make(f"smollm2:{block}"), threads)
     if "k32" in wanted:
         yield make_case("block 20, k = 32", make("smollm2:19"), threads, k=32)
-    if "queries" in wanted:
-        x = make("smollm2:19")
-        chosen = np.sort(np.random.default_rng(0).choice(len(x), 2000, replace=False))
-        yield make_case("block 20, 2,000 queries", x, threads, queries=chosen, prepared=True)
     if "isotropic" in wanted:
         yield make_case("isotropic Gaussian", data.gauss(n), threads)
     if "duplicates" in wanted:
@@ -106,10 +105,21 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield make_case("layer 0, keep", x, threads)
         yield make_case("layer 0, collapse", x, threads, duplicates="collapse")
     if "wide" in wanted:
+        few = min(n, 20_000)
+        yield make_case("MLP activations", data.make("mlp:19", few, options.cache), threads)
         for sites in (4, 8):
-            parts = [make(f"smollm2:{block}") for block in range(30 - sites, 30)]
-            x = np.concatenate(parts, axis=1)[:20_000]
-            yield make_case(f"{sites} sites side by side", x, threads)
+            parts = [make(f"smollm2:{block}")[:few] for block in range(30 - sites, 30)]
+            yield make_case(f"{sites} sites side by side", np.hstack(parts), threads)
+    if "peers" in wanted:
+        yield make_case("block 20, other programs", make("smollm2:19"), threads, others=True)
+    if {"queries", "growth"} & set(wanted):
+        x = data.make("smollm2:19", max(n, GROWTH[-1] if n == 50_000 else n), options.cache)
+    if "queries" in wanted:
+        chosen = np.sort(np.random.default_rng(0).choice(len(x), 2000, replace=False))
+        yield make_case("block 20, 2,000 queries", x, threads, queries=chosen, prepared=True)
+    if "growth" in wanted:
+        for rows in (rows for rows in GROWTH if rows <= len(x)):
+            yield make_case(f"{results.GROWTH_NAME}{rows:,} rows", x[:rows], threads)
 
 
 def validate(case: Case) -> None:
@@ -132,6 +142,44 @@ def validate(case: Case) -> None:
             np.testing.assert_allclose(distances[place], expected, rtol=TOLERANCE)
 
 
+def measure(case: Case, repeats: int) -> list[results.Line]:
+    """Seconds and peak memory of every program, in turns."""
+    seconds: dict[str, list[float]] = {program: [] for program in case.programs}
+    peaks: dict[str, int] = dict.fromkeys(case.programs, 0)
+    plans: dict[str, Any] = {}
+    for turn in range(repeats):
+        for program, run in case.programs.items():
+            if turn >= 3 and max(seconds[program]) > LONG_SECONDS:
+                continue
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            before = resident("VmRSS")
+            start = time.perf_counter()
+            found, plans[program] = run()
+            seconds[program].append(time.perf_counter() - start)
+            peaks[program] = max(peaks[program], resident("VmHWM") - before - found.nbytes)
+    peer = statistics.median(seconds["faiss.knn"])
+    lines = []
+    for program, times in seconds.items():
+        plan = plans[program] or {}
+        lines.append(
+            results.Line(
+                case=case.name,
+                program=program,
+                rows=len(case.x),
+                columns=case.x.shape[1],
+                runs=len(times),
+                median=statistics.median(times),
+                least=min(times),
+                most=max(times),
+                ratio=peer / statistics.median(times),
+                peak=peaks[program] / case.x.nbytes,
+                plan=" ".join(str(plan[key]) for key in PLAN if key in plan),
+                commit=commit(),
+            )
+        )
+    return lines
+
+
 def main() -> None:
     """Print the table; raises AssertionError if fastdim is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,6 +189,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
+    parser.add_argument("--output", type=Path, help="folder of the results kept")
     options = parser.parse_args()
     unknown = set(filter(None, options.cases.split(","))) - set(CASES)
     if unknown:
@@ -152,29 +201,13 @@ def main() -> None:
 
     faiss.omp_set_num_threads(options.threads)
     print(f"{device()}; commit {commit()}; {options.threads} threads; {options.repeats} runs each")
-    print("\n| case | rows | program | median s | range s | faiss.knn / this | plan |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print(results.HEADER, flush=True)
     for case in cases(options):
         validate(case)
-        seconds: dict[str, list[float]] = {program: [] for program in case.programs}
-        plans: dict[str, Any] = {}
-        for _ in range(options.repeats):
-            for program, run in case.programs.items():
-                start = time.perf_counter()
-                _, plans[program] = run()
-                seconds[program].append(time.perf_counter() - start)
-        peer = statistics.median(seconds["faiss.knn"])
-        for program, times in seconds.items():
-            median, plan = statistics.median(times), plans[program] or {}
-            did = " ".join(str(plan[key]) for key in PLAN if key in plan)
-            print(
-                f"| {case.name} | {len(case.x):,} x {case.x.shape[1]} | {program} | {median:.3f} |"
-                f" {min(times):.3f}-{max(times):.3f} | {peer / median:.1f} | {did} |",
-                flush=True,
-            )
-
-
-PLAN = ("strategy", "arithmetic", "axes_first", "axes", "pairs_second", "pairs_refined")
+        lines = measure(case, options.repeats)
+        print("\n".join(map(results.printed, lines)), flush=True)
+        if options.output:
+            results.keep(lines, options.output, device(), options.threads)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,8 @@ void prepare_index(Index& index, const IndexParams& p) {
   check_sizes(index.rows, p.threads);
   const std::int64_t groups = static_cast<std::int64_t>(index.first.size());
   if (groups < 2) throw std::invalid_argument("knn: one group of equal rows cannot be prepared");
-  if (p.basis.count < 1) throw std::invalid_argument("knn: preparing rows needs an axis");
+  if (p.basis.count < 1 && p.strategy != Strategy::full)
+    throw std::invalid_argument("knn: only a full search goes without axes");
   if (p.strategy == Strategy::tiled)
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
   index.prepared = std::make_unique<Prepared>(

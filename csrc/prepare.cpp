@@ -48,12 +48,25 @@ float from_bf16(std::uint16_t half) {
   return value;
 }
 
+std::vector<std::int64_t> in_order(std::int64_t n) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  return order;
+}
+
+// The arithmetic asked for, or the fastest that runs here.
+Precision fastest(Isa isa, Precision wanted) {
+  if (wanted != Precision::any) return wanted;
+  for (const Precision precision : {Precision::int8, Precision::bfloat16})
+    if (has_precision(isa, precision)) return precision;
+  return Precision::float32;
+}
+
 // Near rows near each other, rows of huge norm last, by norm: they loosen the bounds of their own
 // blocks alone.
 std::vector<std::int64_t> arrange(const Projection& projection, std::int64_t n, int threads,
                                   const std::function<void()>& poll) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
+  std::vector<std::int64_t> order = in_order(n);
   const std::vector<float>& norm = projection.norm;
   std::vector<float> sorted = norm;
   std::nth_element(sorted.begin(), sorted.begin() + n / 2, sorted.end());
@@ -354,9 +367,11 @@ Prepared prepare(const PrepareParams& p) {
   out.pre = transform.pre;
   out.post = transform.post;
 
-  Projection projection = project(set, transform, p.basis, scratch);
+  const bool direct = p.basis.count == 0;
+  Projection projection = direct ? Projection{} : project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
-  const std::vector<std::int64_t> order = arrange(projection, p.n, p.threads, *p.poll);
+  const std::vector<std::int64_t> order =
+      direct ? in_order(p.n) : arrange(projection, p.n, p.threads, *p.poll);
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < p.threads; ++worker)
     refiners.emplace_back(*out.kernels, p.rows, out.pre);
@@ -364,8 +379,9 @@ Prepared prepare(const PrepareParams& p) {
     return out.scaled(refiners[static_cast<std::size_t>(worker)].distance(
         p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
   };
-  const Choice choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision,
-                                p.threads, *p.poll, distance});
+  const Choice choice = direct ? Choice{Strategy::full, fastest(p.isa, p.precision), p.rows.d}
+                               : choose({projection, order, p.rows.d, p.k, p.strategy, p.isa,
+                                         p.precision, p.threads, *p.poll, distance});
   out.strategy = choice.strategy;
   out.precision = choice.precision;
   out.bf16 = bf16_join_kernels(p.isa);

@@ -114,6 +114,8 @@ struct Prepared {
   }
 };
 
+// Without axes (Basis.count 0) rows stay in their order and the fastest arithmetic is taken unseen:
+// for a full search by so few queries that order and choice would cost more than they save.
 struct PrepareParams {
   Rows rows;
   const std::int64_t* ids;

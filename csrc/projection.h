@@ -13,7 +13,7 @@ namespace fastdim {
 struct Basis {
   const double* center;  // d, in the units of the rows
   const float* axes;     // p x d, row-major
-  std::int64_t count;    // p >= 1
+  std::int64_t count;    // p >= 1; 0: rows are neither projected nor put in order
 };
 
 struct Projection {

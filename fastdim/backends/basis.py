@@ -38,6 +38,13 @@ class Basis(NamedTuple):
     axes: NDArray[np.float32]
 
 
+def middle(rows: Rows, seed: int = 0) -> Basis:
+    """The median of a sample of rows (n, d) column by column, in their units, and no axes."""
+    sample = _sample(rows, seed)
+    center = np.median(sample[:: max(1, len(sample) // 512)], axis=0)
+    return Basis(np.asarray(center, dtype=np.float64), np.zeros((0, rows.d), dtype=np.float32))
+
+
 def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
     """Centre and leading principal axes of a sample of rows (n, d), in the units of the rows.
 

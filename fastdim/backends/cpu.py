@@ -11,15 +11,17 @@ from threadpoolctl import threadpool_limits
 
 from fastdim import _core
 from fastdim.arrays import Rows
-from fastdim.backends.basis import DIRECT_COLUMNS, principal_axes
+from fastdim.backends.basis import DIRECT_COLUMNS, middle, principal_axes
 from fastdim.errors import BackendError, InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-# Fewer distinct rows, or fewer queries, are searched faster than rows are prepared.
+# Fewer distinct rows are searched faster than they are prepared. Less than one query to
+# QUERIES_SHARE rows does not pay for axes and order, less than MIN_QUERIES not even for rounding.
 MIN_PREPARED = 4096
-MIN_QUERIES = 512
+MIN_QUERIES = 128
+QUERIES_SHARE = 20
 
 # What the filters of a search need for their arithmetic.
 NEEDS = {"bfloat16": "AVX512-BF16", "int8": "AVX512-VNNI"}
@@ -83,7 +85,8 @@ class Index:
     """Rows ready to be searched: equal rows grouped, and the form the filters read.
 
     strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
-    "tiled" scans as it is; "auto" chooses by size and from a sample. k: neighbours that the choice
+    "direct" likewise, on rows as they come, "tiled" scans as it is; "auto" chooses by size and from
+    a sample. k: neighbours that the choice
     is made for. arithmetic: of the filter, "float32", "bfloat16", "int8", or "" for the likely
     fastest. Holds the rows, which must not change. Raises BackendError if bfloat16 or int8 is asked
     for and cannot run here.
@@ -105,8 +108,11 @@ class Index:
             return
         if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
             strategy = "full"
-        with threadpool_limits(threads, user_api="blas"):
-            center, axes = principal_axes(rows, order_only=strategy == "full")
+        if strategy == "direct":
+            strategy, (center, axes) = "full", middle(rows)
+        else:
+            with threadpool_limits(threads, user_api="blas"):
+                center, axes = principal_axes(rows, order_only=strategy == "full")
         self._index.prepare(
             _address(center), _address(axes), len(axes), strategy, arithmetic, k, threads
         )
@@ -181,9 +187,9 @@ def index_for(
     strategy: str = "auto",
     arithmetic: str = "",
 ) -> Index:
-    """The index for one search: a few queries do not pay for preparing the rows."""
-    if strategy == "auto" and queries is not None and len(queries) < MIN_QUERIES:
-        strategy = "tiled"
+    """The index for one search: a few queries do not pay for preparing the rows in full."""
+    if strategy == "auto" and queries is not None and len(queries) * QUERIES_SHARE < rows.n:
+        strategy = "tiled" if len(queries) < MIN_QUERIES else "direct"
     return Index(rows, k, threads, strategy, arithmetic)
 
 

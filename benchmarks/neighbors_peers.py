@@ -1,0 +1,72 @@
+"""Other programs' neighbour searches, as benchmarks/neighbors.py runs them.
+
+Each takes rows (n, d) float32 and gives distances (n, k) of the k nearest other rows. The row comes
+back as its own nearest, so one more is asked for. scikit-dimension and DADApy search through
+scikit-learn, llm-microscope and torchid through torch.cdist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from data import Matrix
+from numpy.typing import NDArray
+
+BLOCK = 2048
+Found = tuple[NDArray[Any], None]
+
+
+def _distances(squared: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.sqrt(np.maximum(squared[:, 1:], 0)))
+
+
+def faiss_flat(x: Matrix, queries: Matrix, k: int) -> Found:
+    """faiss.knn."""
+    import faiss
+
+    return _distances(faiss.knn(queries, x, k + 1)[0]), None
+
+
+def faiss_panorama(x: Matrix, k: int, threads: int) -> Found:
+    """IndexFlatL2Panorama on rows rotated to their principal axes, the rotation included."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    d = x.shape[1]
+    rotation = faiss.PCAMatrix(d, d)
+    rotation.train(x)
+    rotated = rotation.apply(x)
+    index = faiss.IndexFlatL2Panorama(d, 8)
+    index.add(rotated)
+    return _distances(index.search(rotated, k + 1)[0]), None
+
+
+def torch_cdist(x: Matrix, k: int, threads: int) -> Found:
+    """torch.cdist in blocks of rows, then topk."""
+    import torch
+
+    torch.set_num_threads(threads)
+    rows = torch.from_numpy(x)
+    parts = [
+        torch.cdist(part, rows).topk(k + 1, largest=False) for part in torch.split(rows, BLOCK)
+    ]
+    return torch.cat([found.values[:, 1:] for found in parts]).numpy(), None
+
+
+def sklearn_brute(x: Matrix, k: int, threads: int) -> Found:
+    """sklearn.neighbors.NearestNeighbors(algorithm="brute")."""
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(threads):
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute", n_jobs=threads).fit(x)
+        return search.kneighbors()[0], None
+
+
+OTHERS: dict[str, Callable[[Matrix, int, int], Found]] = {
+    "FAISS IndexFlatL2Panorama": faiss_panorama,
+    "torch.cdist + topk": torch_cdist,
+    "sklearn brute": sklearn_brute,
+}

@@ -1,0 +1,110 @@
+"""The results of benchmarks/neighbors.py on disk: JSON lines, a table, a picture."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HEADER = (
+    "\n| case | rows | program | median s | range s (runs) | faiss.knn / this | peak / input |"
+    " commit | plan |\n|---|---|---|---|---|---|---|---|---|"
+)
+NOTES = """
+Seconds with everything counted: grouping equal rows, centering, axes, order, search. faiss.knn with
+its fastest BLAS kernels. Peak: the highest resident memory of a run less that before it and
+less what it returned. Plan: strategy, arithmetic and axes of the first filter, all axes, pairs of
+the second filter, pairs measured on the original rows."""
+GROWTH_NAME = "block 20, growth, "
+PROGRAMS = {"fastdim": "#0b6e75", "faiss.knn": "#b4552d"}
+
+
+@dataclass
+class Line:
+    """One program on one case: seconds, the peer's time over its own, memory in inputs."""
+
+    case: str
+    program: str
+    rows: int
+    columns: int
+    runs: int
+    median: float
+    least: float
+    most: float
+    ratio: float
+    peak: float
+    plan: str
+    commit: str
+    date: str = ""
+
+
+def printed(line: Line) -> str:
+    """A row of the table."""
+    return (
+        f"| {line.case} | {line.rows:,} x {line.columns} | {line.program} | {line.median:.3f} |"
+        f" {line.least:.3f}-{line.most:.3f} ({line.runs}) | {line.ratio:.1f} | {line.peak:.2f} |"
+        f" {line.commit} | {line.plan} |"
+    )
+
+
+def keep(lines: list[Line], folder: Path, device: str, threads: int) -> None:
+    """Put the lines of a case in place of its old ones, and write table and picture again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / ("neighbors-" + re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower()))
+    path = stem.with_suffix(".json")
+    kept = [Line(**line) for line in json.loads(path.read_text())] if path.exists() else []
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    for line in lines:
+        line.date = today
+    name = lines[0].case
+    places = [i for i, line in enumerate(kept) if line.case == name]
+    at = places[0] if places else len(kept)
+    kept = [line for line in kept if line.case != name]
+    kept[at:at] = lines
+    path.write_text(json.dumps([asdict(line) for line in kept], indent=1) + "\n")
+    dates = sorted({line.date for line in kept})
+    stem.with_suffix(".md").write_text(
+        f"{device}, {threads} threads, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n"
+        + HEADER
+        + "\n"
+        + "\n".join(map(printed, kept))
+        + "\n"
+        + NOTES
+        + "\n"
+    )
+    draw(kept, stem.with_suffix(".svg"))
+
+
+def draw(lines: list[Line], path: Path) -> None:
+    """Seconds against rows, both logarithmic, of the lines about block 20; none if too few."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [line for line in lines if line.case == "block 20" or GROWTH_NAME in line.case]
+    if len({line.rows for line in shown}) < 2:
+        return
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for program, color in PROGRAMS.items():
+        points = sorted((line.rows, line.median) for line in shown if line.program == program)
+        axes.plot(*zip(*points, strict=True), "o-", color=color)
+        rows, seconds = points[-1]
+        axes.annotate(
+            f"{program}, {seconds:.3g} s",
+            (rows, seconds),
+            xytext=(-6, 7),
+            textcoords="offset points",
+            ha="right",
+            color=color,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="rows, 576 columns, k = 2", ylabel="seconds")
+    ticks = sorted({line.rows for line in shown})
+    axes.set_xticks(ticks, [f"{rows:,}" for rows in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
