@@ -64,8 +64,8 @@ struct IndexParams {
 };
 
 // Adds the form that the filters read, of at least two groups. Memory: about 50 bytes a row and, of
-// every element, full: 2 in bfloat16, 4 in float32; pruned: 2 or 4 an axis of the first level and
-// then, in bfloat16, 2 a column, else 4 a further axis.
+// every element, full: 1 in int8, 2 in bfloat16, 4 in float32; pruned: as much an axis of the first
+// level and then, where there is bfloat16, 2 a column, else 4 a further axis.
 void prepare_index(Index& index, const IndexParams& params);
 
 struct KnnParams {
