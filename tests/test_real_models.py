@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastdim import cosine_stats, knn, naive, spectrum
+from fastdim import _core, cosine_stats, knn, naive, spectrum
+from fastdim.backends import cpu
 from fastdim.extract.documents import Documents, build_documents
 from fastdim.extract.model import LoadedModel, load_model
 from fastdim.extract.run import extract
@@ -66,8 +67,6 @@ def test_rows_equal_output_hidden_states_bit_for_bit(name: str, stores: Any) -> 
 def test_distances_meet_the_accuracy_contract(
     name: str, layer: int, stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastdim import _core
-
     rows = stores[name].rows(layer)
     expected, _ = naive.knn(rows, 2)
     for isa in _core.supported_levels():
@@ -75,6 +74,18 @@ def test_distances_meet_the_accuracy_contract(
         found = knn(rows)
         assert found.backend == f"cpu-{isa}"
         np.testing.assert_allclose(found.distances, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "layer"), SITES)
+def test_filters_in_every_arithmetic_lose_no_neighbour(name: str, layer: int, stores: Any) -> None:
+    rows = stores[name].rows(layer)
+    expected = cpu.knn(rows, None, 4, 2, strategy="tiled")
+    for strategy in ("pruned", "full", "direct"):
+        for arithmetic in _core.filter_arithmetics():
+            found = cpu.knn(rows, None, 4, 2, 0, strategy, arithmetic)
+            assert found[2]["arithmetic"] == arithmetic
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
 
 
 @pytest.mark.parametrize(("name", "layer"), [SITES[0], SITES[13], SITES[31], SITES[-1]])
