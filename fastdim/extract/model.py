@@ -71,6 +71,18 @@ def local_path(name: str) -> Path | None:
     raise ModelError(f"the package {package!r} holds no config.json and no .gguf file in {root}")
 
 
+def model_packages(model: Any) -> tuple[str, ...]:
+    """Packages beside fastdim's own that running a model needs; a pair (module, tokenizer) none.
+
+    Raises ModelError for local files that are not there.
+    """
+    if not isinstance(model, str):
+        return ()
+    path = local_path(model)
+    packed = path is not None and gguf_file(path) is not None
+    return ("torch", "transformers", *(("gguf", "accelerate") if packed else ()))
+
+
 def load_model(
     name: str,
     *,
