@@ -15,6 +15,7 @@ import numpy as np
 from fastdim.arrays import whole_number
 from fastdim.errors import InputError, ModelError, StoreError, require
 from fastdim.extract.batches import Forward, Mask, batch_sha256, call_module
+from fastdim.extract.documents import special_ids
 from fastdim.extract.facts import evaluating, model_dtype, module_sha256
 from fastdim.extract.hooks import STORE_DTYPES, Tap, check_store_dtype, hooked
 from fastdim.extract.layout import check_layout
@@ -198,8 +199,7 @@ def _request(
     unused = sorted(set(given) - set(modules))
     if unused:
         raise InputError(f"layouts names {unused[0]!r}, which is not among the modules")
-    special = np.array(sorted(set(getattr(tokenizer, "all_special_ids", ()))), dtype=np.int64)
-    return Request(taps, calls, given, mask, special, rows_per_sample, seed)
+    return Request(taps, calls, given, mask, special_ids(tokenizer), rows_per_sample, seed)
 
 
 def _common_dtype(begun: Pass) -> str:
