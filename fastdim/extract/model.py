@@ -146,6 +146,8 @@ def _commit(name: str, revision: str | None) -> str | None:
 def check_device(device: str) -> None:
     """Raise InputError, before anything is loaded, if torch cannot put a tensor on `device`."""
     torch = require("torch", "models")
+    if device.partition(":")[0] == "meta":
+        raise InputError("the device 'meta' holds no values: leave --device out for the CPU")
     # torch has no one error for this: a name it does not know, a build without CUDA (an assertion),
     # and a device without its driver or backend each raise another.
     try:

@@ -184,8 +184,9 @@ def read_sample(
         cell_key = (int(layer), _text(filter_name), _text(metric))
         if cell_key in run.cells:
             raise InputError(
-                f"the results table has two rows for {key[0]} {key[1]}, layer {layer}, "
-                f"filter {filter_name}, metric {metric}; concatenate each sweep once"
+                f"the table has two rows for the model {' '.join(filter(None, key))!r}, layer "
+                f"{layer}, filter {filter_name}, metric {metric}: a report shows one run of a model "
+                "and revision; report them apart"
             )
         run.cells[cell_key] = Cell(
             _float(value), _float(lower), _float(upper),

@@ -103,8 +103,8 @@ class RunRecord:
 
 
 _FROM_DEFINITION = (
-    "corpus", "corpus_sha256", "context", "max_tokens", "batch_size", "seed", "device",
-    "outlier_factor", "confidence",
+    "corpus", "corpus_sha256", "context", "max_tokens", "tokens_per_document", "batch_size", "seed",
+    "device", "outlier_factor", "confidence",
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ COLUMNS: dict[str, str] = {
     "document_rule": "string",
     "context": "Int64",
     "max_tokens": "Int64",
+    "tokens_per_document": "Int64",
     "batch_size": "Int64",
     "n_documents": "Int64",
     "seed": "Int64",
