@@ -185,8 +185,8 @@ def read_sample(
         if cell_key in run.cells:
             raise InputError(
                 f"the table has two rows for the model {' '.join(filter(None, key))!r}, layer "
-                f"{layer}, filter {filter_name}, metric {metric}: a report shows one run of a model "
-                "and revision; report them apart"
+                f"{layer}, filter {filter_name}, metric {metric}: a report shows one run of a "
+                "model and revision; report them apart"
             )
         run.cells[cell_key] = Cell(
             _float(value), _float(lower), _float(upper),
