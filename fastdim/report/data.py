@@ -83,7 +83,9 @@ class Run:
     @property
     def name(self) -> str:
         """What the model is called for readers; `model` is the name that was given."""
-        return self.title or short_model(self.model)
+        kind = _text(self.constants.get("architecture"))
+        name = self.title or short_model(self.model)
+        return f"{name} ({kind})" if kind else name
 
     @property
     def label(self) -> str:

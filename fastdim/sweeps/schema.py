@@ -17,6 +17,7 @@ COLUMNS: dict[str, str] = {
     "schema_version": "Int64",
     "model": "string",
     "model_name": "string",
+    "architecture": "string",
     "revision": "string",
     "layer": "Int64",
     "site": "string",
