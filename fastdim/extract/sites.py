@@ -73,7 +73,7 @@ def find_sites(model: Any) -> list[Site]:
 
 
 def architecture_of(model: Any) -> str:
-    """What a token sees: "decoder" (those before it), "encoder" (all); "encoder-decoder": two stacks.
+    """What a token sees: "decoder" (what is before it), "encoder" (all), or "encoder-decoder".
 
     Two short passes that differ in their last token tell: where the rows before it stay as they
     are, attention is causal, or there is a recurrence. Raises as `find_sites`.
