@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Mapping
 from types import ModuleType
 
 
@@ -47,3 +49,19 @@ def require(module: str, extra: str) -> ModuleType:
             f"install it with: pip install 'fastdim[{extra}]'",
             name=error.name,
         ) from error
+
+
+def require_all(packages: Mapping[str, str]) -> None:
+    """Raise one DependencyError naming every package that is not there; nothing is imported.
+
+    packages: top-level module -> the extra that brings it.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        names = ", ".join(repr(name) for name in missing)
+        extras = ",".join(dict.fromkeys(packages[name] for name in missing))
+        raise DependencyError(
+            f"not installed, and needed here: {names}; "
+            f"install with: pip install 'fastdim[{extras}]'",
+            name=missing[0],
+        )

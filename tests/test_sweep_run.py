@@ -153,15 +153,43 @@ def test_one_bad_matrix_fails_alone(tmp_path: Path) -> None:
     assert len(table) == 4 * table["filter"].nunique() * len(METRICS)
 
 
-def test_a_corrected_command_may_use_the_folder_of_a_refused_one(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_refused_run_leaves_nothing_and_a_corrected_one_may_have_the_folder(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "deep" / "out"
     with pytest.raises(ModelError, match="unknown layer '99'"):
         fastdim.sweep(model(), TEXTS, output=out, layers="99", **OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir(parents=True)  # made by somebody else, so it stays
+    with pytest.raises(ModelError, match="unknown layer '99'"):
+        fastdim.sweep(model(), TEXTS, output=out, layers="99", **OPTIONS)
+    assert list(out.iterdir()) == []
+    large, letters = model()
+    large.layers[0].register_forward_hook(lambda block, args, output: output + 1e6)
+    with pytest.raises(InputError, match="too large for float16; store as bfloat16"):
+        fastdim.sweep((large, letters), TEXTS, output=out, store_dtype="float16", **OPTIONS)
+    assert list(out.iterdir()) == []
     assert fastdim.sweep(model(), TEXTS, output=out, layers="0", **OPTIONS).complete
 
 
+def test_a_refused_run_leaves_what_was_computed(tmp_path: Path) -> None:
+    module, letters = model()
+    hidden = module.layers[0].register_forward_hook(
+        lambda block, args, output: output + (1e6 if output.shape[0] == 1 else 0)
+    )
+    # The last of 25 documents stands alone in its batch.
+    with pytest.raises(InputError, match="too large for float16; store as bfloat16"):
+        fastdim.sweep((module, letters), TEXTS, output=tmp_path, store_dtype="float16", **OPTIONS)
+    kept = sorted(path.name for path in (tmp_path / "activations").glob("shard-*"))
+    assert len(kept) == 12
+    hidden.remove()
+    whole = fastdim.sweep((module, letters), TEXTS, output=tmp_path, store_dtype="float16",
+                          **OPTIONS)  # fmt: skip
+    assert whole.complete
+
+
 def test_options_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "config.json", np.zeros(1))
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="belongs to a hub name"):
         fastdim.sweep(str(tmp_path), TEXTS, revision="main", **OPTIONS)
     for option in ({"revision": "main"}, {"dtype": "float16"}):

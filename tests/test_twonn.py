@@ -1,5 +1,6 @@
 """TwoNN: published values on manifolds, the definitions of other codes, intervals, refusals."""
 
+import inspect
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from conftest import gaussian
 from scipy import special, stats
 
-from fastdim import InputError, knn, naive, twonn
+from fastdim import InputError, block_analysis, knn, naive, twonn
 from fastdim.estimators.gamma import gamma_quantile, gamma_tails
 
 
@@ -323,3 +324,30 @@ def test_gamma_quantile(shape: float) -> None:
     assert gamma_tails(shape, 0.0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="0 < p < 1"):
         gamma_quantile(1.0, shape)
+
+
+@pytest.mark.parametrize("function", [twonn, block_analysis])
+def test_the_signature_shows_the_defaults(function: Any) -> None:
+    shown = inspect.signature(function).parameters
+    assert (shown["discard_fraction"].default, shown["method"].default) == (0.1, "censored")
+    assert "discard_fraction: 'float | None' = 0.1" in str(shown["discard_fraction"])
+    assert str(shown["method"]).endswith("= 'censored'")
+
+
+def test_what_is_asked_for_is_told_from_a_default_of_the_same_value() -> None:
+    x = gaussian(300, 4)
+    usual = twonn(x)
+    assert usual == twonn(x, discard_fraction=0.1, method="censored")
+    assert usual == twonn(x, discard_fraction=None, method=None)
+    assert type(usual.method) is str
+    # intRinsic leaves out 1 % unless asked for another share.
+    assert twonn(x, compat="intrinsic") == twonn(x, compat="intrinsic", discard_fraction=0.01)
+    assert twonn(x, compat="intrinsic") != twonn(x, compat="intrinsic", discard_fraction=0.1)
+    assert twonn(x, method="mle") == twonn(x, method="mle", discard_fraction=0)
+    for options in (
+        {"method": "mle", "discard_fraction": 0.1},
+        {"compat": "skdim", "method": "censored"},
+        {"compat": "llm-microscope", "discard_fraction": 0.1},
+    ):
+        with pytest.raises(InputError, match=r"leave discard_fraction out|fixes linear"):
+            twonn(x, **options)

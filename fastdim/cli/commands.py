@@ -39,7 +39,7 @@ def sweep(options: argparse.Namespace) -> int:
         raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
     if options.output is None and not options.dry_run:
         raise InputError("where to? --output DIR (or --dry-run)")
-    require_formats(options.formats)
+    require_formats(() if options.dry_run else options.formats, models)
     from fastdim.extract.texts import load_texts
 
     corpus = load_texts(options.texts, field=options.text_field)

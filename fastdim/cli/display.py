@@ -18,16 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from fastdim.sweeps.plan import Plan
+from fastdim.sweeps.plan import Plan, size
 from fastdim.sweeps.progress import Progress
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in words: "1.5 GB"."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.1f} {unit}"
-    return f"{n_bytes / 1e3:.0f} kB"
 
 
 def duration(seconds: float) -> str:

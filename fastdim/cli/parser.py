@@ -15,7 +15,7 @@ exit codes:
   0    everything was computed
   1    finished, but some rows of the table have status "failed" (their reason is in the table)
   2    wrong usage or input: option, text, model, file, or a missing optional package
-  3    the output folder: locked, of another run, damaged, or the disk is full
+  3    on disk: a folder locked, of another run or of none, a damaged file, no space left
   70   internal error (a bug; --debug shows the traceback)
   130  interrupted; the same command goes on where it stopped
 """

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from fastdim.arrays import as_rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError, require
-from fastdim.estimators.twonn import mean_centered_norm, point, resolve, search_pairs
+from fastdim.estimators.twonn import (
+    DISCARD_FRACTION,
+    METHOD,
+    mean_centered_norm,
+    point,
+    resolve,
+    search_pairs,
+)
 from fastdim.neighbors import find_distinct
 
 Array = NDArray[np.float64]
@@ -59,8 +66,8 @@ def block_analysis(
     x: Any,
     blocks: Any = None,
     *,
-    discard_fraction: float | None = None,
-    method: str | None = None,
+    discard_fraction: float | None = DISCARD_FRACTION,
+    method: str | None = METHOD,
     compat: str | None = None,
     seed: int = 0,
     threads: int | None = None,

@@ -24,6 +24,20 @@ Array = NDArray[np.float64]
 # Resamples behind the robust interval: the relative error of its width is 1/sqrt(2 x 500) = 3 %.
 REPLICATES = 500
 METHODS = ("censored", "mle", "linear", "bayes")
+
+
+class DefaultFraction(float):
+    """A number that was not asked for: `compat` may have another, "mle" uses every ratio."""
+
+
+class DefaultName(str):
+    """A method that was not asked for: `compat` has its own."""
+
+    __slots__ = ()
+
+
+DISCARD_FRACTION = DefaultFraction(0.1)
+METHOD = DefaultName("censored")
 INTERVALS = ("robust", "dependent", "ideal")
 
 
@@ -41,8 +55,8 @@ class Plan:
 def twonn(
     x_or_neighbors: Any,
     *,
-    discard_fraction: float | None = None,
-    method: str | None = None,
+    discard_fraction: float | None = DISCARD_FRACTION,
+    method: str | None = METHOD,
     compat: str | None = None,
     prior: tuple[float, float] | None = None,
     confidence: float = 0.95,
@@ -55,8 +69,8 @@ def twonn(
 
     x_or_neighbors: rows (n, d), reduced to distinct rows before the search; or `Neighbors` with
         k >= 2, best from knn(..., duplicates="collapse").
-    discard_fraction: share of the largest ratios left out (0.1 if None); not for "mle".
-    method: "censored" (default): unbiased maximum likelihood, the discarded ratios known only to
+    discard_fraction: share of the largest ratios left out; not for "mle".
+    method: "censored": unbiased maximum likelihood, the discarded ratios known only to
         exceed the largest kept one. "mle": (N - 1)/sum(log mu) over all. "linear": least squares
         through the origin, F = i/N. "bayes": posterior mean, censored likelihood, Gamma prior.
     prior: shape and rate of that prior, (0.001, 0.001) if None. With r ratios kept and T their
@@ -65,6 +79,7 @@ def twonn(
     compat: the exact definition of another code, zero distances included: "facco", "skdim",
         "dadapy", "torchid", "intrinsic" (R), "llm-microscope". Only "intrinsic" reduces to
         distinct rows. "dadapy" and "intrinsic" also take method= "mle", "linear" or "bayes".
+        Method and discarded share are then that code's own, where they are left out (or None).
     interval: "robust": the query rows are resampled (500 times, seeded) with the references fixed,
         and the spread of log d gives a normal interval on the log scale. "dependent": neighbours
         taken as dependent where every row is a query, for "censored", "mle" and "bayes": on uniform
@@ -164,19 +179,21 @@ def point(neighbors: Neighbors, plan: Plan, seed: int, scale: float = 1.0) -> tu
 
 
 def resolve(
-    method: str | None = None,
+    method: str | None = METHOD,
     compat: str | None = None,
-    discard: float | None = None,
+    discard: float | None = DISCARD_FRACTION,
     prior: tuple[float, float] | None = None,
 ) -> Plan:
     """What the arguments ask for, or one InputError on a conflict."""
+    method = None if isinstance(method, DefaultName) else method
+    discard = None if isinstance(discard, DefaultFraction) else discard
     if discard is not None and not 0.0 <= discard < 1.0:
         raise InputError(f"discard_fraction must lie in [0, 1), got {discard!r}")
     if prior is not None and (compat is not None or method != "bayes"):
         raise InputError("prior= belongs to method='bayes' without compat=: leave it out")
     if compat is not None:
         return _resolve_compat(method, compat, discard)
-    method = "censored" if method is None else method
+    method = str(METHOD) if method is None else method
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "mle":
@@ -185,7 +202,7 @@ def resolve(
                 "method='mle' uses every ratio: leave discard_fraction out, or use 'censored'"
             )
         return Plan(method, 0.0, "reject", lambda log_mu: fits.censored(log_mu, 0.0))
-    share = 0.1 if discard is None else float(discard)
+    share = float(DISCARD_FRACTION if discard is None else discard)
     if method == "linear":
         if share == 0.0:
             raise InputError("method='linear' needs discard_fraction > 0: F = 1 has no logarithm")

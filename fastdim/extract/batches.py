@@ -15,6 +15,9 @@ from fastdim.extract.facts import model_device, tensor_bytes
 Forward = Callable[[Any, Any], Any]
 Mask = Callable[[Any], Any]
 
+# What a model or a function of the user's raises where a batch is none that it can read.
+FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+
 
 def call_module(module: Any, batch: Any, forward: Forward | None, number: int) -> None:
     """One forward pass: `forward(module, batch)`, or by the batch's type on the module's device.
@@ -34,7 +37,7 @@ def call_module(module: Any, batch: Any, forward: Forward | None, number: int) -
             module(moved)
     except FastdimError:
         raise
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+    except FAILURES as error:
         how = (
             "forward(model, batch) was called"
             if forward is not None
@@ -97,27 +100,43 @@ def _digest(value: Any, digest: Any, number: int) -> None:
         )
 
 
-def token_ids(batch: Any, samples: int, places: tuple[int, ...]) -> NDArray[np.int64] | None:
+def prefix_of(batch: Any, path: str) -> str:
+    """ "decoder_" for a module of the decoder where the batch has ids or states of its own for it.
+
+    Those of an encoder-decoder's encoder may have the same shape, and say nothing about it.
+    """
+    apart = isinstance(batch, Mapping) and any(key.startswith("decoder_input") for key in batch)
+    return "decoder_" if apart and "decoder" in path.split(".") else ""
+
+
+def token_ids(
+    batch: Any, prefix: str, samples: int, places: tuple[int, ...]
+) -> NDArray[np.int64] | None:
     """The batch's "input_ids" where they stand on these positions, (samples, positions)."""
-    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    ids = batch.get(f"{prefix}input_ids") if isinstance(batch, Mapping) else None
     if ids is None or tuple(ids.shape) != (samples, *places):
         return None
     return _array(ids).astype(np.int64)
 
 
 def batch_mask(
-    batch: Any, mask: Mask | None, samples: int, places: tuple[int, ...], path: str
+    batch: Any, mask: Mask | None, prefix: str, samples: int, places: tuple[int, ...], path: str
 ) -> NDArray[np.bool_]:
     """The positions that are data and no padding, (samples, positions).
 
     mask(batch) gives (samples,) or (samples, positions...); without it a batch's "attention_mask"
-    counts, but where a sample has one row alone. Raises InputError if the shapes do not fit.
+    counts, but where a sample has one row alone. Raises InputError if the shapes do not fit or the
+    function fails.
     """
     shape = (samples, int(np.prod(places, dtype=np.int64)))
-    given = mask(batch) if mask is not None else None
     name = "mask(batch)"
+    try:
+        given = mask(batch) if mask is not None else None
+    except FAILURES as error:
+        raise InputError(f"{name} fails ({type(error).__name__}: {error})") from error
     if mask is None and isinstance(batch, Mapping):
-        given, name = batch.get("attention_mask"), "the batch's attention_mask"
+        key = f"{prefix}attention_mask"
+        given, name = batch.get(key), f"the batch's {key}"
         if given is not None and not places and len(given) == samples:
             given = None  # one row a sample, and the mask is about its tokens
     if given is None:

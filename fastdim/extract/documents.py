@@ -19,6 +19,9 @@ from fastdim.extract.texts import Corpus
 # in the middle of a context would become one more token of its own kind.
 SEPARATOR = "\n\n"
 
+# Hieroglyphs, cuneiform, Linear A: no vocabulary of words holds all of them.
+RARE = "\U00013000 \U00012000 \U00010600"
+
 # Texts handed to the tokenizer at a time.
 TOKENIZER_BATCH = 512
 
@@ -31,7 +34,7 @@ class Documents:
              text's place in the corpus.
     offsets: (m + 1,) document i is tokens offsets[i]:offsets[i + 1].
     input_ids: (T,) token ids as the model reads them.
-    special: (T,) tokens the tokenizer added, and every token with the id of a special token.
+    special: (T,) tokens the tokenizer added, and every token with an id of `special_ids`.
     keep: (T,) tokens whose rows are stored.
     rule: "packed:<context>" or "text:<context>", as the table shows it.
     n_available: tokens the whole corpus gives under this rule.
@@ -145,7 +148,7 @@ def build_documents(
     chosen = choose(lengths, max_tokens, tokens_per_document, seed)
     ids = np.concatenate([part for n, _ in chosen for part in (prefix, bodies[n], suffix)])
     offsets = np.concatenate([[0], np.cumsum([len(keep) for _, keep in chosen])]).astype(np.int64)
-    special = np.isin(ids, np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64))
+    special = np.isin(ids, special_ids(tokenizer))
     for start, stop in itertools.pairwise(offsets):
         special[start : start + len(prefix)] = True
         special[stop - len(suffix) : stop] = True
@@ -167,6 +170,19 @@ def build_documents(
         corpus_sha256=corpus.sha256,
         token_text={int(i): tokenizer.decode([int(i)]) for i in np.unique(ids[keep])},
     )
+
+
+def special_ids(tokenizer: Any) -> NDArray[np.int64]:
+    """Ids of the marks that a tokenizer keeps for itself: those it calls special, but not the one
+    it puts in place of a word it does not know. Empty without a tokenizer.
+
+    Some call a mark "unknown" that no text gives, since they know every byte: it stays special.
+    """
+    ids = set(getattr(tokenizer, "all_special_ids", ()))
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown in ids and unknown in tokenizer(RARE, add_special_tokens=False)["input_ids"]:
+        ids.remove(unknown)
+    return np.array(sorted(ids), dtype=np.int64)
 
 
 def added_tokens(tokenizer: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

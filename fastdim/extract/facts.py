@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.errors import InputError
+from fastdim.errors import InputError, ModelError
 
 
 @contextlib.contextmanager
@@ -40,6 +40,15 @@ def model_device(model: Any) -> Any:
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def check_weights(model: Any) -> None:
+    """Raise ModelError for a model whose weights are not there (torch's device "meta")."""
+    if any(item.is_meta for item in itertools.chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            f"{type(model).__name__} has parameters on the device 'meta', which hold no values: "
+            "load its weights first"
+        )
 
 
 def check_length(model: Any, tokens: int) -> None:

@@ -32,6 +32,10 @@ class Matrix:
     load: Callable[[], Any]
 
 
+# Shape, number type and reader of an array in a file.
+Found = tuple[tuple[int, ...], str, Callable[[], Any]]
+
+
 def open_activations(path: Path) -> dict[str, Matrix]:
     """The matrices (rows, columns) of a file or folder, by name.
 
@@ -60,12 +64,24 @@ def open_activations(path: Path) -> dict[str, Matrix]:
         found = _OPENERS[path.suffix](path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise StoreError(f"{path} is no readable {path.suffix} file: {error}") from error
-    if not found:
-        raise InputError(f"{path} holds no two-dimensional matrix (rows, columns) of floats")
-    return found
+    matrices = {
+        name: Matrix(shape[0], shape[1], dtype, load)
+        for name, (shape, dtype, load) in found.items()
+        if len(shape) == 2 and dtype in FLOATS
+    }
+    if not matrices:
+        there = "; ".join(
+            f"{name}: {' x '.join(map(str, shape)) or 'one value'}, {dtype}"
+            for name, (shape, dtype, _) in found.items()
+        )
+        raise InputError(
+            f"{path} holds no matrix (rows, columns) of {', '.join(FLOATS)} (it holds "
+            f"{there or 'nothing'}): reshape to two axes, convert integers, save again"
+        )
+    return matrices
 
 
-def _npy(path: Path) -> dict[str, Matrix]:
+def _npy(path: Path) -> dict[str, Found]:
     with path.open("rb") as file:
         shape, dtype = _npy_header(file)
         held = path.stat().st_size - file.tell()
@@ -75,10 +91,10 @@ def _npy(path: Path) -> dict[str, Matrix]:
     def load() -> Any:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
-    return _matrices({path.stem: (shape, dtype, load)})
+    return {path.stem: (shape, dtype, load)}
 
 
-def _npz(path: Path) -> dict[str, Matrix]:
+def _npz(path: Path) -> dict[str, Found]:
     def loader(name: str) -> Callable[[], Any]:
         def load() -> Any:
             with np.load(path, allow_pickle=False) as archive:
@@ -92,10 +108,10 @@ def _npz(path: Path) -> dict[str, Matrix]:
             name = member.removesuffix(".npy")
             with archive.open(member) as file:
                 found[name] = (*_npy_header(file), loader(name))
-    return _matrices(found)
+    return found
 
 
-def _safetensors(path: Path) -> dict[str, Matrix]:
+def _safetensors(path: Path) -> dict[str, Found]:
     def loader(name: str) -> Callable[[], Any]:
         def load() -> Any:
             entry = read_header(path)[name]
@@ -106,7 +122,7 @@ def _safetensors(path: Path) -> dict[str, Matrix]:
         return load
 
     entries = read_header(path).items()
-    return _matrices({name: (entry.shape, entry.dtype, loader(name)) for name, entry in entries})
+    return {name: (entry.shape, entry.dtype, loader(name)) for name, entry in entries}
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], str]:
@@ -120,17 +136,7 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], str]:
     return shape, dtype.name
 
 
-def _matrices(
-    found: dict[str, tuple[tuple[int, ...], str, Callable[[], Any]]],
-) -> dict[str, Matrix]:
-    return {
-        name: Matrix(shape[0], shape[1], dtype, load)
-        for name, (shape, dtype, load) in found.items()
-        if len(shape) == 2 and dtype in FLOATS
-    }
-
-
-_OPENERS: dict[str, Callable[[Path], dict[str, Matrix]]] = {
+_OPENERS: dict[str, Callable[[Path], dict[str, Found]]] = {
     ".npy": _npy,
     ".npz": _npz,
     ".safetensors": _safetensors,

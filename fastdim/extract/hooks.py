@@ -40,6 +40,8 @@ def first_tensor(value: Any) -> Any:
 
     if isinstance(value, torch.Tensor):
         return value if value.is_floating_point() else None
+    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        return None  # its rows are those of all samples by turns
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)):
@@ -88,11 +90,12 @@ def tensor_bits(value: Any, store_dtype: str, site: Site) -> NDArray[Any]:
     import torch
 
     stored = value.to(getattr(torch, store_dtype)).cpu()
-    if store_dtype != "bfloat16" and stored.dtype != value.dtype:
+    if stored.dtype != value.dtype:
         lost = int((torch.isinf(stored) & ~torch.isinf(value.cpu())).sum())
         if lost:
+            wider = "bfloat16" if store_dtype == "float16" else "float64"
             raise InputError(
-                f"{site.label}: {lost} values are too large for {store_dtype}; store as bfloat16"
+                f"{site.label}: {lost} values are too large for {store_dtype}; store as {wider}"
             )
     stored = stored.contiguous()
     bits = stored.view(torch.int16) if store_dtype == "bfloat16" else stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastdim.errors import InputError
@@ -37,7 +38,7 @@ _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 
 def check_layout(layout: str, path: str) -> str:
     """The layout itself. Raises InputError unless it is one b, one d and any number of p."""
-    if sorted(layout.replace(POSITIONS, "")) != [SAMPLES, COLUMNS]:
+    if not isinstance(layout, str) or sorted(layout.replace(POSITIONS, "")) != [SAMPLES, COLUMNS]:
         raise InputError(
             f"the layout of {path} must name every axis by a letter: one b (samples), one d "
             f"(columns of a row), p for each axis of positions; got {layout!r}"
@@ -60,14 +61,20 @@ def layout_of(model: Any, module_path: str, reads: bool, rank: int, path: str) -
                 f"{path} ({type(module).__name__}) reads a tensor of {rank} axes as one sample "
                 "without an axis of samples: give batches of samples, such as those of a DataLoader"
             )
+    if rank in (2, 3):
+        names = module_path.split(".") if module_path else []
+        parents = [model.get_submodule(".".join(names[:n])) for n in range(len(names) + 1)]
+        sequences = tuple(getattr(nn, name) for name in _SEQUENCES)
+        if rank == 2 and any(isinstance(item, sequences) for item in parents):
+            raise InputError(
+                f"{path} ({type(module).__name__}, of a recurrent or attention module) reads a "
+                "tensor of 2 axes as one sample without an axis of samples: give batches of samples"
+            )
     if rank == 3:
         if isinstance(module, tuple(getattr(nn, name) for name in _CHANNELS_FIRST)):
             return "bdp"
         # Positions come first in torch.nn's recurrent and attention modules, and in what these
         # consist of, unless told otherwise. A module of another kind may turn the axes inside.
-        names = module_path.split(".") if module_path else []
-        parents = [model.get_submodule(".".join(names[:n])) for n in range(len(names) + 1)]
-        sequences = tuple(getattr(nn, name) for name in _SEQUENCES)
         if any(isinstance(item, sequences) and _positions_first(item) for item in parents):
             return "pbd"
     if rank not in DEFAULTS:
@@ -119,4 +126,4 @@ def as_samples(value: Any, layout: str) -> Any:
     places = [axis for axis, letter in enumerate(layout) if letter == POSITIONS]
     order = [layout.index(SAMPLES), *places, layout.index(COLUMNS)]
     moved = value.permute(order)
-    return moved.reshape(moved.shape[0], -1, moved.shape[-1])
+    return moved.reshape(moved.shape[0], math.prod(moved.shape[1:-1]), moved.shape[-1])

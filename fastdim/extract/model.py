@@ -71,6 +71,18 @@ def local_path(name: str) -> Path | None:
     raise ModelError(f"the package {package!r} holds no config.json and no .gguf file in {root}")
 
 
+def model_packages(model: Any) -> tuple[str, ...]:
+    """Packages beside fastdim's own that running a model needs; a pair (module, tokenizer) none.
+
+    Raises ModelError for local files that are not there.
+    """
+    if not isinstance(model, str):
+        return ()
+    path = local_path(model)
+    packed = path is not None and gguf_file(path) is not None
+    return ("torch", "transformers", *(("gguf", "accelerate") if packed else ()))
+
+
 def load_model(
     name: str,
     *,
@@ -134,6 +146,8 @@ def _commit(name: str, revision: str | None) -> str | None:
 def check_device(device: str) -> None:
     """Raise InputError, before anything is loaded, if torch cannot put a tensor on `device`."""
     torch = require("torch", "models")
+    if device.partition(":")[0] == "meta":
+        raise InputError("the device 'meta' holds no values: leave --device out for the CPU")
     # torch has no one error for this: a name it does not know, a build without CUDA (an assertion),
     # and a device without its driver or backend each raise another.
     try:

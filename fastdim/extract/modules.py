@@ -15,7 +15,8 @@ import numpy as np
 from fastdim.arrays import whole_number
 from fastdim.errors import InputError, ModelError, StoreError, require
 from fastdim.extract.batches import Forward, Mask, batch_sha256, call_module
-from fastdim.extract.facts import evaluating, model_dtype, module_sha256
+from fastdim.extract.documents import special_ids
+from fastdim.extract.facts import check_weights, evaluating, model_dtype, module_sha256
 from fastdim.extract.hooks import STORE_DTYPES, Tap, check_store_dtype, hooked
 from fastdim.extract.layout import check_layout
 from fastdim.extract.passes import Pass, Request
@@ -56,7 +57,8 @@ def extract_modules(
     output: folder of the shards.
     forward: forward(model, batch), called instead, with the batch as the iterator gave it.
     mask: mask(batch) -> (samples,) or (samples, positions...), nonzero for rows that are data and
-        no padding, or None for all; without it, a mapping's "attention_mask" counts.
+        no padding, or None for all; without it, a mapping's "attention_mask" counts (for a
+        module below "decoder" "decoder_attention_mask", where there are "decoder_input_ids").
     layouts: by path, a letter an axis: b samples, d columns, p positions. Default: (b, d),
         (b, p, d), (b, d, p, p), (b, d, p, p, p); (b, d, p) for torch.nn's one-dimensional
         convolutions, norms and pools and GroupNorm; (p, b, d) for its recurrent and attention
@@ -73,13 +75,21 @@ def extract_modules(
 
     Raises ModelError on a path that is not there, does not run, runs more often than named, or
     gives no floating-point tensor, and where the model fails on a batch; InputError on a bad
-    option, layout, mask or batch; StoreError if the folder is locked, holds other activations, was
-    made from other batches, or cannot be written.
+    option, layout, mask or batch, or a value beyond the stored type; StoreError if the folder is
+    locked, holds other activations, was made from other batches, or cannot be written.
     """
     torch = require("torch", "models")
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_weights(model)
     check_store_dtype(store_dtype)
+    whole_number("seed", seed, 0)
+    one = (torch.Tensor, np.ndarray, Mapping, str)
+    if isinstance(batches, one) or not isinstance(batches, Iterable):
+        raise InputError(
+            f"batches must be an iterable of batches, got one {type(batches).__name__}: give "
+            "[batch], or x.split(8) to cut a tensor up"
+        )
     for option, limit in (("max_rows", max_rows), ("rows_per_sample", rows_per_sample)):
         if limit is not None:
             whole_number(option, limit, 1)
@@ -104,6 +114,7 @@ def extract_modules(
             "tokens": begun.has_tokens,
             "max_rows": max_rows,
             "rows_per_sample": rows_per_sample,
+            "rows_of_first_batch": begun.places_sha256(),  # a mask is known by what it keeps
             "seed": seed,
             "torch": importlib.metadata.version("torch"),
         }
@@ -180,8 +191,12 @@ def _request(
     rows_per_sample: int | None,
     seed: int,
 ) -> Request:
-    if isinstance(modules, str) or not modules or len(set(modules)) != len(modules):
-        raise InputError(f"modules must be a list of module paths, each once, got {modules!r}")
+    texts = isinstance(modules, Sequence) and all(isinstance(path, str) for path in modules)
+    if isinstance(modules, str) or not (texts and modules) or len(set(modules)) != len(modules):
+        raise InputError(
+            "modules must be a list of module paths (texts, as in model.named_modules()), each "
+            f"once, got {modules!r}"
+        )
     taps: list[Tap] = []
     calls: dict[int, int | None] = {}
     known = dict(model.named_modules(remove_duplicate=False))
@@ -198,8 +213,7 @@ def _request(
     unused = sorted(set(given) - set(modules))
     if unused:
         raise InputError(f"layouts names {unused[0]!r}, which is not among the modules")
-    special = np.array(sorted(set(getattr(tokenizer, "all_special_ids", ()))), dtype=np.int64)
-    return Request(taps, calls, given, mask, special, rows_per_sample, seed)
+    return Request(taps, calls, given, mask, special_ids(tokenizer), rows_per_sample, seed)
 
 
 def _common_dtype(begun: Pass) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.errors import InputError, ModelError
-from fastdim.extract.batches import Mask, batch_mask, token_ids
+from fastdim.extract.batches import Mask, batch_mask, prefix_of, token_ids
 from fastdim.extract.hooks import Tap, tensor_bits
 from fastdim.extract.layout import as_samples, check_layout, grid_shape, layout_of
 from fastdim.extract.sampling import lowest_each, token_hash
@@ -49,7 +50,7 @@ class Pass:
     """Takes tensors while a module runs. A first pass finds grids and widths for those after it.
 
     grids: by layer, the number of its grid; None in the first pass, where layers whose positions
-    have the same shape are taken to be of one grid.
+    have the same shape are taken to be of one grid (of one stack, in an encoder-decoder).
     bounds: by grid, the highest hash a row may have.
     """
 
@@ -82,7 +83,10 @@ class Pass:
             return
         if value is None or value.is_nested or value.is_sparse:
             kind = "no floating-point tensor" if value is None else "a nested or sparse tensor"
-            raise ModelError(f"{site.module} gives {kind}, so it has no rows to take")
+            raise ModelError(
+                f"{site.module!r} gives {kind}, so it has no rows to take (torch's encoder gives "
+                "plain ones with enable_nested_tensor=False, recurrences on padded sequences)"
+            )
         layout = self.request.layouts.get(site.module)
         if layout is None:
             layout = layout_of(self.model, tap.path, tap.reads, value.ndim, site.module)
@@ -91,7 +95,7 @@ class Pass:
                 f"the layout {layout!r} of {site.module} names {len(layout)} axes, and its tensor "
                 f"has the shape {tuple(value.shape)}"
             )
-        selection = self._select(site, grid_shape(tuple(value.shape), layout))
+        selection = self._select(tap, grid_shape(tuple(value.shape), layout))
         samples = as_samples(value.detach(), layout)
         if site.width and samples.shape[-1] != site.width:
             raise ModelError(
@@ -103,12 +107,13 @@ class Pass:
         # Indexing copies: a module that works in place after this one cannot change the rows.
         self.rows[site.layer] = samples.reshape(-1, samples.shape[-1])[chosen]
 
-    def _select(self, site: Site, shape: tuple[int, tuple[int, ...]]) -> Selection:
-        known = self.known_grids
-        key: Any = shape[1] if known is None else known[site.layer]
+    def _select(self, tap: Tap, shape: tuple[int, tuple[int, ...]]) -> Selection:
+        known, site = self.known_grids, tap.site
+        prefix = prefix_of(self.batch, tap.path)
+        key: Any = (prefix, shape[1]) if known is None else known[site.layer]
         self._keys[site.layer] = key
         if key not in self._selections:
-            self._selections[key] = self._selection(site, shape, self.bounds.get(key))
+            self._selections[key] = self._selection(site, prefix, shape, self.bounds.get(key))
         found = self._selections[key].shape
         if found != shape:
             raise InputError(
@@ -120,10 +125,10 @@ class Pass:
         return self._selections[key]
 
     def _selection(
-        self, site: Site, shape: tuple[int, tuple[int, ...]], bound: np.uint64 | None
+        self, site: Site, prefix: str, shape: tuple[int, tuple[int, ...]], bound: np.uint64 | None
     ) -> Selection:
         request, (samples, places) = self.request, shape
-        mask = batch_mask(self.batch, request.mask, samples, places, site.module)
+        mask = batch_mask(self.batch, request.mask, prefix, samples, places, site.module)
         index = np.flatnonzero(mask)
         document = self.first_document + index // mask.shape[1]
         position = index % mask.shape[1]
@@ -133,7 +138,7 @@ class Pass:
         if bound is not None:
             kept = token_hash(document, position, request.seed) <= bound
             index, document, position = index[kept], document[kept], position[kept]
-        ids = token_ids(self.batch, samples, places)
+        ids = token_ids(self.batch, prefix, samples, places)
         token = np.full(len(index), -1) if ids is None else ids.reshape(-1)[index]
         special = np.isin(token, request.special_ids)
         columns: dict[str, tuple[str, NDArray[Any]]] = {
@@ -175,6 +180,14 @@ class Pass:
     def samples(self) -> int:
         """Samples of the batch."""
         return next(iter(self._selections.values())).shape[0]
+
+    def places_sha256(self) -> str:
+        """Hash of the places that are kept: what mask and limits make of this batch."""
+        digest = hashlib.sha256()
+        for selection in self._selections.values():
+            digest.update(f"{selection.shape}\0".encode())
+            digest.update(selection.index.tobytes())
+        return digest.hexdigest()
 
     @property
     def has_tokens(self) -> bool:

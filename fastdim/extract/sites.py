@@ -72,6 +72,21 @@ def find_sites(model: Any) -> list[Site]:
     return sites
 
 
+def architecture_of(model: Any) -> str:
+    """What a token sees: "decoder" (what is before it), "encoder" (all), or "encoder-decoder".
+
+    Two short passes that differ in their last token tell: where the rows before it stay as they
+    are, attention is causal, or there is a recurrence. Raises as `find_sites`.
+    """
+    stacks = find_stacks(model)
+    if len(stacks) > 1:
+        return "encoder-decoder"
+    last = f"{stacks[0].blocks}.{len(model.get_submodule(stacks[0].blocks)) - 1}"
+    one, other = (_probe(model, stacks, final).outputs[last][0, :-1].double() for final in (0, 1))
+    # A mixture of experts may share its room out otherwise, hence not bit for bit.
+    return "decoder" if (one - other).abs().max() <= 1e-5 * one.abs().max() else "encoder"
+
+
 def find_stacks(model: Any) -> list[Stack]:
     """The stacks of blocks: one, or encoder and decoder. Raises ModelError if there is none."""
     from torch import nn
@@ -158,8 +173,11 @@ def _check_rows(
         )
 
 
-def _probe(model: Any, stacks: list[Stack]) -> _Trace:
-    """First input and output tensor of every module in one short pass, but inside blocks."""
+def _probe(model: Any, stacks: list[Stack], final: int = 0) -> _Trace:
+    """First input and output tensor of every module in one short pass, but inside blocks.
+
+    final: the id of the last token; the others are 0.
+    """
     import torch
 
     trace = _Trace({}, {}, Counter())
@@ -178,6 +196,7 @@ def _probe(model: Any, stacks: list[Stack]) -> _Trace:
             handles.append(module.register_forward_hook(note, with_kwargs=True))
         device = model_device(model)
         ids = torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=device)
+        ids[0, -1] = final
         with torch.inference_mode():
             run_model(model, ids, torch.ones_like(ids))
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:

@@ -56,8 +56,8 @@ class TokenTable:
     """What stands beside the rows of a layer, one entry a row: (n,) arrays.
 
     document: number of the document; position: within the document, from 0 at its first token;
-    token: id, or -1 where the input has no tokens; special: put there by the
-    tokenizer, or a special id.
+    token: id, or -1 where the input has no tokens; special: put there by the tokenizer, or a mark
+    it keeps for itself ([CLS], an end of text) written out in the text; no unknown word.
     """
 
     document: NDArray[np.int64]

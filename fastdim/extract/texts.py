@@ -113,7 +113,7 @@ def _read_jsonl(path: Path, field: str) -> list[str]:
         if not isinstance(text, str):
             raise InputError(
                 f"{path}, line {number} has no string under the key {field!r}; name the key that "
-                "holds the text (field=)"
+                "holds the text (--text-field, field=)"
             )
         texts.append(text)
     return texts

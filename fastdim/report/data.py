@@ -83,7 +83,9 @@ class Run:
     @property
     def name(self) -> str:
         """What the model is called for readers; `model` is the name that was given."""
-        return self.title or short_model(self.model)
+        kind = _text(self.constants.get("architecture"))
+        name = self.title or short_model(self.model)
+        return f"{name} ({kind})" if kind else name
 
     @property
     def label(self) -> str:
@@ -184,8 +186,9 @@ def read_sample(
         cell_key = (int(layer), _text(filter_name), _text(metric))
         if cell_key in run.cells:
             raise InputError(
-                f"the results table has two rows for {key[0]} {key[1]}, layer {layer}, "
-                f"filter {filter_name}, metric {metric}; concatenate each sweep once"
+                f"the table has two rows for the model {' '.join(filter(None, key))!r}, layer "
+                f"{layer}, filter {filter_name}, metric {metric}: a report shows one run of a "
+                "model and revision; report them apart"
             )
         run.cells[cell_key] = Cell(
             _float(value), _float(lower), _float(upper),

@@ -148,7 +148,7 @@ def reading(sample: Sample) -> str:
         "<b>embedding</b> (emb) is the vector looked up for the token, a <b>block</b> (numbered "
         "from 0) is one step of computation, and the <b>final norm</b> (norm) rescales the result. "
         "Embedding and final norm are no blocks, so they stand apart as dots and no line joins "
-        "them.</p>"
+        f"them.{_kinds(sample)}</p>"
         f"<p>A shaded band, or an upright stroke at a single dot, is a {level}interval: with other "
         "tokens from the same texts the value would move about this much. No band means that the "
         "metric has no interval. A band that ends flat at the edge of a chart goes on beyond it. A "
@@ -158,6 +158,16 @@ def reading(sample: Sample) -> str:
         "100; shares and cosines stay on a plain scale.</p>"
         "<p>Point at a chart to read the values of a site; the same numbers stand in the fold "
         "below each metric.</p></details>"
+    )
+
+
+def _kinds(sample: Sample) -> str:
+    """What the words behind the models' names mean, where they stand there."""
+    if not any(constant(run, "architecture") for run in sample.runs):
+        return ""
+    return (
+        " In a <b>decoder</b>, a model that writes text, a token knows only those before it; in an "
+        "<b>encoder</b> each token knows the whole document."
     )
 
 

@@ -54,8 +54,7 @@ def sweep(
     Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError.
     A layer that fails gives rows with status "failed" and a reason; the others go on.
     """
-    if output is not None:
-        require_formats(formats)
+    require_formats(() if output is None else formats, [model])
     job = prepare_model(
         model,
         load_texts(texts),

@@ -13,12 +13,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastdim.errors import FastdimError, StoreError
 from fastdim.extract.shards import storage_errors, write_bytes
+from fastdim.extract.store import MANIFEST
 from fastdim.sweeps.definition import Definition, python_version, require_same
 
 _KNOWN = ("run.json", "lock")
@@ -114,12 +115,18 @@ class RunFolder:
         finally:
             self.add_seconds(stage, time.perf_counter() - start)
 
-    def discard(self) -> None:
-        """Take back a run that has computed nothing, so that another may have the folder."""
+    def discard(self, made: Sequence[Path]) -> None:
+        """Take back a run that has computed nothing, and of the folders `made` those left empty."""
+        if self.activations.exists():  # without a manifest: not one batch was finished
+            self.remove_activations()
         with storage_errors(self.path):
             self.pieces.rmdir()
-            for name in ("timings.json", "run.json"):
+            for name in ("timings.json", "run.json", "lock"):
                 (self.path / name).unlink(missing_ok=True)
+            for path in made:
+                if any(path.iterdir()):
+                    break
+                path.rmdir()
 
     def remove_activations(self) -> None:
         """Delete the hidden states; pieces and results stay."""
@@ -158,26 +165,40 @@ def check_output(path: Path, definition: Definition | None = None) -> None:
         )
 
 
+def _lock(path: Path) -> int:
+    """The descriptor of the folder's lock file, locked; both are made if they are not there."""
+    while True:
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise StoreError(
+                f"another process ({owner or 'unknown'}) is writing to {path}. Wait for it to end,"
+                " or choose another output folder."
+            ) from error
+        # A run that was taken back since the file was opened has removed it: another's file of
+        # this name would be another lock.
+        if os.fstat(descriptor).st_nlink:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"pid {os.getpid()}".encode(), 0)
+            return descriptor
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
     """Lock the folder for writing and make sure that it holds this definition or nothing.
 
     The lock is the kernel's (flock): it ends with the process, however that ends.
     """
-    with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    check_output(path, definition)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    descriptor = _lock(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise StoreError(
-                f"another process ({owner or 'unknown'}) is writing to {path}. Wait for it to end,"
-                " or choose another output folder."
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()}".encode(), 0)
         check_output(path, definition)
         folder = RunFolder(path)
         if not (path / "run.json").is_file():
@@ -190,8 +211,8 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
             yield folder
         except FastdimError:
             # Nothing was computed (unknown layer, no model): the corrected command may have it.
-            if folder.sample() is None and not folder.activations.exists():
-                folder.discard()
+            if folder.sample() is None and not (folder.activations / MANIFEST).is_file():
+                folder.discard(made)
             raise
     finally:
         os.close(descriptor)

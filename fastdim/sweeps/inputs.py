@@ -68,6 +68,7 @@ class ModelInput:
         """Load the model, extract what is missing, and hand out the store."""
         from fastdim.extract.naming import model_title
         from fastdim.extract.run import extract
+        from fastdim.extract.sites import architecture_of
 
         with run.timed("load"), _torch_threads(threads):
             plan = self.plan(definition, run.activations)
@@ -88,6 +89,8 @@ class ModelInput:
                 progress=lambda done, total: progress.advance(),
             )
         progress.finish()
+        with evaluating(loaded.model):
+            architecture = architecture_of(loaded.model)
         self._prepared = None  # the model is not needed any more: its memory is
         _write_sample(
             run,
@@ -95,6 +98,7 @@ class ModelInput:
             store.sites,
             store.n_rows,
             model_name=model_title(definition.model) if self.module is None else "",
+            architecture=architecture,
             dtype=loaded.dtype,
             store_dtype=store.dtype,
             document_rule=documents.rule,
@@ -177,6 +181,7 @@ class FileInput:
             dtype=dtype,
             store_dtype=dtype,
             model_name="",
+            architecture="",
             document_rule="",
             n_documents=0,
         )

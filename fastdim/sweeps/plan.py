@@ -117,6 +117,14 @@ def flops_per_second() -> float:
     return 2.0 * _PROBE_SIZE**3 / best
 
 
+def size(n_bytes: float) -> str:
+    """Bytes in words: "1.5 GB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes / 1e3:.0f} kB"
+
+
 def check_space(plan: Plan, folder: Path, already: int = 0) -> None:
     """Raise StoreError if the disk cannot hold what is still to be written.
 
@@ -129,6 +137,6 @@ def check_space(plan: Plan, folder: Path, already: int = 0) -> None:
     needed = max(0, plan.disk_bytes - already)
     if needed > free:
         raise StoreError(
-            f"{folder} needs {needed / 1e9:.2f} GB more, and the disk has {free / 1e9:.2f} GB free."
+            f"{folder} needs {size(needed)} more, and the disk has {size(free)} free."
             " Choose another --output, fewer --layers or --max-tokens, or --store-dtype float16."
         )

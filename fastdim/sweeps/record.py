@@ -74,7 +74,8 @@ class RunRecord:
         common = {
             **{name: sample[name] for name in ("model", "revision", "dtype", "store_dtype")},
             **{name: sample[name] for name in ("document_rule", "n_documents")},
-            "model_name": sample.get("model_name", ""),  # runs of before have none
+            # Runs of before have neither.
+            **{name: sample.get(name, "") for name in ("model_name", "architecture")},
             **{name: getattr(definition, name) for name in _FROM_DEFINITION},
             **{f"{name}_version": version for name, version in definition.versions.items()},
             "python_version": self.python_version,
@@ -103,8 +104,8 @@ class RunRecord:
 
 
 _FROM_DEFINITION = (
-    "corpus", "corpus_sha256", "context", "max_tokens", "batch_size", "seed", "device",
-    "outlier_factor", "confidence",
+    "corpus", "corpus_sha256", "context", "max_tokens", "tokens_per_document", "batch_size", "seed",
+    "device", "outlier_factor", "confidence",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdim.errors import InputError, StoreError, require
+from fastdim.errors import InputError, StoreError, require_all
+from fastdim.extract.model import model_packages
 from fastdim.extract.shards import storage_errors, write_bytes
 from fastdim.sweeps.options import FORMATS
 from fastdim.sweeps.record import RunRecord, find_runs
@@ -136,13 +137,15 @@ class Sweep:
         return [f"{run.sample['model']}-{run.sample['revision']}".strip("-") for run in self.runs]
 
 
-def require_formats(formats: Sequence[str]) -> None:
-    """Raise before any work if a file format is unknown or its packages are missing."""
+def require_formats(formats: Sequence[str], models: Sequence[Any] = ()) -> None:
+    """Raise before any work if a file format is unknown, or a package is missing that the formats
+    or the models to be run need; all that are missing are named at once.
+    """
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"unknown format {name!r}; there are: {', '.join(FORMATS)}")
-        for module in _NEEDED[name]:
-            require(module, "report")
+    needed = {package: "models" for model in models for package in model_packages(model)}
+    require_all(needed | {package: "report" for name in formats for package in _NEEDED[name]})
 
 
 def run_folders(folder: Path, names: Sequence[str]) -> list[Path]:
