@@ -11,7 +11,18 @@ import pytest
 import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "test", "dev", "bench"}
+EXTRAS = {
+    "models",
+    "report",
+    "faiss",
+    "faiss-gpu",
+    "gpu",
+    "torch",
+    "torchmetrics",
+    "test",
+    "dev",
+    "bench",
+}
 HEAVY = ["torch", "transformers", "faiss", "triton", "matplotlib", "pandas", "rich", "scipy"]
 
 
