@@ -135,7 +135,7 @@ def test_anisotropy_with_equal_eigenvalues() -> None:
     (gradient,) = torch.autograd.grad(value, x, create_graph=True)
     assert value.item() == pytest.approx(0.5)
     assert gradient.isfinite().all()
-    assert float((gradient * x).sum()) == pytest.approx(0.0, abs=1e-12)  # scale changes nothing
+    assert (gradient * x).sum().item() == pytest.approx(0.0, abs=1e-12)  # scale changes nothing
     # The largest eigenvalue is convex, so it never falls below the plane of a subgradient.
     top, vector = torch.ops.fastdim.top_eigenpair(torch.eye(3).double())
     plane = torch.outer(vector, vector)
@@ -170,7 +170,7 @@ def test_bad_input(name: str) -> None:
     x = surface(50, 3, 4).float()
     bad = x.clone()
     bad[[7, 9], 1] = torch.tensor([torch.nan, torch.inf])
-    with pytest.raises(InputError, match="2 rows with NaN.* among 50, the first is row 7"):
+    with pytest.raises(InputError, match=r"2 rows with NaN.* among 50, the first is row 7"):
         function(bad)
     with pytest.raises(InputError, match=r"two-dimensional.*\(2, 25, 4\)"):
         function(x.reshape(2, 25, 4))
@@ -185,7 +185,7 @@ def test_bad_input(name: str) -> None:
     with pytest.raises(InputError, match="2 columns, got 50 and 1"):
         function(x[:, :1])
     if name != "mean_cosine":
-        with pytest.raises(InputError, match="equal|distinct"):
+        with pytest.raises(InputError, match=r"equal|distinct"):
             function(x[:1].expand(40, 4))
 
 
@@ -199,7 +199,7 @@ def test_bad_arguments() -> None:
     for k in (1, 2.5, True):
         with pytest.raises(InputError, match="k must be a whole number >= 2"):
             ft.mle(x, k)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="41 distinct rows, got 40 .* smaller k"):
+    with pytest.raises(InputError, match=r"41 distinct rows, got 40 .* smaller k"):
         ft.mle(x, 40)
 
 

@@ -3,8 +3,8 @@
     GeometryLoss(measure, target)    loss.py: torch.nn.Module, weight * squared distance to target
       |
       v
-    twonn, mle                       neighbors.py: indices from the exact search, constant; distances
-      |                                recomputed from differences, through which gradient flows
+    twonn, mle                       neighbors.py: indices from the exact search, constant;
+      |                                distances recomputed from differences carry the gradient
     participation_ratio, mean_cosine, anisotropy
       |                              spectral.py: torch alone, on the tensor's own device
       v

@@ -26,7 +26,8 @@ def check_tensor(x: Any, name: str) -> Tensor:
             f"{name} has dtype {kind}; supported are {', '.join(STORAGE)}: convert it, e.g. "
             f"{name}.float()"
         )
-    return x
+    tensor: Tensor = x
+    return tensor
 
 
 def check_rows(x: Any, name: str, least: int) -> Tensor:
@@ -44,7 +45,7 @@ def check_rows(x: Any, name: str, least: int) -> Tensor:
         raise InputError(
             f"{name} needs at least {least} rows and 2 columns, got {x.shape[0]} and {x.shape[1]}"
         )
-    values = x.detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    values: Tensor = x.detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     # Written so that NaN counts as bad.
     bad = (~(values.abs() <= LARGEST_FLOAT64)).any(dim=1)
     count = int(bad.sum())
@@ -63,10 +64,12 @@ def select(x: Any, mask: Tensor | None) -> Tensor:
     if x.ndim < 2:
         raise InputError(f"x must have rows and columns (..., d), got shape {tuple(x.shape)}")
     if mask is None:
-        return x.reshape(-1, x.shape[-1])
+        every: Tensor = x.flatten(0, -2)
+        return every
     if not isinstance(mask, Tensor) or mask.shape != x.shape[:-1]:
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise InputError(
             f"mask must be a tensor with one entry a row, shape {tuple(x.shape[:-1])}; got {shape}"
         )
-    return x[mask.to(device=x.device) != 0]
+    kept: Tensor = x[mask.to(device=x.device) != 0]
+    return kept

@@ -89,7 +89,7 @@ def _distances(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Tensor
     indices, first = operators.nearest(x.detach(), k, least, name)
     numbers = torch.arange(x.shape[0], device=x.device)
     merged = _merge(values, first)
-    return operators.distances(merged, first, indices), first == numbers
+    return operators.squares(merged, first, indices).sqrt(), first == numbers
 
 
 def _merge(values: Tensor, first: Tensor) -> Tensor:

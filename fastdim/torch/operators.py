@@ -70,44 +70,93 @@ def _nearest_fake(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Ten
 
 
 @torch.library.custom_op(
-    "fastdim::distances",
+    "fastdim::squares",
     mutates_args=(),
     schema="(Tensor x, Tensor queries, Tensor indices) -> Tensor",
 )
-def distances(x: Tensor, queries: Tensor, indices: Tensor) -> Tensor:
-    """Euclidean distances (m, k) from rows `queries` (m,) to rows `indices` (m, k) of x (n, d).
+def squares(x: Tensor, queries: Tensor, indices: Tensor) -> Tensor:
+    """|x_i - x_j|^2 (m, k), i = queries (m,), j = indices (m, k), rows of x (n, d).
 
-    Sums of squared differences, one column of neighbours at a time, so that memory is that of x.
+    This and the next two are closed under derivatives, of any order. They go over one column of
+    neighbours at a time, so that memory is that of x.
     """
     found = x.new_empty(indices.shape)
-    for column in range(indices.shape[1]):
-        found[:, column] = (x[queries] - x[indices[:, column]]).square().sum(dim=1).sqrt()
+    for column, near in enumerate(indices.unbind(dim=1)):
+        found[:, column] = (x[queries] - x[near]).square().sum(dim=1)
     return found
 
 
-@distances.register_fake
-def _distances_fake(x: Tensor, queries: Tensor, indices: Tensor) -> Tensor:
+@squares.register_fake
+def _squares_fake(x: Tensor, queries: Tensor, indices: Tensor) -> Tensor:
     return x.new_empty(indices.shape)
 
 
-def _distances_context(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs, output)
+def _all_context(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
 
 
-def _distances_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """d r_ij = (x_i - x_j) . (dx_i - dx_j) / r_ij, in operations that can be derived again."""
-    x, queries, indices, found = ctx.saved_tensors
-    weights = grad / found
-    total, own = torch.zeros_like(x), torch.zeros_like(x[queries])
-    for column in range(indices.shape[1]):
-        near = indices[:, column]
+def _squares_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, queries, indices = ctx.saved_tensors
+    return 2.0 * pulls(x, queries, indices, grad), None, None
+
+
+squares.register_autograd(_squares_backward, setup_context=_all_context)
+
+
+@torch.library.custom_op(
+    "fastdim::pulls",
+    mutates_args=(),
+    schema="(Tensor x, Tensor queries, Tensor indices, Tensor weights) -> Tensor",
+)
+def pulls(x: Tensor, queries: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """Sum over i, j of w_ij (x_i - x_j), added to row i and taken from row j: (n, d)."""
+    total = torch.zeros_like(x)
+    own = torch.zeros_like(x[queries])
+    for column, near in enumerate(indices.unbind(dim=1)):
         pull = weights[:, column, None] * (x[queries] - x[near])
-        own = own + pull
-        total = total.index_add(0, near, pull, alpha=-1)
-    return total.index_add(0, queries, own), None, None
+        own += pull
+        total.index_add_(0, near, pull, alpha=-1)
+    return total.index_add_(0, queries, own)
 
 
-distances.register_autograd(_distances_backward, setup_context=_distances_context)
+@pulls.register_fake
+def _pulls_fake(x: Tensor, queries: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _pulls_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, queries, indices, weights = ctx.saved_tensors
+    by_x = pulls(grad, queries, indices, weights)
+    return by_x, None, None, products(x, grad, queries, indices)
+
+
+pulls.register_autograd(_pulls_backward, setup_context=_all_context)
+
+
+@torch.library.custom_op(
+    "fastdim::products",
+    mutates_args=(),
+    schema="(Tensor a, Tensor b, Tensor queries, Tensor indices) -> Tensor",
+)
+def products(a: Tensor, b: Tensor, queries: Tensor, indices: Tensor) -> Tensor:
+    """(a_i - a_j) . (b_i - b_j) (m, k)."""
+    found = a.new_empty(indices.shape)
+    for column, near in enumerate(indices.unbind(dim=1)):
+        found[:, column] = ((a[queries] - a[near]) * (b[queries] - b[near])).sum(dim=1)
+    return found
+
+
+@products.register_fake
+def _products_fake(a: Tensor, b: Tensor, queries: Tensor, indices: Tensor) -> Tensor:
+    return a.new_empty(indices.shape)
+
+
+def _products_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    a, b, queries, indices = ctx.saved_tensors
+    return pulls(b, queries, indices, grad), pulls(a, queries, indices, grad), None, None
+
+
+products.register_autograd(_products_backward, setup_context=_all_context)
 
 
 @torch.library.custom_op(
@@ -181,16 +230,12 @@ def _top_eigenvector_fake(matrix: Tensor, found: Tensor) -> Tensor:
     return torch.empty_like(found)
 
 
-def _vector_context(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _vector_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     matrix, found = ctx.saved_tensors
     return eigenvector_gradient(matrix, found, grad), None
 
 
-top_eigenvector.register_autograd(_vector_backward, setup_context=_vector_context)
+top_eigenvector.register_autograd(_vector_backward, setup_context=_all_context)
 
 
 @torch.library.custom_op(

@@ -86,6 +86,5 @@ def _covariance(x: Tensor) -> Tensor:
     # keeps squares in range, is a constant.
     scale = centered.detach().abs().amax()
     centered = centered / torch.where(scale > 0.0, scale, 1.0)
-    if x.shape[0] < x.shape[1]:
-        return centered @ centered.T
-    return centered.T @ centered
+    across = centered if x.shape[0] < x.shape[1] else centered.T
+    return torch.mm(across, across.T)
