@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdim.arrays import LARGEST_FLOAT64, STORAGE
+from fastdim.arrays import BLOCK_BYTES, LARGEST_FLOAT64, STORAGE
 from fastdim.errors import InputError
 
 
@@ -45,17 +45,26 @@ def check_rows(x: Any, name: str, least: int) -> Tensor:
         raise InputError(
             f"{name} needs at least {least} rows and 2 columns, got {x.shape[0]} and {x.shape[1]}"
         )
+    check_finite(x, name)
     values: Tensor = x.detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    # Written so that NaN counts as bad.
-    bad = (~(values.abs() <= LARGEST_FLOAT64)).any(dim=1)
-    count = int(bad.sum())
-    if count:
-        raise InputError(
-            f"{name} holds {count} rows with NaN, infinite or unusably large values (beyond "
-            f"{LARGEST_FLOAT64:g}) among {x.shape[0]}, the first is row "
-            f"{int(bad.nonzero()[0])}: drop them"
-        )
     return values
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Raise InputError, with the number of rows, where rows of x (n, d) cannot be used."""
+    step = max(1, BLOCK_BYTES // (8 * max(1, x.shape[1])))
+    # Written so that NaN counts as bad.
+    bad = [
+        (~(part.detach().double().abs() <= LARGEST_FLOAT64)).any(dim=1)
+        for part in torch.split(x, step)
+    ]
+    numbers = torch.cat(bad).nonzero()
+    if len(numbers):
+        raise InputError(
+            f"{name} holds {len(numbers)} rows with NaN, infinite or unusably large values (beyond "
+            f"{LARGEST_FLOAT64:g}) among {x.shape[0]}, the first is row {int(numbers[0])}: drop "
+            "them, or leave them out by a mask where the function takes one"
+        )
 
 
 def select(x: Any, mask: Tensor | None) -> Tensor:
