@@ -11,6 +11,8 @@ import fastdim.torch as ft
 from fastdim import InputError
 from fastdim.torch import operators
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:

@@ -11,6 +11,8 @@ import fastdim
 import fastdim.torch as ft
 from fastdim import BackendError, InputError
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 Function = Callable[[torch.Tensor], torch.Tensor]
 FUNCTIONS: dict[str, tuple[Function, Callable[[torch.Tensor], float]]] = {
     "twonn": (ft.twonn, lambda x: fastdim.twonn(x).value),

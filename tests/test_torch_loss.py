@@ -12,6 +12,8 @@ import fastdim.torch as ft
 from fastdim import InputError
 from fastdim.torch.loss import BY_RATIO, MEASURES
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_formula(measure: str) -> None:

@@ -16,6 +16,8 @@ from fastdim import InputError
 from fastdim.torchmetrics import Anisotropy, IntrinsicDimension, MeanCosine, ParticipationRatio
 from fastdim.torchmetrics.reservoir import EMPTY, row_keys
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 N, D = 600, 7
 METRICS: dict[str, Any] = {
     "all rows": partial(IntrinsicDimension, D, 1000, dtype=torch.float64),

@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from test_torchmetrics import METRICS, N, fed, rows, same_states
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 # Rows of rank 0; rank 1 has the others, in the last case none.
 CUTS = (150, 510, N)
 
