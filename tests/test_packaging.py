@@ -11,18 +11,8 @@ import pytest
 import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {
-    "models",
-    "report",
-    "faiss",
-    "faiss-gpu",
-    "gpu",
-    "torch",
-    "torchmetrics",
-    "test",
-    "dev",
-    "bench",
-}
+EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "torch", "torchmetrics"}
+EXTRAS |= {"test", "dev", "bench"}
 HEAVY = [
     "torch",
     "torchmetrics",
