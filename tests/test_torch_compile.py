@@ -142,6 +142,18 @@ def test_a_training_step_through_inductor() -> None:
         torch.testing.assert_close(found, gradients(loss), rtol=1e-4, atol=1e-6)
 
 
+def test_masks_of_another_count_share_one_graph() -> None:
+    loss = ft.GeometryLoss("twonn", target=3.0)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    x = surface(60, 3, 8).reshape(4, 15, 8)
+    for length in (15, 11, 7):
+        mask = torch.arange(15).expand(4, 15) < length
+        torch.testing.assert_close(
+            step(lambda x, mask=mask: compiled(x, mask), x),
+            step(lambda x, mask=mask: loss(x, mask), x),
+        )
+
+
 def test_errors_of_a_compiled_function_are_its_own() -> None:
     compiled = torch.compile(ft.twonn, fullgraph=True, backend="aot_eager")
     x = surface(60, 3, 8)
