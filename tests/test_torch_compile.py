@@ -142,7 +142,7 @@ def test_a_training_step_through_inductor() -> None:
         torch.testing.assert_close(found, gradients(loss), rtol=1e-4, atol=1e-6)
 
 
-def test_masks_of_another_count_share_one_graph() -> None:
+def test_masks_of_any_count() -> None:
     loss = ft.GeometryLoss("twonn", target=3.0)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     x = surface(60, 3, 8).reshape(4, 15, 8)

@@ -157,6 +157,19 @@ def test_collection() -> None:
     assert forward.compute()["anisotropy"].item() == pytest.approx(fastdim.anisotropy(x), rel=1e-12)
 
 
+def test_a_collection_shares_no_state_between_rows_and_directions() -> None:
+    """After a first batch of unit rows both hold the same numbers, and later ones differ."""
+    x = rows()
+    unit = x[:200] / x[:200].norm(dim=1, keepdim=True)
+    collection = MetricCollection([Anisotropy(D), MeanCosine(D)])
+    for part in (unit, x[200:]):
+        collection.update(part)
+    found = collection.compute()
+    whole = torch.cat([unit, x[200:]])
+    assert found["MeanCosine"].item() == pytest.approx(fastdim.cosine_stats(whole).mean, rel=1e-12)
+    assert found["Anisotropy"].item() == pytest.approx(fastdim.anisotropy(whole), rel=1e-12)
+
+
 def test_estimates() -> None:
     x = rows()
     found = fed("all rows", [x]).estimate()
@@ -274,6 +287,10 @@ def test_bad_arguments() -> None:
         IntrinsicDimension(4).merge_state(IntrinsicDimension(4, seed=1))
     with pytest.raises(InputError, match="capacity"):
         IntrinsicDimension(4).merge_state(IntrinsicDimension(4, 50))
+    for name, make in METRICS.items():
+        with pytest.raises(InputError, match=r"cannot become torch\.float16"):
+            make().set_dtype(torch.float16)
+        assert fed(name, [rows()]).half().compute() == fed(name, [rows()]).compute()
     for name in ("anisotropy", "participation_ratio"):
         with pytest.raises(InputError, match="all 5 rows are equal"):
             fed(name, [torch.ones(5, D)]).compute()

@@ -84,6 +84,13 @@ class RowMetric(Metric):
         self._update_count += 1
         self._computed = None
 
+    def set_dtype(self, dst_type: str | torch.dtype) -> RowMetric:
+        """Refused: states have the types that make them exact. Raises InputError."""
+        raise InputError(
+            f"the states of {type(self).__name__} cannot become {dst_type}: leave set_dtype out; "
+            "IntrinsicDimension takes dtype= for the rows it keeps"
+        )
+
     def _add(self, rows: Tensor) -> None:
         raise NotImplementedError
 

@@ -63,21 +63,22 @@ class MomentMetric(RowMetric):
     torchmetrics.Metric.
     """
 
-    moments: Tensor
+    # MetricCollection shares states that have equal names and values after the first batch.
+    _state = "moments"
 
     def __init__(self, num_features: int, *, confidence: float = 0.95, **kwargs: Any) -> None:
         super().__init__(num_features, confidence, **kwargs)
         size = self.num_features + 1
-        self.add_state(
-            "moments", torch.zeros(size, size, dtype=torch.float64), dist_reduce_fx=merge_moments
-        )
+        nothing = torch.zeros(size, size, dtype=torch.float64)
+        self.add_state(self._state, nothing, dist_reduce_fx=merge_moments)
 
     def _add(self, rows: Tensor) -> None:
-        self.moments = merge_moments(torch.stack([self.moments, moments_of(rows)]))
+        before = getattr(self, self._state)
+        setattr(self, self._state, merge_moments(torch.stack([before, moments_of(rows)])))
 
     def _parts(self) -> tuple[int, Array, Array]:
         """Count, mean (d,) and scatter (d, d) of at least two rows."""
-        state = self.moments.cpu().numpy()
+        state = getattr(self, self._state).cpu().numpy()
         count = int(state[0, 0])
         if count < 2:
             raise InputError(f"{type(self).__name__} needs at least 2 rows, got {count}")
@@ -141,6 +142,8 @@ class MeanCosine(MomentMetric):
 
     The moments are those of the unit rows. Zero rows have no direction and are left out.
     """
+
+    _state = "unit_moments"
 
     def _add(self, rows: Tensor) -> None:
         values = rows.to(torch.float64)
