@@ -129,6 +129,29 @@ def test_gradients_with_equal_rows() -> None:
         assert torch.equal(stepped[0], stepped[1])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_third_derivatives(name: str) -> None:
+    x = surface(26, 3, 4).requires_grad_()
+    along = torch.from_numpy(gaussian(26, 4, 9))
+
+    def derive(value: torch.Tensor) -> torch.Tensor:
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        return (gradient * along).sum()
+
+    second = derive(derive(FUNCTIONS[name][0](x)))
+    if name == "anisotropy":
+        with pytest.raises(RuntimeError, match="eigenvector_gradient"):
+            derive(second)
+        return
+    third = derive(second).item()
+    step = 1e-6
+    values = []
+    for sign in (-1.0, 1.0):
+        x = (surface(26, 3, 4) + sign * step * along).requires_grad_()
+        values.append(derive(derive(FUNCTIONS[name][0](x))).item())
+    assert third == pytest.approx((values[1] - values[0]) / (2.0 * step), rel=1e-4)
+
+
 def test_anisotropy_with_equal_eigenvalues() -> None:
     """The gradient is that of one leading axis: finite, a subgradient, orthogonal to x."""
     square = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]).double()
