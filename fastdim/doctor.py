@@ -26,7 +26,8 @@ from fastdim.sweeps.definition import installed_version
 
 PACKAGES = (
     "fastdim", "numpy", "rich", "safetensors", "torch", "transformers", "tokenizers", "gguf",
-    "accelerate", "pyyaml", "pandas", "pyarrow", "matplotlib", "faiss-cpu", "faiss-gpu", "triton",
+    "accelerate", "torchmetrics", "pyyaml", "pandas", "pyarrow", "matplotlib", "faiss-cpu",
+    "faiss-gpu", "triton",
 )  # fmt: skip
 
 _TIMEOUT_S = 120

@@ -11,8 +11,19 @@ import pytest
 import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "test", "dev", "bench"}
-HEAVY = ["torch", "transformers", "faiss", "triton", "matplotlib", "pandas", "rich", "scipy"]
+EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "torch", "torchmetrics"}
+EXTRAS |= {"test", "dev", "bench"}
+HEAVY = [
+    "torch",
+    "torchmetrics",
+    "transformers",
+    "faiss",
+    "triton",
+    "matplotlib",
+    "pandas",
+    "rich",
+    "scipy",
+]
 
 
 def python(*arguments: str) -> str:
@@ -67,6 +78,29 @@ def test_import_is_light():
     assert [name for name in HEAVY if name in loaded] == []
 
 
+@pytest.mark.parametrize("name", ["torch", "torchmetrics"])
+def test_faces_are_named_as_their_package_and_import_it(name):
+    """`fastdim.torch` is a package beside the real torch, which it must still find."""
+    code = f"import sys, fastdim.{name} as face; print(sys.modules['{name}'].__file__); print(face)"
+    theirs, ours = python("-c", code).splitlines()
+    assert "fastdim" not in Path(theirs).parent.parts[-1]
+    assert f"fastdim.{name}" in ours
+
+
+@pytest.mark.parametrize("name", ["torch", "torchmetrics"])
+def test_a_face_without_its_package_names_the_extra(name):
+    code = f"""
+import sys
+sys.modules[{name!r}] = None  # as if it were not installed
+import fastdim
+try:
+    import fastdim.{name}
+except fastdim.DependencyError as error:
+    print(error)
+"""
+    assert f"pip install 'fastdim[{name}]'" in python("-c", code)
+
+
 def test_public_names_exist_and_are_described():
     assert {"knn", "twonn", "spectrum", "anisotropy", "cosine_stats", "profile", "sweep"} <= set(
         fastdim.__all__
@@ -108,7 +142,8 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", read(name), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md"])
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("name", ["README.md", "docs/torch.md"])
 def test_python_in_documents_runs(name, tmp_path, monkeypatch):
     found = blocks(name)
     assert found

@@ -69,12 +69,17 @@ def jackknife_stderr(found: Array) -> float:
 
 def from_spectrum(found: Spectrum) -> Spectra:
     """What a Spectrum alone can tell: errors of normal rows, which heavy rows exceed."""
+    return normal_theory(found.eigenvalues, found.n_rows)
+
+
+def normal_theory(eigenvalues: Array, count: int) -> Spectra:
+    """Eigenvalues, descending, of `count` rows, with draws of what normal rows would give."""
     rng = np.random.default_rng(0)
-    scale = math.sqrt(2.0 / found.n_rows)
-    shape = (DRAWS, len(found.eigenvalues))
-    draws = found.eigenvalues * np.exp(scale * rng.standard_normal(shape))
+    scale = math.sqrt(2.0 / count)
+    shape = (DRAWS, len(eigenvalues))
+    draws = eigenvalues * np.exp(scale * rng.standard_normal(shape))
     parts = list(-np.sort(-draws, axis=1))
-    return Spectra(found.eigenvalues, found.n_rows, parts, [found.n_rows] * DRAWS, False)
+    return Spectra(eigenvalues, count, parts, [count] * DRAWS, False)
 
 
 def from_rows(

@@ -1,0 +1,98 @@
+"""What the metrics share: checked rows, a value with its estimate, exact merging."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fastdim.arrays import whole_number
+from fastdim.errors import InputError
+from fastdim.estimate import Estimate, check_confidence
+from fastdim.torch.inputs import check_finite, select
+
+
+class RowMetric(Metric):
+    """A metric of rows (..., d) of a known width, whose states have a fixed size.
+
+    Subclasses define `_add(rows)` and `_estimate()`, and list in `_identity` what two metrics must
+    share to be merged.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    _identity: tuple[str, ...] = ("num_features",)
+
+    def __init__(self, num_features: int, confidence: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_features = whole_number("num_features", num_features, 2)
+        self.confidence = check_confidence(confidence)
+        self._latest: Estimate | None = None
+
+    def update(self, rows: Tensor, mask: Tensor | None = None) -> None:
+        """Take more rows (..., num_features) into account, on any device.
+
+        mask: (...), nonzero for rows that count, e.g. an attention mask; None for all.
+
+        Raises InputError on another width or dtype, a mask of another shape, NaN or Inf (with the
+        number of rows); nothing is added then.
+        """
+        chosen = select(rows, mask).detach()
+        if chosen.shape[1] != self.num_features:
+            raise InputError(
+                f"rows have {chosen.shape[1]} columns, and the metric was made for num_features = "
+                f"{self.num_features}"
+            )
+        if len(chosen):
+            check_finite(chosen, "rows")
+            self._add(chosen.to(self.device))
+
+    def compute(self) -> Tensor:
+        """The value () over all rows, float64."""
+        self._latest = self._estimate()
+        return torch.tensor(self._latest.value, dtype=torch.float64, device=self.device)
+
+    def estimate(self) -> Estimate:
+        """The value over all rows, of all ranks, with its interval."""
+        self.compute()
+        assert self._latest is not None
+        return self._latest
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        super().reset()
+        self._latest = None
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the rows another metric has seen, or those of its states by name.
+
+        Raises InputError where the other was made with arguments that make states incomparable.
+        """
+        if isinstance(incoming_state, type(self)):
+            for name in self._identity:
+                mine, other = getattr(self, name), getattr(incoming_state, name)
+                if mine != other:
+                    raise InputError(
+                        f"metrics with {name} = {mine} and {other} cannot be merged: make both "
+                        "with the same"
+                    )
+        super().merge_state(incoming_state)
+        # torchmetrics counts updates alone, and would warn and keep the value of before.
+        self._update_count += 1
+        self._computed = None
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> RowMetric:
+        """Refused: states have the types that make them exact. Raises InputError."""
+        raise InputError(
+            f"the states of {type(self).__name__} cannot become {dst_type}: leave set_dtype out; "
+            "IntrinsicDimension takes dtype= for the rows it keeps"
+        )
+
+    def _add(self, rows: Tensor) -> None:
+        raise NotImplementedError
+
+    def _estimate(self) -> Estimate:
+        raise NotImplementedError
