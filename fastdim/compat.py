@@ -8,8 +8,8 @@
     sklearn.cluster.DBSCAN(metric="precomputed").fit(compat.to_graph(near))
     fastdim.levina_bickel(compat.from_arrays(distances, indices))
 
-None of these packages is imported here, and scipy by `to_graph` alone. They expect one list for each
-row, in the order of the rows: `knn` of every row with duplicates="keep" (its default).
+None of these packages is imported here, and scipy by `to_graph` alone. They expect one list for
+each row, in the order of the rows: `knn` of every row with duplicates="keep" (its default).
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def to_dadapy(neighbors: Neighbors) -> tuple[NDArray[np.float64], Int64]:
 
 
 def to_umap(neighbors: Neighbors) -> tuple[Int64, NDArray[np.float32]]:
-    """(indices, distances), each (n, k + 1), the row itself first: `umap.UMAP(precomputed_knn=...)`.
+    """(indices, distances), each (n, k + 1), the row itself first, for `umap.UMAP`.
 
-    The order of the pair is UMAP's, and it counts the row itself: search k = n_neighbors - 1, since
-    below 4,096 rows it does not cut longer lists. Distances are float32, in which it computes. It
-    warns that new rows cannot be transformed without its own index. Raises InputError unless every
-    row was a query.
+    For its `precomputed_knn=`, in its order. UMAP counts the row itself: search with k =
+    n_neighbors - 1, since below 4,096 rows it does not cut longer lists. Distances are float32, in
+    which it computes. It warns that it cannot transform new rows without an index of its own.
+    Raises InputError unless every row was a query.
     """
     distances, indices = _self_first(neighbors, "UMAP")
     return indices, distances.astype(np.float32)

@@ -15,8 +15,10 @@ from fastdim.neighbors import knn
 from fastdim.sklearn.inputs import rows_of, threads_of
 
 
-class KNeighborsTransformer(  # type: ignore[misc]  # scikit-learn has no types
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+class KNeighborsTransformer(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
 ):
     """Rows to the sparse graph of their k nearest fitted rows, as sklearn.neighbors has it.
 
