@@ -69,6 +69,7 @@ def to_graph(neighbors: Neighbors, mode: str = "distance") -> Any:
     """
     if mode not in MODES:
         raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    _check_type(neighbors)
     if neighbors.foreign:
         return csr(neighbors.distances, neighbors.indices, neighbors.n_points, mode)
     distances, indices = _self_first(neighbors, "scikit-learn")
@@ -133,9 +134,13 @@ def csr(distances: NDArray[Any], indices: Int64, n: int, mode: str) -> Any:
     return sparse.csr_matrix((values, indices.ravel(), starts), shape=(m, n))
 
 
-def _check_every_row(neighbors: Neighbors, package: str) -> None:
+def _check_type(neighbors: Any) -> None:
     if not isinstance(neighbors, Neighbors):
         raise InputError(f"neighbors must be what knn() returns, got {type(neighbors).__name__}")
+
+
+def _check_every_row(neighbors: Neighbors, package: str) -> None:
+    _check_type(neighbors)
     every = np.arange(neighbors.n_points)
     if neighbors.foreign or not np.array_equal(neighbors.queries, every):
         raise InputError(

@@ -10,11 +10,12 @@ from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
+from fastdim.estimators import danco as angles
 from fastdim.estimators import twonn as pairs
 from fastdim.estimators.abide import abide
-from fastdim.estimators.danco import danco
 from fastdim.estimators.geomle import geomle
 from fastdim.estimators.gride import gride, gride_scales
+from fastdim.estimators.inputs import rows_and_neighbors
 from fastdim.estimators.mind import mind_ml
 from fastdim.neighbors import Neighbors, find_distinct
 from fastdim.sklearn.base import NeighborsEstimator
@@ -246,10 +247,10 @@ class DANCo(NeighborsEstimator):
         self.n_jobs = n_jobs
 
     def _estimate(self, rows: Any) -> Estimate:
-        return danco(rows, self.k, largest=self.D, seed=self._seed(), **self._common())
+        return angles.danco(rows, self.k, largest=self.D, seed=self._seed(), **self._common())
 
     def _estimate_of(self, rows: Rows, neighbors: Neighbors) -> Estimate:
-        return danco(
+        return angles.danco(
             rows,
             self.k,
             largest=self.D,
@@ -257,6 +258,11 @@ class DANCo(NeighborsEstimator):
             seed=self._seed(),
             **self._common(),
         )
+
+    def _value(self, rows: Rows) -> float:
+        k, threads = whole_number("k", self.k, 2), threads_of(self.n_jobs)
+        _, found = rows_and_neighbors(rows, k + 1, "danco", None, None, 0, threads)
+        return angles.point(rows, found, k, self.D, self._seed())[2]
 
 
 def of_distances(rows: Rows) -> Neighbors:
