@@ -3,7 +3,7 @@
     near = fastdim.knn(x, 20)
     skdim.id.MLE().fit(x, precomputed_knn_arrays=compat.to_skdim(near))
     skdim.id.TwoNN().fit_pw(x, precomputed_knn=compat.to_skdim(near)[1])
-    dadapy.Data(distances=compat.to_dadapy(near))
+    dadapy.Data(distances=compat.to_dadapy(near), maxk=20)
     umap.UMAP(n_neighbors=21, precomputed_knn=compat.to_umap(near)).fit(x)
     sklearn.cluster.DBSCAN(metric="precomputed").fit(compat.to_graph(near))
     fastdim.levina_bickel(compat.from_arrays(distances, indices))
@@ -40,7 +40,8 @@ def to_skdim(neighbors: Neighbors) -> tuple[NDArray[Any], Int64]:
 def to_dadapy(neighbors: Neighbors) -> tuple[NDArray[np.float64], Int64]:
     """(distances, indices), each (n, k + 1), the row itself first: `dadapy.Data(distances=...)`.
 
-    Distances are float64; DADApy's maxk is then k. Raises InputError unless every row was a query.
+    Distances are float64. DADApy uses at most 100 of them unless maxk=k is given too. Raises
+    InputError unless every row was a query.
     """
     distances, indices = _self_first(neighbors, "DADApy")
     return distances.astype(np.float64), indices

@@ -6,11 +6,14 @@ shapes and order are tested.
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sklearn
 from conftest import gaussian
 from sklearn.cluster import DBSCAN
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
@@ -23,6 +26,7 @@ with warnings.catch_warnings():
     import skdim
     import umap
 
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "integrations.md").read_text("utf-8")
 X = gaussian(150, 6)
 
 
@@ -95,6 +99,29 @@ def test_scikit_learn_graph() -> None:
     np.testing.assert_array_equal(foreign.indices, expected.indices)
     with pytest.raises(InputError, match="mode must be one of distance, connectivity"):
         compat.to_graph(near, "radius")
+
+
+def test_documented_lines_run() -> None:
+    lines = dict(re.findall(r"^\| ([^|]+?) \| `([^`]*compat\.[^`]*)` \|$", PAGE, re.MULTILINE))
+    assert len(lines) == 6
+    assert "to_dadapy(near), maxk=20" in lines.pop("DADApy")
+    near = fastdim.knn(X, 20)
+    lines["UMAP"] = lines["UMAP"].replace("UMAP(", "UMAP(transform_mode='graph', ")
+    names: dict[str, Any] = {
+        "X": X, "near": near, "distances": near.distances, "indices": near.indices,
+        "fastdim": fastdim, "compat": compat, "skdim": skdim, "umap": umap, "sklearn": sklearn,
+    }  # fmt: skip
+    found = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*knn_search_index")
+        for package, line in lines.items():
+            found[package] = eval(compile(line, package, "eval"), names)
+    assert found["scikit-dimension"].dimension_ == pytest.approx(
+        float(found["fastdim, from anyone's"]), rel=1e-9
+    )
+    assert found["scikit-dimension, pointwise"].dimension_pw_.shape == (150,)
+    assert found["UMAP"].graph_.shape == (150, 150)
+    assert found["scikit-learn"].labels_.shape == (150,)
 
 
 def test_from_arrays_and_back() -> None:

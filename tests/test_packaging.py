@@ -11,7 +11,7 @@ import pytest
 import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "test", "dev", "bench"}
+EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "sklearn", "test", "dev", "bench"}
 HEAVY = ["torch", "transformers", "faiss", "triton", "matplotlib", "pandas", "rich", "scipy"]
 
 
@@ -108,7 +108,7 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", read(name), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/integrations.md"])
 def test_python_in_documents_runs(name, tmp_path, monkeypatch):
     found = blocks(name)
     assert found
