@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity install clean
+.PHONY: help demo test lint bench parity compat install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -38,6 +38,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, clang-format, text rules"
 	@echo "make bench   compare with other libraries, after validating them (BENCH_ARGS='--help')"
 	@echo "make parity  compare estimators with DADApy, which needs the environment of make bench"
+	@echo "make compat  what other packages save when given our neighbours; same environment"
 	@echo "make clean   remove .venv, build products and caches"
 	@echo "Variables: PYTHON=$(PYTHON) TORCH=$(TORCH) PIP_ARGS=$(PIP_ARGS) CONSTRAINTS=$(CONSTRAINTS)"
 
@@ -59,6 +60,9 @@ bench: $(BENCH_VENV)/stamp
 
 parity: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/estimators_parity.py
+
+compat: $(BENCH_VENV)/stamp
+	$(BENCH_VENV)/bin/python benchmarks/compat.py $(BENCH_ARGS)
 
 install: $(STAMPS)/native
 

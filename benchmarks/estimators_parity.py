@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastdim
+from fastdim import compat
 
 Matrix = NDArray[np.float64]
 
@@ -51,6 +52,18 @@ def comparisons(data: dict[str, Matrix]) -> Iterator[tuple[str, float, float, fl
             value = theirs.compute_id_2NN(algorithm=algorithm)[0]
             ours = fastdim.twonn(x, compat="dadapy", method=method).value
             yield f"TwoNN {algorithm}, {name}", ours, float(value), 1e-6
+        # Given our neighbours it must say what it says with its own.
+        given = Data(distances=compat.to_dadapy(fastdim.knn(x, 512)), maxk=512, verbose=False)
+        for place, other in enumerate(given.return_id_scaling_gride(range_max=256)[0]):
+            yield (
+                f"our neighbours, scale {place}, {name}",
+                float(other),
+                float(scaling[place]),
+                1e-6,
+            )
+        value = given.compute_id_2NN(algorithm="base")[0]
+        other = theirs.compute_id_2NN(algorithm="base")[0]
+        yield f"our neighbours, 2NN, {name}", float(value), float(other), 1e-6
         value = theirs.compute_id_2NN_wprior()[0]
         ours = fastdim.twonn(x, compat="dadapy", method="bayes").value
         yield f"TwoNN Bayes, {name}", ours, float(value), 1e-6

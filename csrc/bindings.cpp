@@ -88,25 +88,14 @@ void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std:
   prepare_index(index, params);
 }
 
-py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, std::int64_t k,
-                  bool by_group, int threads, std::int64_t chunk_rows, std::uintptr_t out_distances,
-                  std::uintptr_t out_indices) {
+py::dict run_knn(const KnnParams& params) {
   KnnCounts counts;
   {
-    const KnnParams params = {&index,
-                              pointer<const std::int64_t>(queries),
-                              m,
-                              k,
-                              by_group,
-                              threads,
-                              chunk_rows,
-                              check_signals,
-                              pointer<double>(out_distances),
-                              pointer<std::int64_t>(out_indices)};
     const py::gil_scoped_release release;
     counts = knn(params);
   }
-  const Prepared* prepared = index.prepared.get();
+  const Index& index = *params.index;
+  const Prepared* prepared = params.others ? nullptr : index.prepared.get();
   py::dict out;
   out["isa"] = name(index.isa);
   out["strategy"] = name(prepared ? prepared->strategy : Strategy::tiled);
@@ -119,6 +108,23 @@ py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, st
   out["pairs_second"] = counts.pairs_second;
   out["pairs_refined"] = counts.pairs_refined;
   return out;
+}
+
+py::dict bind_knn(const Index& index, std::uintptr_t queries, std::int64_t m, std::int64_t k,
+                  bool by_group, int threads, std::int64_t chunk_rows, std::uintptr_t out_distances,
+                  std::uintptr_t out_indices) {
+  return run_knn({&index, pointer<const std::int64_t>(queries), m, k, by_group, threads, chunk_rows,
+                  check_signals, pointer<double>(out_distances),
+                  pointer<std::int64_t>(out_indices)});
+}
+
+py::dict bind_lookup(const Index& index, std::uintptr_t data, std::int64_t m, std::int64_t d,
+                     std::int64_t row_stride, const std::string& dtype, std::int64_t k,
+                     bool by_group, int threads, std::int64_t chunk_rows,
+                     std::uintptr_t out_distances, std::uintptr_t out_indices) {
+  const Rows others = make_rows(data, m, d, row_stride, dtype);
+  return run_knn({&index, nullptr, m, k, by_group, threads, chunk_rows, check_signals,
+                  pointer<double>(out_distances), pointer<std::int64_t>(out_indices), &others});
 }
 
 std::int64_t bind_distinct(std::uintptr_t data, std::int64_t n, std::int64_t d,
@@ -250,6 +256,10 @@ PYBIND11_MODULE(_core, module) {
           },
           py::arg("out_first"), py::arg("out_inverse"))
       .def("knn", bind_knn, py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("by_group"),
+           py::arg("threads"), py::arg("chunk_rows"), py::arg("out_distances"),
+           py::arg("out_indices"))
+      .def("lookup", bind_lookup, py::arg("data"), py::arg("m"), py::arg("d"),
+           py::arg("row_stride"), py::arg("dtype"), py::arg("k"), py::arg("by_group"),
            py::arg("threads"), py::arg("chunk_rows"), py::arg("out_distances"),
            py::arg("out_indices"));
   module.def(

@@ -26,9 +26,12 @@ void check(const KnnParams& p) {
   const std::int64_t n =
       p.by_group ? static_cast<std::int64_t>(p.index->first.size()) : p.index->rows.n;
   check_sizes(p.index->rows, p.threads);
-  if (p.k < 1 || p.k >= n)
-    throw std::invalid_argument("knn: k = " + std::to_string(p.k) +
-                                " needs 1 <= k < n = " + std::to_string(n));
+  if (p.k < 1 || p.k > n || (p.k == n && !p.others))
+    throw std::invalid_argument("knn: k = " + std::to_string(p.k) + " needs 1 <= k " +
+                                (p.others ? "<= " : "< ") + "n = " + std::to_string(n));
+  if (p.others && (p.queries || p.others->n != p.m || p.others->d != p.index->rows.d ||
+                   p.others->dtype != p.index->rows.dtype))
+    throw std::invalid_argument("knn: other rows need the same columns and type, and no queries");
   if (p.chunk_rows < 0) throw std::invalid_argument("knn: chunk_rows must not be negative");
   for (std::int64_t i = 0; p.queries && i < p.m; ++i)
     if (p.queries[i] < 0 || p.queries[i] >= n)
@@ -55,7 +58,8 @@ Groups make_groups(const Indices& first, const Indices& inverse) {
   return groups;
 }
 
-// Neighbours of one row: its equal rows at distance 0, then the rows of the nearest other groups.
+// Neighbours of one row: its equal rows at distance 0, then the rows of the nearest other groups. A
+// row of another matrix has no group (-1).
 // The k nearest groups suffice: each holds at least the row that stood for it in the search, and a
 // group beyond them comes after all of those, by distance or by its first row.
 void expand(const Groups& groups, std::int64_t row, std::int64_t group, std::int64_t k,
@@ -67,11 +71,13 @@ void expand(const Groups& groups, std::int64_t row, std::int64_t group, std::int
     return std::make_pair(begin + groups.start[static_cast<std::size_t>(g)],
                           begin + groups.start[static_cast<std::size_t>(g) + 1]);
   };
-  const auto own = members(group);
-  for (auto it = own.first; it != own.second && filled < k; ++it) {
-    if (*it == row) continue;
-    out[filled] = 0.0;
-    out_rows[filled++] = *it;
+  if (group >= 0) {
+    const auto own = members(group);
+    for (auto it = own.first; it != own.second && filled < k; ++it) {
+      if (*it == row) continue;
+      out[filled] = 0.0;
+      out_rows[filled++] = *it;
+    }
   }
   for (std::int64_t at = 0; at < found && filled < k;) {
     // Groups at the same distance are merged by row number.
@@ -94,7 +100,7 @@ void expand(const Groups& groups, std::int64_t row, std::int64_t group, std::int
 // Queries and results by number of group.
 struct GroupSearch {
   const KnnParams& knn;
-  const std::int64_t* queries;  // m groups; null: all in order
+  const std::int64_t* queries;  // m groups; null: all in order, or all other rows
   std::int64_t m;
   std::int64_t k;
   double* distances;      // m x k
@@ -106,13 +112,14 @@ void tiled_search(const GroupSearch& p, KnnCounts& counts) {
   const std::int64_t n = static_cast<std::int64_t>(index.first.size());
   Indices every;
   if (!p.queries) {
-    every.resize(static_cast<std::size_t>(n));
+    every.resize(static_cast<std::size_t>(p.m));
     std::iota(every.begin(), every.end(), 0);
   }
   counts.pairs_filtered += p.m * n;
-  counts.pairs_refined += search(
-      {index.rows, index.first.data(), n, p.queries ? p.queries : every.data(), p.m, p.k,
-       p.knn.threads, p.knn.chunk_rows, &kernels(index.isa), &p.knn.poll, p.distances, p.indices});
+  counts.pairs_refined +=
+      search({index.rows, index.first.data(), n, p.knn.others, p.queries ? p.queries : every.data(),
+              p.m, p.k, p.knn.threads, p.knn.chunk_rows, &kernels(index.isa), &p.knn.poll,
+              p.distances, p.indices});
 }
 
 void joined_search(const GroupSearch& p, KnnCounts& counts) {
@@ -141,7 +148,7 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
   constexpr std::int64_t most_copied = 64;  // neighbours a row: beyond, the copy costs memory
   const std::int64_t n = static_cast<std::int64_t>(p.knn.index->first.size());
   if (p.m == 0) return;
-  if (!p.knn.index->prepared)
+  if (!p.knn.index->prepared || p.knn.others)
     tiled_search(p, counts);
   else if (p.queries && 2 * p.m > n && p.k <= most_copied)
     search_all_and_copy(p, counts);
@@ -189,9 +196,21 @@ KnnCounts knn(const KnnParams& p) {
     return counts;
   }
 
-  // Search once for each group that some query belongs to, unless the group alone fills k.
   const Indices& inverse = index.inverse;
   const Groups groups = make_groups(index.first, inverse);
+  if (p.others) {
+    const std::int64_t found = std::min(p.k, groups_count);
+    const std::size_t results = static_cast<std::size_t>(p.m * found);
+    std::vector<double> distances(results);
+    Indices nearest(results);
+    search_groups({p, nullptr, p.m, found, distances.data(), nearest.data()}, counts);
+    for (std::int64_t i = 0; i < p.m; ++i)
+      expand(groups, i, -1, p.k, distances.data() + i * found, nearest.data() + i * found, found,
+             p.distances + i * p.k, p.indices + i * p.k);
+    return counts;
+  }
+
+  // Search once for each group that some query belongs to, unless the group alone fills k.
   const std::int64_t found = std::min(p.k, groups_count - 1);
   const auto query = [&](std::int64_t i) { return p.queries ? p.queries[i] : i; };
   constexpr std::int64_t unused = -1;

@@ -1,12 +1,13 @@
-// Exact k nearest neighbours of rows among all rows of one matrix.
+// Exact k nearest neighbours, among all rows of one matrix, of its rows or of rows of another.
 //
 // What is returned. Distances are float64 sums of squared differences of the original rows, square
 // root taken; relative error about (d / 16 + 4) * 2^-53, at any offset of the data, since no
 // expansion |x|^2 + |y|^2 - 2xy enters them. The row itself is excluded by its number; equal other
-// rows are neighbours at distance 0. Order: (distance, row number), so ties go to the smaller
-// number. NaN and infinity must have been refused by the caller. Each distance depends on the two
-// rows and the instruction set alone, and the result is the k smallest of all, so it is the same
-// bit for bit for any number of threads, any chunk and any order of evaluation.
+// rows are neighbours at distance 0. Of a row of another matrix nothing is excluded. Order:
+// (distance, row number), so ties go to the smaller number. NaN and infinity must have been refused
+// by the caller. Each distance depends on the two rows and the instruction set alone, and the
+// result is the k smallest of all, so it is the same bit for bit for any number of threads, any
+// chunk and any order of evaluation.
 //
 // How pairs are left out. Large searches go through the filters of prepare.h and join.h. The tiled
 // scan (search.h) is what remains for small ones: rows are shifted by the mean, scaled by a power
@@ -72,7 +73,7 @@ struct KnnParams {
   const Index* index;
   const std::int64_t* queries;  // m row numbers; null: every row in order
   std::int64_t m;               // queries
-  std::int64_t k;               // 1 <= k < rows.n
+  std::int64_t k;               // 1 <= k < rows.n; with `others`, k <= rows.n
   // Queries and results are numbers of groups, not of rows: equal rows count as one.
   bool by_group;
   int threads;
@@ -80,6 +81,9 @@ struct KnnParams {
   std::function<void()> poll;
   double* distances;      // m x k, ascending
   std::int64_t* indices;  // m x k
+  // Null; or rows of the same type and as many columns, m of them, looked up in place of `queries`.
+  // Always by the tiled scan: what was prepared does not know how far away they lie.
+  const Rows* others = nullptr;
 };
 
 struct KnnCounts {

@@ -11,16 +11,21 @@ namespace fastdim {
 class Refiner {
  public:
   // `scale`: a power of two that brings the largest |x| of float64 rows near 1; 1 for other dtypes.
-  Refiner(const Kernels& kernels, const Rows& rows, double scale);
+  Refiner(const Kernels& kernels, const Rows& rows, double scale)
+      : Refiner(kernels, rows, rows, scale) {}
 
-  // |x_i - x_j| if that is <= limit, else any number > limit.
+  // Rows of one matrix against those of another of the same type.
+  Refiner(const Kernels& kernels, const Rows& from, const Rows& to, double scale);
+
+  // |x_i - x_j|, i a row of `from` and j of `to`, if that is <= limit, else any number > limit.
   double distance(std::int64_t i, std::int64_t j, double limit);
 
  private:
   double rescaled_distance(std::int64_t i, std::int64_t j);
 
   const Kernels& kernels_;
-  const Rows& rows_;
+  const Rows& from_;
+  const Rows& to_;
   double scale_;
   std::vector<double> x_, y_;
 };

@@ -19,16 +19,29 @@ constexpr std::int64_t kFirstGroup = 256;  // reference columns between two refi
 constexpr std::int64_t kLastGroup = 4096;  // and at most
 constexpr double kSplit = 0x1p-10;         // t in knn.h
 
-// Everything about the references that does not depend on a query.
+// Everything that does not change while the scan runs.
 struct References {
   Transform transform;
   double scale = 1.0;            // of float64 differences, see Refiner
   double g = 0, w = 0;           // product_error and underflow of knn.h
   double slack = 1.0;            // a computed distance times this is above the exact one
-  std::vector<double> norm2;     // |c|^2
-  std::vector<double> error;     // e
-  std::vector<float> col_bound;  // b
+  std::vector<float> col_bound;  // b of the references
+  // |c|^2 and e of the references, or of the other rows that are looked up: by `bound_of`.
+  std::vector<double> norm2;
+  std::vector<double> error;
 };
+
+const Rows& query_rows(const SearchParams& p) { return p.others ? *p.others : p.rows; }
+
+// Number, in query_rows, of a query.
+std::int64_t query_row(const SearchParams& p, std::int64_t query) {
+  return p.others ? p.queries[query] : p.ids[p.queries[query]];
+}
+
+// Place of a query in References::norm2.
+std::size_t bound_of(const SearchParams& p, std::int64_t query) {
+  return static_cast<std::size_t>(p.others ? query : p.queries[query]);
+}
 
 struct Hit {
   float score;  // p - b: larger is nearer
@@ -52,7 +65,7 @@ struct Scratch {
         tile(kMaxTileRows * kMaxTileCols),
         row_bound(static_cast<std::size_t>(panels_per_block * p.kernels->tile_rows)),
         hits(static_cast<std::size_t>(panels_per_block * p.kernels->tile_rows)),
-        refiner(*p.kernels, p.rows, refs.scale) {}
+        refiner(*p.kernels, query_rows(p), p.rows, refs.scale) {}
 };
 
 References prepare(const SearchParams& p) {
@@ -61,41 +74,52 @@ References prepare(const SearchParams& p) {
   for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
 
   const RowSet set = {p.rows, p.ids, p.n, p.kernels, p.threads, p.poll};
-  const double largest = largest_magnitude(set, scratch);
+  double largest = largest_magnitude(set, scratch);
+  if (p.others) {
+    const RowSet others = {*p.others, p.queries, p.m, p.kernels, p.threads, p.poll};
+    largest = std::max(largest, largest_magnitude(others, scratch));
+    // Distinct rows hold a number that is not 0; one reference and its equal may not.
+    if (largest == 0) largest = 1.0;
+  }
   refs.scale = difference_scale(p.rows.dtype, largest);
   refs.transform.pre = refs.scale;
   refs.transform.mean = scaled_mean(set, refs.scale, scratch);
   refs.transform.post = centered_scale(refs.scale * largest, p.rows.d);
 
-  refs.norm2.resize(static_cast<std::size_t>(p.n));
-  refs.error.resize(static_cast<std::size_t>(p.n));
   refs.col_bound.resize(static_cast<std::size_t>(p.n));
   const double float64_error = float64_error_of(p.rows.d);
   // 1 + 2^-20 and float64_error pay for the float64 roundings in the bounds themselves.
   refs.g = product_error(p.rows.d) * (1.0 + 0x1p-20) + float64_error;
   refs.w = underflow(p.rows.d);
   refs.slack = 1.0 + float64_error;
-  parallel_for(tasks(p.n, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
-    RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
-    for (std::int64_t i = task * kRowsPerTask; i < std::min(p.n, (task + 1) * kRowsPerTask); ++i) {
-      double norm2, error2;
-      transform_row(*p.kernels, p.rows, refs.transform, p.ids[i], mine, &norm2, &error2);
-      const double error = centering_error(norm2, error2, p.rows.d);
-      const std::size_t at = static_cast<std::size_t>(i);
-      refs.norm2[at] = norm2;
-      refs.error[at] = error;
-      refs.col_bound[at] =
-          round_down(0.5 * ((1.0 - refs.g) * norm2 - (1.0 + 1.0 / kSplit) * error * error));
-    }
-  });
+  // Measures each row of a matrix in the form that products read.
+  const auto measure = [&](const Rows& rows, const std::int64_t* ids, std::int64_t count) {
+    refs.norm2.resize(static_cast<std::size_t>(count));
+    refs.error.resize(static_cast<std::size_t>(count));
+    parallel_for(
+        tasks(count, kRowsPerTask), p.threads, *p.poll, [&](std::int64_t task, int worker) {
+          RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+          const std::int64_t stop = std::min(count, (task + 1) * kRowsPerTask);
+          for (std::int64_t i = task * kRowsPerTask; i < stop; ++i) {
+            double norm2, error2;
+            transform_row(*p.kernels, rows, refs.transform, ids[i], mine, &norm2, &error2);
+            refs.norm2[static_cast<std::size_t>(i)] = norm2;
+            refs.error[static_cast<std::size_t>(i)] = centering_error(norm2, error2, rows.d);
+          }
+        });
+  };
+  measure(p.rows, p.ids, p.n);
+  for (std::size_t at = 0; at < refs.col_bound.size(); ++at)
+    refs.col_bound[at] = round_down(0.5 * ((1.0 - refs.g) * refs.norm2[at] -
+                                           (1.0 + 1.0 / kSplit) * refs.error[at] * refs.error[at]));
+  if (p.others) measure(*p.others, p.queries, p.m);
   return refs;
 }
 
-// a of knn.h for a query at position q whose k-th distance so far is `threshold`.
-float row_bound(const References& refs, std::int64_t q, double threshold) {
+// a of knn.h for a query measured at `at`, whose k-th distance so far is `threshold`.
+float row_bound(const References& refs, std::size_t at, double threshold) {
   constexpr float lowest = std::numeric_limits<float>::lowest();
   if (std::isinf(threshold)) return lowest;
-  const std::size_t at = static_cast<std::size_t>(q);
   const double reach = threshold * refs.scale * refs.transform.post * refs.slack + refs.error[at];
   const double bound =
       0.5 * ((1.0 - refs.g) * refs.norm2[at] - (1.0 + kSplit) * reach * reach * refs.slack) -
@@ -115,18 +139,19 @@ struct Chunk {
 void refine_hits(const SearchParams& p, const References& refs, std::int64_t query,
                  const Chunk& chunk, std::vector<Hit>& hits, float* bound, Scratch& scratch) {
   NeighborList list(p.distances + query * p.k, p.indices + query * p.k, p.k);
-  const std::int64_t q = p.queries[query];
+  const std::int64_t row = query_row(p, query);
+  const std::int64_t self = p.others ? -1 : p.queries[query];
   std::make_heap(hits.begin(), hits.end());
   while (!hits.empty() && hits.front().score >= *bound) {
     const std::int64_t j = chunk.start + hits.front().column;
     std::pop_heap(hits.begin(), hits.end());
     hits.pop_back();
-    if (j == q) continue;
+    if (j == self) continue;
     const double before = list.threshold();
-    const double distance = scratch.refiner.distance(p.ids[q], p.ids[j], before);
+    const double distance = scratch.refiner.distance(row, p.ids[j], before);
     ++scratch.refined;
     list.offer(distance, j);
-    if (list.threshold() < before) *bound = row_bound(refs, q, list.threshold());
+    if (list.threshold() < before) *bound = row_bound(refs, bound_of(p, query), list.threshold());
   }
   hits.clear();
 }
@@ -143,14 +168,14 @@ void scan_block(const SearchParams& p, const References& refs, const Chunk& chun
     std::int64_t ids[kMaxTileRows];
     const std::int64_t first = begin + panel * rows;
     const int count = static_cast<int>(std::min(rows, end - first));
-    for (int r = 0; r < count; ++r) ids[r] = p.ids[p.queries[first + r]];
-    pack_panel(kernels, p.rows, refs.transform, ids, count, kernels.tile_rows, scratch.row,
+    for (int r = 0; r < count; ++r) ids[r] = query_row(p, first + r);
+    pack_panel(kernels, query_rows(p), refs.transform, ids, count, kernels.tile_rows, scratch.row,
                scratch.panels.data() + panel * rows * d);
   }
   float* bounds = scratch.row_bound.data();
   for (std::int64_t r = 0; r < query_panels * rows; ++r)
     bounds[r] = begin + r < end
-                    ? row_bound(refs, p.queries[begin + r], p.distances[(begin + r) * p.k])
+                    ? row_bound(refs, bound_of(p, begin + r), p.distances[(begin + r) * p.k])
                     : std::numeric_limits<float>::infinity();
 
   for (std::int64_t from = 0; from < chunk_panels;) {

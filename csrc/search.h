@@ -1,4 +1,5 @@
 // The search of knn.h over rows that are known to differ from one another.
+// Queries are some of them, or rows of another matrix.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@ struct SearchParams {
   Rows rows;
   const std::int64_t* ids;  // n ascending row numbers: the references
   std::int64_t n;
-  const std::int64_t* queries;  // m positions in ids
+  const Rows* others;           // null; or rows of the same type and as many columns
+  const std::int64_t* queries;  // m positions in ids; with `others`, row numbers of those
   std::int64_t m;
   std::int64_t k;  // 1 <= k < n
   int threads;

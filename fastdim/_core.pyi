@@ -56,6 +56,22 @@ class Index:
         """queries: int64 (m,), or 0 for every row or group (then m = n); out_distances: float64
         (m, k); out_indices: int64 (m, k)."""
 
+    def lookup(
+        self,
+        data: int,
+        m: int,
+        d: int,
+        row_stride: int,
+        dtype: str,
+        k: int,
+        by_group: bool,
+        threads: int,
+        chunk_rows: int,
+        out_distances: int,
+        out_indices: int,
+    ) -> dict[str, int | str]:
+        """As `knn`, of m rows of another matrix, of the same dtype and d."""
+
 def filter_arithmetics(isa: str = "") -> list[str]:
     """Of "float32", "bfloat16" and "int8" those that the filters of a search can run in here."""
 

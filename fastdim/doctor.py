@@ -27,7 +27,7 @@ from fastdim.sweeps.definition import installed_version
 PACKAGES = (
     "fastdim", "numpy", "rich", "safetensors", "torch", "transformers", "tokenizers", "gguf",
     "accelerate", "torchmetrics", "pyyaml", "pandas", "pyarrow", "matplotlib", "faiss-cpu",
-    "faiss-gpu", "triton",
+    "faiss-gpu", "triton", "scikit-learn",
 )  # fmt: skip
 
 _TIMEOUT_S = 120

@@ -23,20 +23,22 @@ def matrix(x: Any) -> Array:
 
 
 def knn(
-    x: Any, k: int = 2, queries: NDArray[np.int64] | None = None
+    x: Any, k: int = 2, queries: NDArray[np.int64] | None = None, others: Any = None
 ) -> tuple[Array, NDArray[np.int64]]:
     """Distances (m, k) ascending and indices (m, k) of the k nearest other rows of each query.
 
     Sums of squared differences; the query itself is excluded by its index; of equal distances the
-    smaller index comes first.
+    smaller index comes first. others: rows (m, d) to look up in place of rows of x; none excluded.
     """
     rows = matrix(x)
-    chosen = np.arange(len(rows)) if queries is None else np.asarray(queries)
+    points = rows if others is None else matrix(others)
+    chosen = np.arange(len(points)) if queries is None else np.asarray(queries)
     distances = np.empty((len(chosen), k))
     indices = np.empty((len(chosen), k), dtype=np.int64)
     for place, query in enumerate(chosen):
-        distance = np.sqrt(np.square(rows - rows[query]).sum(axis=1))
-        distance[query] = math.inf
+        distance = np.sqrt(np.square(rows - points[query]).sum(axis=1))
+        if others is None:
+            distance[query] = math.inf
         indices[place] = np.argsort(distance, kind="stable")[:k]
         distances[place] = distance[indices[place]]
     return distances, indices

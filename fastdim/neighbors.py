@@ -27,6 +27,7 @@ class Neighbors:
     queries: (m,) int64, row number of each query; with duplicates="collapse" the first of the rows
              equal to it.
     n_points: rows given. n_distinct: distinct rows, None if they were not counted ("keep").
+    foreign: whether the queries were rows of another matrix, which `queries` then numbers.
     backend: what computed it, e.g. "cpu-avx512". seconds: wall time. plan: what the search did:
         strategy, arithmetic of its filter, axes of the first level and of both, and the pairs that
         went through the first filter, the second, and the float64 sum of differences.
@@ -41,6 +42,7 @@ class Neighbors:
     backend: str
     plan: dict[str, int | str]
     seconds: float
+    foreign: bool = False
 
     @property
     def k(self) -> int:
@@ -79,7 +81,9 @@ def knn(
     brute force whatever the offset or scale of x; the same bits for any number of threads.
 
     queries: None for every row; an int m for min(m, n) rows drawn by `seed` without replacement;
-        an array of row numbers or a boolean mask. References are always all rows.
+        an array of row numbers or a boolean mask. References are always all rows. Rows (m, d) of
+        another matrix, of the dtype of x: looked up among all rows of x, none of which is left out
+        (a row equal to the query is a neighbour at distance 0), so k may be the number of rows.
     duplicates: "keep" searches the rows as they are, so equal rows have distance 0. "collapse"
         searches the distinct rows only: None and int m then mean distinct rows, and an indexed row
         stands for the rows equal to it. "raise" refuses equal rows.
@@ -87,12 +91,13 @@ def knn(
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
         float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
-        Not for rows that `prepare` made ready.
+        Not for rows that `prepare` made ready, nor for rows of another matrix ("tiled").
 
     Raises InputError on bad values, k >= number of rows searched, or bad queries; BackendError on
     a backend that cannot run.
     """
-    rows = as_rows(x, min_rows=2)
+    others = as_rows(queries, name="queries") if _is_matrix(queries) else None
+    rows = as_rows(x, min_rows=2 if others is None else 1)
     check_backend(backend)
     if duplicates not in DUPLICATES:
         raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
@@ -102,14 +107,14 @@ def knn(
             f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"
         )
     workers = cpu.resolve_threads(threads)
-    if duplicates == "keep":
-        return search(rows, k, queries, None, workers, seed, strategy=strategy)
-    groups = find_distinct(rows, workers)
-    if duplicates == "raise" and len(groups.first) < rows.n:
+    groups = None if duplicates == "keep" else find_distinct(rows, workers)
+    if duplicates == "raise" and groups is not None and len(groups.first) < rows.n:
         raise InputError(
             f"{rows.n - len(groups.first)} of {rows.n} rows equal an earlier row: pass "
             "duplicates='collapse' to search distinct rows, or 'keep' to allow distance 0"
         )
+    if others is not None:
+        return _lookup(rows, k, others, groups, workers, duplicates, strategy)
     return search(rows, k, queries, groups, workers, seed, duplicates, strategy)
 
 
@@ -189,15 +194,8 @@ def search(
     numbers = np.arange(count) if chosen is None else chosen
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
-    if rows.dtype != "float64":
-        with np.errstate(over="ignore"):
-            distances = distances.astype(np.float32)
-    if not np.isfinite(distances).all():
-        raise InputError(
-            "distances overflow float32: pass the rows as float64, or divide them by a constant"
-        )
     return Neighbors(
-        distances=distances,
+        distances=_in_precision(distances, rows.dtype),
         indices=indices,
         queries=numbers,
         n_points=rows.n,
@@ -207,6 +205,62 @@ def search(
         plan=plan,
         seconds=time.perf_counter() - start,
     )
+
+
+def _lookup(
+    rows: Rows,
+    k: int,
+    others: Rows,
+    groups: Distinct | None,
+    threads: int,
+    duplicates: str,
+    strategy: str,
+) -> Neighbors:
+    """`knn` of rows of another matrix; among the first row of each group where groups are given."""
+    start = time.perf_counter()
+    if others.d != rows.d or others.dtype != rows.dtype:
+        raise InputError(
+            f"queries have {others.d} columns of {others.dtype}, and x has {rows.d} of "
+            f"{rows.dtype}: pass as many columns, and convert one of the two"
+        )
+    if strategy not in ("auto", "tiled"):
+        raise InputError(
+            f"strategy={strategy!r} searches rows of x: rows of another matrix are looked up by "
+            "'tiled' alone; leave it out"
+        )
+    count = rows.n if groups is None else len(groups.first)
+    k = whole_number("k", k, 1)
+    if k > count:
+        kind = "rows" if groups is None else "distinct rows"
+        raise InputError(f"k = {k} neighbours need at least {k} {kind} in x, got {count}")
+    index = rows.index if isinstance(rows, Prepared) else cpu.Index(rows, int(k), threads, "tiled")
+    by_group = groups is not None and count < rows.n
+    distances, indices, plan = index.lookup(others, int(k), threads, by_group=by_group)
+    return Neighbors(
+        distances=_in_precision(distances, rows.dtype),
+        indices=groups.first[indices] if groups is not None and by_group else indices,
+        queries=np.arange(others.n),
+        n_points=rows.n,
+        n_distinct=None if groups is None else count,
+        duplicates=duplicates,
+        backend=f"cpu-{plan['isa']}",
+        plan=plan,
+        seconds=time.perf_counter() - start,
+        foreign=True,
+    )
+
+
+def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    """float32 unless the rows are float64; InputError where that overflows."""
+    found: NDArray[Any] = distances
+    if dtype != "float64":
+        with np.errstate(over="ignore"):
+            found = distances.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise InputError(
+            "distances overflow float32: pass the rows as float64, or divide them by a constant"
+        )
+    return found
 
 
 def check_backend(backend: str) -> None:
@@ -220,6 +274,11 @@ def check_backend(backend: str) -> None:
 
 def _is_count(queries: Any) -> bool:
     return isinstance(queries, (int, np.integer)) and not isinstance(queries, bool)
+
+
+def _is_matrix(queries: Any) -> bool:
+    """Whether queries are rows of another matrix, not numbers of rows."""
+    return isinstance(queries, Rows) or getattr(queries, "ndim", 1) == 2
 
 
 def _choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:

@@ -34,8 +34,8 @@ check() {
 for kind in $kinds; do
     case $kind in
     address)
-        check address address,undefined libasan.so tests/test_knn.py tests/test_join.py \
-            tests/test_cosine.py tests/test_moments.py \
+        check address address,undefined libasan.so tests/test_knn.py tests/test_lookup.py \
+            tests/test_join.py tests/test_cosine.py tests/test_moments.py \
             -k "dtypes or stride or duplicates or chosen_queries or widths or no_basis or many" ;;
     thread)
         check thread thread libtsan.so tests/test_join.py tests/test_cosine.py \

@@ -11,7 +11,7 @@ import pytest
 import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "torch", "torchmetrics"}
+EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "torch", "torchmetrics", "sklearn"}
 EXTRAS |= {"test", "dev", "bench"}
 HEAVY = [
     "torch",
@@ -143,7 +143,7 @@ def blocks(name: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("one_torch_thread")
-@pytest.mark.parametrize("name", ["README.md", "docs/torch.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/torch.md", "docs/integrations.md"])
 def test_python_in_documents_runs(name, tmp_path, monkeypatch):
     found = blocks(name)
     assert found

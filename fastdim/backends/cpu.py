@@ -163,6 +163,26 @@ class Index:
         )
         return distances, indices, counts
 
+    def lookup(
+        self, others: Rows, k: int, threads: int, chunk_rows: int = 0, by_group: bool = False
+    ) -> tuple[Float64, Int64, dict[str, int | str]]:
+        """As `knn`, of every row of another matrix of the same d and dtype; nothing is excluded.
+
+        Always by the tiled scan. Needs 1 <= k <= the number of rows or groups.
+        """
+        distances = np.full((others.n, k), np.nan)
+        indices = np.full((others.n, k), -1, dtype=np.int64)
+        counts = self._index.lookup(
+            *_matrix(others),
+            k,
+            by_group,
+            threads,
+            chunk_rows,
+            _address(distances),
+            _address(indices),
+        )
+        return distances, indices, counts
+
 
 def knn(
     rows: Rows,
@@ -177,6 +197,13 @@ def knn(
     return index_for(rows, queries, k, threads, strategy, arithmetic).knn(
         queries, k, threads, chunk_rows
     )
+
+
+def lookup(
+    rows: Rows, others: Rows, k: int, threads: int, chunk_rows: int = 0
+) -> tuple[Float64, Int64, dict[str, int | str]]:
+    """`Index.lookup` on an index made for this search alone."""
+    return Index(rows, k, threads, "tiled").lookup(others, k, threads, chunk_rows)
 
 
 def index_for(

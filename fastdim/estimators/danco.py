@@ -72,11 +72,7 @@ def danco(
     """
     k = whole_number("k", k, 2)
     rows, found = rows_and_neighbors(x, k + 1, "danco", neighbors, None, seed, threads)
-    most = rows.d if largest is None else whole_number("largest", largest, 1)
-    features = features_of(rows, found, k)
-    own = features.summary(k)
-    balls = _Balls(len(found.queries), k, seed, most)
-    value = balls.closest(own, None)
+    features, balls, value = point(rows, found, k, largest, seed)
     rng = np.random.default_rng(seed)
     count = len(features.log_mu)
     drawn = []
@@ -92,6 +88,16 @@ def danco(
     return estimate_of(
         value, stderr, sample_of(found), f"DANCo, k = {k}", "bootstrap", confidence, ends
     )
+
+
+def point(
+    rows: Rows, found: Neighbors, k: int, largest: int | None, seed: int
+) -> tuple[Features, _Balls, float]:
+    """The rows' features, the balls they were compared with, and the dimension."""
+    most = rows.d if largest is None else whole_number("largest", largest, 1)
+    features = features_of(rows, found, k)
+    balls = _Balls(len(found.queries), k, seed, most)
+    return features, balls, balls.closest(features.summary(k), None)
 
 
 class _Balls:

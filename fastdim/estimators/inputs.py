@@ -103,6 +103,11 @@ def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors
     """Neighbours that were computed before, with at least k columns; InputError otherwise."""
     if queries is not None:
         raise InputError("queries belong to knn(): the neighbours passed are computed already")
+    if found.foreign:
+        raise InputError(
+            f"{name} needs neighbours of rows of x, and the Neighbors passed are of another "
+            "matrix's rows: compute them with knn(x)"
+        )
     if found.k < k:
         raise InputError(
             f"{name} needs {k} neighbours a point, the Neighbors passed have {found.k}: compute "
