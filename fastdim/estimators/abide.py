@@ -23,6 +23,7 @@ Int64 = NDArray[np.int64]
 BEST_SHARE = 0.2032
 LARGEST_RATIO = 0.975
 FIRST = 3
+SHARING = 1.7
 
 
 def abide(
@@ -70,9 +71,7 @@ def abide(
         if np.array_equal(before, stars) and abs(d - old) <= 1e-9 * d:
             break
     influence = (inner / inner.mean() - (stars - 1) / (stars - 1).mean()) / math.log(ratio)
-    stderr = dependent_stderr(
-        influence, dataclasses.replace(found, indices=found.queries[found.indices])
-    )
+    stderr = dependent_stderr(influence, found, SHARING)
     method = f"ABIDE, mean k* = {stars.mean():.1f}"
     return estimate_of(d, stderr, sample_of(found), method, "query rows", confidence)
 

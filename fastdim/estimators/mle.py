@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import whole_number
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
+    SHARING,
     average_of,
     check_average,
     dependent_stderr,
@@ -81,7 +82,7 @@ def levina_bickel(
         influence = [
             value * (1.0 - value * row) for value, row in zip(values, inverses, strict=True)
         ]
-    stderr = dependent_stderr(np.mean(influence, axis=0), found)
+    stderr = dependent_stderr(np.mean(influence, axis=0), found, SHARING)
     label = f"{method}, {average}"
     return estimate_of(
         float(np.mean(values)), stderr, sample_of(found), label, "query rows", confidence
