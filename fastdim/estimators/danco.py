@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
+from fastdim.backends import cpu
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators import gride
 from fastdim.estimators.inputs import estimate_of, rows_and_neighbors, sample_of
 from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
-from fastdim.estimators.tle import BLOCK_VALUES, neighborhood_grams
+from fastdim.estimators.tle import of_neighborhoods
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -162,26 +163,26 @@ def ball_summary(count: int, d: int, k: int, seed: int) -> tuple[float, float, f
     if d == 1:
         points = np.column_stack([points, np.zeros(count)])
     rows, found = rows_and_neighbors(as_rows(points), k + 1, "danco", None, None, 0, None)
-    return features_of(rows, found, k).summary(k)
+    return features_of(rows, found, k, cpu.resolve_threads(None)).summary(k)
 
 
-def features_of(rows: Rows, found: Neighbors, k: int) -> Features:
+def features_of(rows: Rows, found: Neighbors, k: int, threads: int) -> Features:
     """Features of every query row."""
     log_mu = np.log(found.distances[:, k] / found.distances[:, 0])
     near = Neighbors(**{**vars(found), "indices": found.indices[:, :k]})
     upper = np.triu_indices(k, 1)
-    size = max(1, BLOCK_VALUES // (k * max(rows.d, k)))
-    directions, lengths = [], []
-    for start in range(0, len(found.queries), size):
-        gram = neighborhood_grams(rows, near, start, start + size)
+
+    def angles(neighborhood: NDArray[Any]) -> Array:
+        gram = (neighborhood @ neighborhood.transpose(0, 2, 1)).astype(np.float64)
         norms = np.sqrt(np.einsum("bii->bi", gram))
         cosine = gram[:, upper[0], upper[1]] / (norms[:, upper[0]] * norms[:, upper[1]])
         cosine = np.clip(cosine, -1.0, 1.0)
         sine = np.sqrt(1.0 - cosine**2)
         c, s = cosine.mean(axis=1), sine.mean(axis=1)
-        directions.append(np.arctan2(s, c))
-        lengths.append(np.hypot(c, s))
-    return Features(log_mu, np.concatenate(directions), concentration(np.concatenate(lengths)))
+        return np.column_stack([np.arctan2(s, c), np.hypot(c, s)])
+
+    found_angles = of_neighborhoods(rows, near, angles, threads)
+    return Features(log_mu, found_angles[:, 0], concentration(found_angles[:, 1]))
 
 
 def concentration(length: Array) -> Array:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, whole_number
+from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import average_of, rows_and_neighbors
-from fastdim.estimators.tle import BLOCK_VALUES, neighborhood_grams
+from fastdim.estimators.tle import of_neighborhoods
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
@@ -52,36 +53,36 @@ def ess(
     if version not in VERSIONS:
         raise InputError(f"version must be 'a' or 'b', got {version!r}")
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)
-    local = ess_local(rows, found, version)
+    local = ess_local(rows, found, version, cpu.resolve_threads(threads))
     return average_of(local, average, found, f"ESS{version}, k = {k}", confidence)
 
 
-def ess_local(rows: Rows, found: Neighbors, version: str) -> Array:
+def ess_local(rows: Rows, found: Neighbors, version: str, threads: int) -> Array:
     """Local dimensions (m,) of the query rows."""
-    size = max(1, BLOCK_VALUES // (found.k * max(rows.d, found.k)))
-    starts = range(0, len(found.queries), size)
-    skewness = np.concatenate(
-        [_skewness(neighborhood_grams(rows, found, s, s + size), version) for s in starts]
-    )
+    skewness = of_neighborhoods(rows, found, partial(_skewness, version=version), threads)
     return _dimension(skewness, version)
 
 
-def _skewness(gram: Array, version: str) -> Array:
-    """The statistic of each neighbourhood (b,) from inner products (b, k, k)."""
-    line = gram.mean(axis=1, keepdims=True)
-    gram = gram - line - line.transpose(0, 2, 1) + line.mean(axis=2, keepdims=True)
-    own = np.maximum(np.einsum("bii->bi", gram), 0.0)
-    length = np.sqrt(own)
-    # The diagonal has no area; of |u| |v| and |u.v| it is taken off again.
-    weight = length.sum(axis=1) ** 2 - own.sum(axis=1)
+def _skewness(near: NDArray[Any], version: str) -> Array:
+    """The statistic of each neighbourhood (b,) from its rows (b, k, d), which are overwritten."""
+    near -= near.mean(axis=1, keepdims=True)
+    length = np.sqrt(np.einsum("bkd,bkd->bk", near, near))
+    near /= np.where(length > 0.0, length, 1.0)[:, :, None]
+    sine = near @ near.transpose(0, 2, 1)
     if version == "b":
-        return np.asarray((np.abs(gram).sum(axis=(1, 2)) - own.sum(axis=1)) / weight)
-    area = own[:, :, None] * own[:, None, :]
-    area -= np.square(gram)
-    np.maximum(area, 0.0, out=area)
-    np.sqrt(area, out=area)
-    diagonal = np.einsum("bii->bi", area).sum(axis=1)
-    return np.asarray((area.sum(axis=(1, 2)) - diagonal) / weight)
+        np.abs(sine, out=sine)
+    else:
+        # sqrt(|u|^2 |v|^2 - (u.v)^2) is |u| |v| times the sine between them.
+        np.square(sine, out=sine)
+        np.subtract(1.0, sine, out=sine)
+        np.maximum(sine, 0.0, out=sine)
+        np.sqrt(sine, out=sine)
+    # A row with itself is no pair: of weights and of the sum it is left out.
+    np.einsum("bii->bi", sine)[...] = 0.0
+    total = (sine @ length[:, :, None])[:, :, 0].astype(np.float64)
+    length = length.astype(np.float64)
+    weight = length.sum(axis=1) ** 2 - np.square(length).sum(axis=1)
+    return np.asarray(np.einsum("bk,bk->b", total, length) / weight)
 
 
 @cache

@@ -149,9 +149,9 @@ def local_dimension(
         groups = find_distinct(rows, cpu.resolve_threads(threads))
         place = _places(found.queries, groups.first)[groups.inverse]
     if method == "tle":
-        values = tle_local(rows, found)
+        values = tle_local(rows, found, cpu.resolve_threads(threads))
     elif method == "ess":
-        values = ess_local(rows, found, "a")
+        values = ess_local(rows, found, "a", cpu.resolve_threads(threads))
     elif method == "mle":
         with np.errstate(divide="ignore"):
             values = 1.0 / inverse_mle(found.distances, k)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, whole_number
+from fastdim.backends import cpu
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import average_of, rows_and_neighbors
+from fastdim.moments import one_blas_thread
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
 
 # Measurements below this share of the radius are dropped, with their number.
 SMALLEST = 1e-4
-BLOCK_VALUES = 1 << 19
+# Values of a block of neighbourhoods: a few arrays of it stay in the second cache.
+BLOCK_VALUES = 1 << 16
 
 
 def tle(
@@ -46,27 +51,39 @@ def tle(
     """
     k = whole_number("k", k, 3)
     rows, found = rows_and_neighbors(x, k, "tle", neighbors, queries, seed, threads)
-    return average_of(tle_local(rows, found), average, found, f"TLE, k = {k}", confidence)
+    local = tle_local(rows, found, cpu.resolve_threads(threads))
+    return average_of(local, average, found, f"TLE, k = {k}", confidence)
 
 
-def tle_local(rows: Rows, found: Neighbors) -> Array:
+def tle_local(rows: Rows, found: Neighbors, threads: int) -> Array:
     """Local dimensions (m,) of the query rows; infinite where all neighbours are equally far."""
-    size = max(1, BLOCK_VALUES // (found.k * max(rows.d, found.k)))
-    starts = range(0, len(found.queries), size)
-    return np.concatenate([_block(neighborhood_grams(rows, found, s, s + size)) for s in starts])
+
+    def local(near: NDArray[Any]) -> Array:
+        return _block(np.asarray(near @ near.transpose(0, 2, 1)).astype(np.float64))
+
+    return of_neighborhoods(rows, found, local, threads)
 
 
-def neighborhood_grams(rows: Rows, found: Neighbors, start: int, stop: int) -> Array:
-    """Inner products (b, k, k) of the neighbours less their query row, of queries start..stop.
+def of_neighborhoods(
+    rows: Rows, found: Neighbors, local: Callable[[NDArray[Any]], Array], threads: int
+) -> Array:
+    """`local` (b, ...) of the neighbours less their query row (b, k, d), for all m query rows.
 
-    float64, of products in float32 unless the rows are float64.
+    Differences are as exact as the rows, in float64 for float64 rows, else float32. Blocks of
+    neighbourhoods are independent, so the answer is the same for any number of threads.
     """
-    indices = found.indices[start:stop]
-    count, k = indices.shape
-    # Differences are as exact as the rows; products of float32 rows then err by about 1e-6.
-    near = rows.take(indices.ravel()).block(0, count * k).reshape(count, k, rows.d)
-    near = near - rows.take(found.queries[start:stop]).block(0, count)[:, None, :]
-    return np.asarray(near @ near.transpose(0, 2, 1)).astype(np.float64)
+    k = found.k
+    size = max(1, BLOCK_VALUES // (k * max(rows.d, k)))
+
+    def block(start: int) -> Array:
+        indices = found.indices[start : start + size]
+        count = len(indices)
+        near = rows.take(indices.ravel()).block(0, count * k).reshape(count, k, rows.d)
+        return local(near - rows.take(found.queries[start : start + size]).block(0, count)[:, None])
+
+    starts = range(0, len(found.queries), size)
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(block, starts)))
 
 
 def _block(gram: Array) -> Array:

@@ -3,7 +3,7 @@
 Every fit is a smooth function of the sorted log ratios x_(1) <= ... <= x_(N), so a resampled row
 moves it through the quantiles alone. With g_j the derivative of log d by x_(j), and f the density
 of x, a row at rank i has the influence -(C_i - mean C), C_i the sum over j >= i of g_j / f(x_(j))
-(infinitesimal jackknife; Serfling, Approximation Theorems of Mathematical Statistics, 1980, chapter 8).
+(infinitesimal jackknife; Serfling, Approximation Theorems of Mathematical Statistics, 1980, ch. 8).
 """
 
 from __future__ import annotations
