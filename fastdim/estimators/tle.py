@@ -72,7 +72,7 @@ def of_neighborhoods(
     Differences are as exact as the rows, in float64 for float64 rows, else float32. Blocks of
     neighbourhoods are independent, so the answer is the same for any number of threads.
     """
-    k = found.k
+    k = found.indices.shape[1]
     size = max(1, BLOCK_VALUES // (k * max(rows.d, k)))
 
     def block(start: int) -> Array:
