@@ -107,7 +107,7 @@ def gaussian(n: int, d: int, rng: np.random.Generator) -> Array:
 
 
 def spirals(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Nonlinear embedding of the cube in 2 d columns: each coordinate becomes a turn of a spiral."""
+    """Nonlinear embedding of the cube in 2 d columns: coordinates become turns of a spiral."""
     t = rng.random((n, d))
     angle = 2 * np.pi * t
     return np.concatenate([(1 + t) * np.cos(angle), (1 + t) * np.sin(angle)], axis=1)
@@ -211,9 +211,7 @@ def values(case: Case) -> dict[str, float]:
         chosen.update(SLOW)
         if case.d <= DANCO_LARGEST:
             largest = 2 * case.d + 8
-            chosen["danco"] = lambda x, r: fastdim.danco(
-                x, neighbors=r, largest=largest, threads=1
-            )
+            chosen["danco"] = lambda x, r: fastdim.danco(x, neighbors=r, largest=largest, threads=1)
     found = {}
     with threadpool_limits(1):
         x = rows_of(case)

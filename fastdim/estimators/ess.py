@@ -53,18 +53,45 @@ def ess(
     if version not in VERSIONS:
         raise InputError(f"version must be 'a' or 'b', got {version!r}")
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)
-    local = ess_local(rows, found, version, cpu.resolve_threads(threads))
-    return average_of(local, average, found, f"ESS{version}, k = {k}", confidence)
+    found_at = _skewness_of(rows, found, version, cpu.resolve_threads(threads))
+    local = _dimension(found_at[:, 0], version)
+    sharing = _sharing(found_at, local, found, rows.n, version)
+    method = f"ESS{version}, k = {k}"
+    return average_of(local, average, found, method, confidence, sharing, sharing)
 
 
 def ess_local(rows: Rows, found: Neighbors, version: str, threads: int) -> Array:
     """Local dimensions (m,) of the query rows."""
-    skewness = of_neighborhoods(rows, found, partial(_skewness, version=version), threads)
-    return _dimension(skewness, version)
+    return _dimension(_skewness_of(rows, found, version, threads)[:, 0], version)
+
+
+def _skewness_of(rows: Rows, found: Neighbors, version: str, threads: int) -> Array:
+    return of_neighborhoods(rows, found, partial(_skewness, version=version), threads)
+
+
+def _sharing(found_at: Array, local: Array, found: Neighbors, n: int, version: str) -> float:
+    """Variance of the mean over that of independent neighbourhoods (`dependent_stderr`).
+
+    Neighbourhoods share most of their rows, so the factor is measured: a row moves the mean as a
+    query and as a neighbour of others. Squares of that count each pair of rows from both ends, as a
+    jackknife does, and half of them is the variance: 0.9 to 1.2 times the error of repetition on
+    flat tori of 2, 5, 10 dimensions and k = 10, 30, 100.
+    """
+    step = 1e-4
+    skewness = found_at[:, 0]
+    with np.errstate(invalid="ignore"):
+        rise = _dimension(skewness + step, version) - _dimension(skewness - step, version)
+        moved = found_at[:, 1:] * (rise / (2.0 * step))[:, None]
+    own = local - local.mean()
+    total = np.bincount(found.indices.ravel(), moved.ravel(), minlength=n)
+    total[found.queries] += own
+    plain = float(np.square(own).sum())
+    factor = 0.5 * float(np.square(total).sum()) / plain if plain > 0.0 else 1.0
+    return max(1.0, factor) if math.isfinite(factor) else 1.0
 
 
 def _skewness(near: NDArray[Any], version: str) -> Array:
-    """The statistic of each neighbourhood (b,) from its rows (b, k, d), which are overwritten."""
+    """Statistic and what each neighbour adds to it, (b, 1 + k), of rows (b, k, d) overwritten."""
     near -= near.mean(axis=1, keepdims=True)
     length = np.sqrt(np.einsum("bkd,bkd->bk", near, near))
     near /= np.where(length > 0.0, length, 1.0)[:, :, None]
@@ -81,8 +108,11 @@ def _skewness(near: NDArray[Any], version: str) -> Array:
     np.einsum("bii->bi", sine)[...] = 0.0
     total = (sine @ length[:, :, None])[:, :, 0].astype(np.float64)
     length = length.astype(np.float64)
-    weight = length.sum(axis=1) ** 2 - np.square(length).sum(axis=1)
-    return np.asarray(np.einsum("bk,bk->b", total, length) / weight)
+    others = length.sum(axis=1, keepdims=True) - length
+    weight = np.einsum("bk,bk->b", length, others)
+    skewness = np.einsum("bk,bk->b", total, length) / weight
+    added = 2.0 * length * (total - skewness[:, None] * others) / weight[:, None]
+    return np.column_stack([skewness, added])
 
 
 @cache

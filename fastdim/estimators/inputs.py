@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
 
-# Factor of `dependent_stderr` for averages of local dimensions: 1.4 to 1.9 on tori of 2, 5, 10.
+# Factor of `dependent_stderr` where an estimator has none of its own.
 SHARING = 1.7
 AVERAGES = ("harmonic", "mean", "median")
 
@@ -205,6 +206,11 @@ def dependent_stderr(influence: Array, found: Neighbors, sharing: float) -> floa
     return float(clustered_stderr(influence, None)) * math.sqrt(1.0 + (sharing - 1.0) * share)
 
 
+def sharing_at(d: float, loss: float) -> float:
+    """2 - loss / d, at least 1: every distance counts twice but where many neighbours overlap."""
+    return max(1.0, 2.0 - loss / d) if d > 0.0 else 1.0
+
+
 def check_average(average: str) -> None:
     """Raise InputError unless this is the name of an average."""
     if average not in AVERAGES:
@@ -217,13 +223,15 @@ def average_of(
     found: Neighbors,
     method: str,
     confidence: float,
-    sharing: float = SHARING,
+    sharing: Callable[[float], float] | float = SHARING,
+    sharing_of_signs: float | None = None,
 ) -> Estimate:
     """One number from the local dimensions (m,) of the query rows.
 
     "harmonic": 1 / mean(1/d) (MacKay & Ghahramani, 2005); "mean"; "median". The error is that of
     the average over query rows by `dependent_stderr`, for the median order statistics (Woodruff,
-    JASA 1952) widened as much.
+    JASA 1952), whose signs depend on each other a third as much unless `sharing_of_signs` says how
+    much. sharing: that factor, or a function of the value that gives it.
     """
     check_average(average)
     sample = sample_of(found)
@@ -232,7 +240,9 @@ def average_of(
         value = float(np.median(local))
         z = normal_quantile(confidence)
         # The share below the median has the error of half a sign.
-        half = z * dependent_stderr(0.5 * np.sign(local - value), found, sharing)
+        if sharing_of_signs is None:
+            sharing_of_signs = 1.0 + (_factor(sharing, value) - 1.0) / 3.0
+        half = z * dependent_stderr(0.5 * np.sign(local - value), found, sharing_of_signs)
         shares = [max(0.0, 0.5 - half), min(1.0, 0.5 + half)]
         lower, upper = (float(end) for end in np.quantile(local, shares, method="nearest"))
         spread = (upper - lower) / (2.0 * z)
@@ -245,5 +255,9 @@ def average_of(
             inverse = 1.0 / local
             value = float(1.0 / inverse.mean())
             influence = value * (1.0 - value * inverse)
-        stderr = dependent_stderr(influence, found, sharing)
+        stderr = dependent_stderr(influence, found, _factor(sharing, value))
     return estimate_of(value, stderr, sample, label, "query rows", confidence)
+
+
+def _factor(sharing: Callable[[float], float] | float, value: float) -> float:
+    return sharing(value) if callable(sharing) else sharing
