@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -215,19 +216,22 @@ def test_bayes_with_a_prior_of_ones_own() -> None:
 
 
 def pareto_neighbors(n: int, d: float, seed: int) -> Any:
-    """Neighbours whose ratios are independent and Pareto with exponent d."""
+    """Neighbours whose ratios are independent and Pareto with exponent d.
+
+    Independent as few queries among many rows are: none is a neighbour of another.
+    """
     rng = np.random.default_rng(seed)
     frame = knn(rng.standard_normal((n, 2)), duplicates="collapse")
     frame.distances[:, 0] = 1.0
     frame.distances[:, 1] = rng.random(n) ** (-1.0 / d)
-    return frame
+    return replace(frame, n_points=1000 * n, n_distinct=1000 * n)
 
 
 @pytest.mark.parametrize("interval", ["ideal", "robust"])
 def test_intervals_cover_on_ideal_ratios(interval: str) -> None:
     found = [twonn(pareto_neighbors(150, 12.0, s), interval=interval, seed=s) for s in range(300)]
     covered = np.mean([e.lower <= 12.0 <= e.upper for e in found])
-    # 95 % less 3 standard errors of a share of 300, and the known small deficit of resampling.
+    # 95 % less 3 standard errors of a share of 300, and the deficit of normal intervals.
     assert 0.90 <= covered <= 0.985
     values = np.array([e.value for e in found])
     assert abs(values.mean() - 12.0) < 3 * values.std() / math.sqrt(len(values))
@@ -251,7 +255,7 @@ def test_robust_interval_is_wider_where_ratios_are_not_pareto() -> None:
 def test_interval_is_deterministic_and_widens_with_confidence() -> None:
     x = gaussian(200, 4)
     assert twonn(x, seed=3) == twonn(x, seed=3)
-    assert twonn(x, seed=3).lower != twonn(x, seed=4).lower
+    assert twonn(x, seed=3) == twonn(x, seed=4)
     assert twonn(x, confidence=0.99).lower < twonn(x, confidence=0.8).lower
 
 
@@ -287,7 +291,7 @@ def test_sampled_queries() -> None:
         (gaussian(20, 3), {"method": "linear", "discard_fraction": 0.0}, "discard_fraction > 0"),
         (gaussian(20, 3), {"discard_fraction": 1.0}, r"\[0, 1\)"),
         (gaussian(20, 3), {"interval": "gamma"}, "interval must be"),
-        (gaussian(20, 3), {"method": "linear", "interval": "dependent"}, "use interval='robust'"),
+        (gaussian(20, 3), {"interval": "dependent"}, "interval must be one of robust, ideal"),
         (gaussian(20, 3), {"method": "linear", "interval": "ideal"}, "use interval='robust'"),
         (gaussian(20, 3), {"prior": (1.0, 1.0)}, "belongs to method='bayes'"),
         (gaussian(20, 3), {"method": "bayes", "prior": (0.0, 1.0)}, "shape above 0"),

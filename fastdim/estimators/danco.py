@@ -166,7 +166,7 @@ def ball_summary(count: int, d: int, k: int, seed: int) -> tuple[float, float, f
     return features_of(rows, found, k, cpu.resolve_threads(None)).summary(k)
 
 
-def features_of(rows: Rows, found: Neighbors, k: int, threads: int) -> Features:
+def features_of(rows: Rows, found: Neighbors, k: int, threads: int = 1) -> Features:
     """Features of every query row."""
     log_mu = np.log(found.distances[:, k] / found.distances[:, 0])
     near = Neighbors(**{**vars(found), "indices": found.indices[:, :k]})
