@@ -182,7 +182,10 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, str, int, Array,
     for shape in SHAPES:
         part = "tori" if shape.startswith("torus") else "curved"
         if part in options.parts:
-            found = run(partial(drawn_set, shape=shape, rows=options.rows))
+            sets = options.sets if part == "tori" else min(options.sets, 300)
+            found = spread(
+                partial(drawn_set, shape=shape, rows=options.rows), sets, options.workers
+            )
             yield part, shape, len(found), *shares(found, found[:, :, 0].mean(axis=0))
     for layer in LAYERS:
         name = "embedding" if layer is None else f"block {layer}"

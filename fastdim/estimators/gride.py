@@ -28,7 +28,7 @@ INTERVALS = ("robust", "fisher", "bootstrap")
 REPLICATES = 500
 # Of `dependent_stderr` where n2 = 2 n1 the factor, elsewhere the loss of `sharing_at`: on flat tori
 # of 2, 5, 10 dimensions 1.5 to 2.0, and 1.3, 1.5, 1.8 where n1 = 1 and n2 is 11 or 21.
-OCTAVE = 1.8
+OCTAVE = 1.75
 LOSS = 1.6
 LARGEST_SCALE = 1024
 

@@ -26,8 +26,6 @@ from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
 
-# Factor of `dependent_stderr` where an estimator has none of its own.
-SHARING = 1.7
 AVERAGES = ("harmonic", "mean", "median")
 
 
@@ -223,7 +221,7 @@ def average_of(
     found: Neighbors,
     method: str,
     confidence: float,
-    sharing: Callable[[float], float] | float = SHARING,
+    sharing: Callable[[float], float] | float,
     sharing_of_signs: float | None = None,
 ) -> Estimate:
     """One number from the local dimensions (m,) of the query rows.

@@ -22,8 +22,8 @@ from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
 
-# Factor of `dependent_stderr`: 1.9, 1.6, 1.6 on flat tori of 2, 5, 10 dimensions.
-SHARING = 1.8
+# Factor of `dependent_stderr`: 1.8, 1.5, 1.4 on flat tori of 2, 5, 10 dimensions.
+SHARING = 1.7
 METHODS = ("censored", "mle", "linear", "bayes")
 
 
