@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity compat install clean
+.PHONY: help demo test lint bench parity compat coverage study-estimators install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -39,6 +39,8 @@ help:
 	@echo "make bench   compare with other libraries, after validating them (BENCH_ARGS='--help')"
 	@echo "make parity  compare estimators with DADApy, which needs the environment of make bench"
 	@echo "make compat  what other packages save when given our neighbours; same environment"
+	@echo "make coverage          how often intervals of the estimators hold what they are about"
+	@echo "make study-estimators  bias of every estimator on known dimensions; writes docs/study-estimators.md"
 	@echo "make clean   remove .venv, build products and caches"
 	@echo "Variables: PYTHON=$(PYTHON) TORCH=$(TORCH) PIP_ARGS=$(PIP_ARGS) CONSTRAINTS=$(CONSTRAINTS)"
 
@@ -63,6 +65,12 @@ parity: $(BENCH_VENV)/stamp
 
 compat: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/compat.py $(BENCH_ARGS)
+
+coverage: $(STAMPS)/test
+	$(PY) benchmarks/coverage.py --output benchmarks/results/coverage.md
+
+study-estimators: $(STAMPS)/test
+	$(PY) benchmarks/study.py
 
 install: $(STAMPS)/native
 

@@ -73,7 +73,7 @@ def markdown(
         cells = []
         for _, case in columns:
             mean, spread, _ = table.get((*case, name), (float("nan"), float("nan"), 0))
-            error = f" {spread:.2f}".replace(" 0.", " .") if spread == spread else ""
+            error = f" ±{spread:.2f}".replace("±0.", "±.") if spread == spread else ""
             cells.append(f"{mean:.2f}{error}" if mean == mean else "")
         if any(cells):
             lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -99,7 +99,7 @@ def tables(table: Table, estimators: list[str]) -> dict[str, str]:
         found[f"noise {d}"] = markdown(
             table,
             estimators,
-            [(f"{level:g}", ("noise", "cube", d, 2000, level)) for level in noise],
+            [(f"{s:g}", ("noise", "cube", d, 2000, s)) for s in noise],
         )
     clean = ("none", ("d", "cube", 5, 2000, 0.0))
     found["copies"] = markdown(
@@ -127,11 +127,11 @@ def fill(page: str, found: dict[str, str]) -> str:
     """The page with each table put between its markers."""
     for name, text in found.items():
         pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)"
-        page, count = re.subn(
-            pattern, lambda m, text=text: f"{m[1]}{text}\n{m[2]}", page, flags=re.DOTALL
-        )
-        if count > 1:
-            raise ValueError(f"the page has {count} places for the table {name!r}")
+        parts = re.split(pattern, page, flags=re.DOTALL)
+        if len(parts) > 4:
+            raise ValueError(f"the page has several places for the table {name!r}")
+        if len(parts) == 4:
+            page = f"{parts[0]}{parts[1]}{text}\n{parts[2]}{parts[3]}"
     left = set(re.findall(r"<!-- table: (.*?) -->", page)) - set(found)
     if left:
         raise ValueError(f"the page asks for tables that there are not: {sorted(left)}")
@@ -143,8 +143,7 @@ def panels(
     titles: Iterable[tuple[str, list[tuple[float, tuple[str, str, int, int, float]]]]],
     label: str,
     path: Path,
-    log: bool = True,
-    top: float = 2.2,
+    tops: tuple[float, ...] = (2.2,),
 ) -> None:
     """One figure: value / d of the drawn estimators against a factor, a panel each."""
     matplotlib: Any = require("matplotlib", "report")
@@ -159,12 +158,16 @@ def panels(
         figure = require("matplotlib.figure", "report").Figure(
             figsize=(3.4 * columns, 2.7 * lines + 0.8)
         )
-        grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+        grid = figure.subplots(lines, columns, sharey=len(tops) == 1, squeeze=False)
         handles = {}
-        for axes, (title, points) in zip(grid.ravel(), titles, strict=True):
+        for panel, (axes, (title, points)) in enumerate(zip(grid.ravel(), titles, strict=True)):
             axes.axhline(1.0, color="0.75", linewidth=1.5, zorder=0)
             for number, name in enumerate(DRAWN):
-                known = [(x, *table[(*c, name)][:2]) for x, c in points if (*c, name) in table]
+                known = [
+                    (place, *table[(*case, name)][:2])
+                    for place, (_, case) in enumerate(points)
+                    if (*case, name) in table
+                ]
                 if known:
                     x, y, spread = zip(*known, strict=True)
                     handles[name] = axes.errorbar(
@@ -179,12 +182,8 @@ def panels(
                     )
             axes.set_title(title, fontsize=10)
             axes.set_xlabel(label)
-            ticks = [x for x, _ in points]
-            if log:
-                axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{x:,g}" for x in ticks])
-            axes.minorticks_off()
-            axes.set_ylim(0.0, top)
+            axes.set_xticks(range(len(points)), [f"{level:,g}" for level, _ in points])
+            axes.set_ylim(0.0, tops[panel % len(tops)])
         for axes in grid[:, 0]:
             axes.set_ylabel("value / d")
         figure.legend(handles.values(), handles, loc="lower center", ncols=5, frameon=False)
@@ -212,7 +211,7 @@ def figures(table: Table, folder: Path) -> None:
         ],
         "rows n",
         folder / "study-rows.svg",
-        top=1.3,
+        tops=(1.3,),
     )
     clean = ("d", "cube", 5, 2000, 0.0)
     noise = [(level, ("noise", "cube", 5, 2000, level)) for level in (0.0, 0.1, 0.3, 1.0, 3.0)]
@@ -227,8 +226,7 @@ def figures(table: Table, folder: Path) -> None:
         ],
         "cube, d = 5, n = 2,000",
         folder / "study-disturbed.svg",
-        log=False,
-        top=5.6,
+        tops=(5.6, 1.2, 1.2),
     )
 
 
