@@ -35,6 +35,23 @@ RECORDED = {
     "Mp3_Paraboloid": (7.23, 0.18, 6.30, 5.87),
 }
 
+# TwoNN (Facco's fit) of 10,000 points.
+RECORDED_10K = {
+    "M1_Sphere": 9.78,
+    "M2_Affine_3to5": 2.94,
+    "M4_Nonlinear": 3.91,
+    "M5b_Helix2d": 1.99,
+    "M6_Nonlinear": 5.80,
+    "M8_Nonlinear": 13.06,
+    "M9_Affine": 15.90,
+    "M10b_Cubic": 14.40,
+    "M10d_Cubic": 42.6,
+    "M12_Norm": 17.6,
+    "Mn2_Nonlinear": 19.0,
+    "Mp3_Paraboloid": 7.61,
+}
+SEEDS_10K = 3
+
 
 @cache
 def samples(seed: int) -> dict[str, Any]:
@@ -55,6 +72,22 @@ def test_recorded_means(name: str) -> None:
         assert abs(np.mean([e.value for e in found]) - recorded) < 3 * error * gap + rounding(
             recorded
         )
+
+
+@cache
+def samples_10k(seed: int) -> dict[str, Any]:
+    found = skdim.datasets.BenchmarkManifolds(random_state=seed).generate(n=10_000)
+    return {name: twonn(found[name].astype("f4"), compat="facco") for name in RECORDED_10K}
+
+
+@pytest.mark.parametrize("name", RECORDED_10K)
+def test_recorded_means_of_10_000_points(name: str) -> None:
+    found = [samples_10k(seed)[name] for seed in range(SEEDS_10K)]
+    values = [e.value for e in found]
+    error = max(np.std(values, ddof=1), np.mean([e.stderr for e in found]))
+    gap = math.sqrt(1 / SEEDS_10K + 1 / REPETITIONS)
+    expected = RECORDED_10K[name]
+    assert abs(np.mean(values) - expected) < 3 * error * gap + rounding(expected)
 
 
 def rounding(value: float) -> float:
