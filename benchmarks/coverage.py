@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ ESTIMATORS: dict[str, Estimator] = {
 ALL_ROWS = ("abide 50", "corrint 10, 20")  # these take no sample of queries
 COLUMNS = 50
 QUERIES = 500
-LAYERS: tuple[int | None, ...] = (None, 9, 20)
+LAYERS: tuple[int | None, ...] = (20, 9, None)
 
 
 def torus(n: int, d: int, rng: np.random.Generator) -> Array:
@@ -111,15 +111,21 @@ def measured(x: Matrix) -> list[tuple[float, float, float, float]]:
     return [(e.value, e.lower, e.upper, e.stderr) for e in found]
 
 
+@lru_cache(maxsize=1)
+def layer_rows(layer: int | None, pool: int, cache: Path) -> Matrix:
+    """A layer's rows, read once a process."""
+    return hidden_states(layer, pool, cache)
+
+
 def subset(seed: int, layer: int | None, rows: int, pool: int, cache: Path) -> Any:
     """The same on a random subset of a layer's rows."""
-    x = hidden_states(layer, pool, cache)
+    x = layer_rows(layer, pool, cache)
     return measured(x[np.random.default_rng(seed).permutation(pool)[:rows]])
 
 
 def sampled(seed: int, layer: int | None, pool: int, cache: Path) -> Any:
     """The same of sampled queries; nan of estimators that take every row."""
-    x = hidden_states(layer, pool, cache)
+    x = layer_rows(layer, pool, cache)
     near = fastdim.knn(x, COLUMNS, queries=QUERIES, seed=seed, duplicates="collapse", threads=1)
     nothing = (np.nan,) * 4
     return [
@@ -192,17 +198,17 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, str, int, Array,
         if not {"subsets", "sampled"} & set(options.parts):
             continue
         x = hidden_states(layer, options.pool, options.cache)
+        if "sampled" in options.parts:
+            truth = np.array([value for value, *_ in measured(x)])
+            task = partial(sampled, layer=layer, pool=options.pool, cache=options.cache)
+            found = spread(task, min(options.sets, 200), options.workers)
+            yield "sampled", name, len(found), *shares(found, truth)
         if "subsets" in options.parts:
             task = partial(
                 subset, layer=layer, rows=options.rows, pool=options.pool, cache=options.cache
             )
             found = spread(task, min(options.sets, 200), options.workers)
             yield "subsets", name, len(found), *shares(found, found[:, :, 0].mean(axis=0))
-        if "sampled" in options.parts:
-            truth = np.array([value for value, *_ in measured(x)])
-            task = partial(sampled, layer=layer, pool=options.pool, cache=options.cache)
-            found = spread(task, min(options.sets, 200), options.workers)
-            yield "sampled", name, len(found), *shares(found, truth)
 
 
 def main(arguments: list[str] | None = None) -> int:
