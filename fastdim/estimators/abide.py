@@ -50,8 +50,8 @@ def abide(
 
     Assumes a density constant up to k*, which the test sees to: small scales where it varies, large
     where it does not. Bias: low at high dimension and finite n, less noise than TwoNN. Interval:
-    influence of the rows with t and k* fixed; neighbourhoods of up to k_max rows overlap, so it is
-    narrow. Cost: one search with k_max neighbours, then O(n k_max) an iteration.
+    influence of the rows with t and k* fixed. Cost: one search with k_max neighbours, then O(n
+    k_max) an iteration.
     """
     found = _every_row(x_or_neighbors, k_max, "abide", threads)
     whole_number("iterations", iterations, 1)

@@ -62,7 +62,7 @@ def levina_bickel(
 
     Assumes a locally uniform density and a flat neighbourhood; neither curvature nor borders. Bias:
     low at high dimension and finite n (20 reads as 14.5 from 2,500 points at k = 20), up under
-    noise. Interval: influence of the query rows, references fixed, normal on the log scale. Cost:
+    noise. Interval: influence of the query rows, normal on the log scale. Cost:
     one search, then O(m k).
 
     Raises InputError on bad arguments and where all k neighbours of every row are equally far.

@@ -1,8 +1,8 @@
 """TwoNN's fits: functions of sorted log(r2/r1) alone, and the definitions other codes use.
 
-Every fit maps `log_mu` (..., N), ascending along the last axis, to values (...): the same function
-gives the estimate and, on resampled rows, its spread. Model: mu = r2/r1 is Pareto with exponent d
-(Facco et al., Sci. Rep. 7:12140, 2017), so log(mu) is exponential with rate d.
+Every fit maps `log_mu` (..., N), ascending along the last axis, to values (...); how much each
+ratio moves it is in `twonn_influence`. Model: mu = r2/r1 is Pareto with exponent d (Facco et al.,
+Sci. Rep. 7:12140, 2017), so log(mu) is exponential with rate d.
 """
 
 from __future__ import annotations
