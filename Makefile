@@ -67,7 +67,7 @@ compat: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/compat.py $(BENCH_ARGS)
 
 coverage: $(STAMPS)/test
-	$(PY) benchmarks/coverage.py --output benchmarks/results/coverage.md
+	$(PY) benchmarks/interval_coverage.py --output benchmarks/results/coverage.md
 
 study-estimators: $(STAMPS)/test
 	$(PY) benchmarks/study.py

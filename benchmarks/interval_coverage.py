@@ -1,7 +1,7 @@
 """How often 95 % intervals of the neighbour-based estimators hold what they are about.
 
     make coverage          # all of it, about 20 minutes on 2 cores
-    .venv/bin/python benchmarks/coverage.py --sets 100 --parts tori --output FILE.md
+    .venv/bin/python benchmarks/interval_coverage.py --sets 100 --parts tori --output FILE.md
 
 ideal:    independent rows from each model's own law; the true d.
 tori:     every row of a uniform set on a flat torus, through the search; the mean over all sets.
