@@ -1,6 +1,6 @@
 """Intervals hold their target as often as they say, through a real search.
 
-A quick version of benchmarks/interval_coverage.py, whose table is in benchmarks/results/coverage.md.
+A quick version of benchmarks/interval_coverage.py; its table is benchmarks/results/coverage.md.
 """
 
 from __future__ import annotations
