@@ -233,7 +233,7 @@ def test_twonn_of_distances(method: str) -> None:
     for bad in (pair[:, ::-1], -pair[:, ::-1], np.column_stack([pair, pair[:, 1]])):
         with pytest.raises(InputError, match=r"shape \(n, 2\)"):
             ours.TwoNN(dist=True).fit(bad)
-    with pytest.raises(InputError, match="leave dist=False"):
+    with pytest.raises(InputError, match="interval must be one of robust, ideal"):
         ours.TwoNN(dist=True, method="mle", interval="dependent").fit(pair)
 
 

@@ -60,7 +60,7 @@ def ess(
     return average_of(local, average, found, method, confidence, sharing, sharing)
 
 
-def ess_local(rows: Rows, found: Neighbors, version: str, threads: int) -> Array:
+def ess_local(rows: Rows, found: Neighbors, version: str, threads: int = 1) -> Array:
     """Local dimensions (m,) of the query rows."""
     return _dimension(_skewness_of(rows, found, version, threads)[:, 0], version)
 

@@ -26,6 +26,8 @@ from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
 
+# Factor of `dependent_stderr` for an average that has none of its own.
+SHARING = 1.7
 AVERAGES = ("harmonic", "mean", "median")
 
 
@@ -221,7 +223,7 @@ def average_of(
     found: Neighbors,
     method: str,
     confidence: float,
-    sharing: Callable[[float], float] | float,
+    sharing: Callable[[float], float] | float = SHARING,
     sharing_of_signs: float | None = None,
 ) -> Estimate:
     """One number from the local dimensions (m,) of the query rows.

@@ -57,7 +57,7 @@ def tle(
     return average_of(local, average, found, f"TLE, k = {k}", confidence, SHARING)
 
 
-def tle_local(rows: Rows, found: Neighbors, threads: int) -> Array:
+def tle_local(rows: Rows, found: Neighbors, threads: int = 1) -> Array:
     """Local dimensions (m,) of the query rows; infinite where all neighbours are equally far."""
 
     def local(near: NDArray[Any]) -> Array:

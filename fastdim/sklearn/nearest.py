@@ -30,7 +30,7 @@ class TwoNN(NeighborsEstimator):
     discard_fraction: share of the largest ratios left out of the fit. dist: X is (n, 2), the
     distances r1 <= r2 of every row. method: "linear", scikit-dimension's default; "mle", unbiased,
     the discarded ratios censored, which `fastdim.twonn` calls "censored" and has for its default;
-    "bayes". interval: "robust", or for "mle" and "bayes" "dependent" or "ideal".
+    "bayes". interval: "robust", or for "mle" and "bayes" "ideal".
 
     Repeated rows count once; scikit-dimension drops rows whose nearest is at distance 0.
     """
@@ -56,10 +56,6 @@ class TwoNN(NeighborsEstimator):
 
     def _estimate(self, rows: Any) -> Estimate:
         if self.dist and isinstance(rows, Rows):
-            if self.interval == "dependent":
-                raise InputError(
-                    "interval='dependent' needs to know who the neighbours are: leave dist=False"
-                )
             rows = of_distances(rows)
         return pairs.twonn(
             rows,
