@@ -340,17 +340,17 @@ def test_what_can_be_passed() -> None:
 
 def test_random_state() -> None:
     x = gaussian(200, 4)
-    fixed = [ours.TwoNN(random_state=seed).fit(x).interval_ for seed in (0, 0, 1, np.int64(1))]
+    fixed = [ours.KNN(random_state=seed).fit(x).interval_ for seed in (0, 0, 1, np.int64(1))]
     assert fixed[0] == fixed[1] != fixed[2] == fixed[3]
-    fresh = [ours.TwoNN(random_state=None).fit(x).interval_ for _ in range(2)]
+    fresh = [ours.KNN(random_state=None).fit(x).interval_ for _ in range(2)]
     assert fresh[0] != fresh[1]
     for source in (np.random.RandomState, np.random.default_rng):
         state = source(5)
-        moving = [ours.TwoNN(random_state=state).fit(x).interval_ for _ in range(2)]
+        moving = [ours.KNN(random_state=state).fit(x).interval_ for _ in range(2)]
         assert moving[0] != moving[1]
-        assert ours.TwoNN(random_state=source(5)).fit(x).interval_ == moving[0]
+        assert ours.KNN(random_state=source(5)).fit(x).interval_ == moving[0]
     with pytest.raises(InputError, match="at least 0"):
-        ours.TwoNN(random_state=-1).fit(x)
+        ours.KNN(random_state=-1).fit(x)
 
 
 X = gaussian(60, 4)
