@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -428,3 +428,25 @@ def test_importing_fastdim_imports_no_scikit_learn() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'fastdim[sklearn]'" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("estimator", "function", "k"),
+    [
+        (ours.MLE(), partial(fastdim.levina_bickel, average="harmonic"), 20),
+        (ours.MOM(comb="median"), partial(fastdim.mom, average="median"), 100),
+        (ours.MADA(), fastdim.mada, 20),
+        (ours.TLE(), fastdim.tle, 20),
+        (ours.ESS(comb="median"), partial(fastdim.ess, average="median"), 100),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_are_those_of_the_functions(estimator, function, k):
+    x = np.random.default_rng(4).random((600, 5))
+    expected = (
+        function(x, k, average=estimator.comb) if estimator.comb == "mean" else function(x, k)
+    )
+    found = estimator.fit(x)
+    assert found.dimension_ == pytest.approx(expected.value, rel=1e-12)
+    assert found.stderr_ == pytest.approx(expected.stderr, rel=1e-12)
+    assert found.interval_ == pytest.approx((expected.lower, expected.upper), rel=1e-12)

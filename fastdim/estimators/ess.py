@@ -53,9 +53,7 @@ def ess(
     if version not in VERSIONS:
         raise InputError(f"version must be 'a' or 'b', got {version!r}")
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)
-    found_at = _skewness_of(rows, found, version, cpu.resolve_threads(threads))
-    local = _dimension(found_at[:, 0], version)
-    sharing = _sharing(found_at, local, found, rows.n, version)
+    local, sharing = ess_shared(rows, found, version, cpu.resolve_threads(threads))
     method = f"ESS{version}, k = {k}"
     return average_of(local, average, found, method, confidence, sharing, sharing)
 
@@ -63,6 +61,13 @@ def ess(
 def ess_local(rows: Rows, found: Neighbors, version: str, threads: int = 1) -> Array:
     """Local dimensions (m,) of the query rows."""
     return _dimension(_skewness_of(rows, found, version, threads)[:, 0], version)
+
+
+def ess_shared(rows: Rows, found: Neighbors, version: str, threads: int = 1) -> tuple[Array, float]:
+    """`ess_local`, and how much neighbourhoods share."""
+    found_at = _skewness_of(rows, found, version, threads)
+    local = _dimension(found_at[:, 0], version)
+    return local, _sharing(found_at, local, found, rows.n, version)
 
 
 def _skewness_of(rows: Rows, found: Neighbors, version: str, threads: int) -> Array:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
-from fastdim.estimators.ess import VERSIONS, ess_local
-from fastdim.estimators.inputs import average_of, neighbors_of
+from fastdim.estimators import local, mle, tle
+from fastdim.estimators.ess import VERSIONS, ess_shared
+from fastdim.estimators.inputs import average_of, neighbors_of, sharing_at
 from fastdim.estimators.local import mada_local, mom_local
 from fastdim.estimators.mle import inverse_mle
 from fastdim.estimators.tle import tle_local
@@ -20,6 +23,14 @@ from fastdim.neighbors import Neighbors, find_distinct
 from fastdim.sklearn import base
 from fastdim.sklearn.base import Array, DimensionEstimator
 from fastdim.sklearn.inputs import rows_of, threads_of
+
+
+class Local(NamedTuple):
+    """Local dimensions (m,) of the query rows, and the factors that `average_of` takes."""
+
+    values: Array
+    sharing: Callable[[float], float] | float
+    of_signs: float | None = None
 
 
 class LocalEstimator(DimensionEstimator, ABC):
@@ -71,14 +82,15 @@ class LocalEstimator(DimensionEstimator, ABC):
         k = whole_number(
             "n_neighbors", self._N_NEIGHBORS if wanted is None else wanted, self._LEAST
         )
-        threads = threads_of(self.n_jobs if n_jobs is None else n_jobs)
+        threads = cpu.resolve_threads(threads_of(self.n_jobs if n_jobs is None else n_jobs))
         name = type(self).__name__
         found = neighbors_of(given, k, name, threads=threads)
         place = places(rows, found, name, threads)
-        local = self._local(rows, found)
+        values, sharing, of_signs = self._local(rows, found, threads)
         label = f"{name}, k = {k}"
-        self._keep(average_of(local, self._COMBS[comb], found, label, self.confidence))
-        each = local[place]
+        average = self._COMBS[comb]
+        self._keep(average_of(values, average, found, label, self.confidence, sharing, of_signs))
+        each = values[place]
         smooth = self.smooth if smooth is None else smooth
         around = found.indices[place]
         self._keep_pointwise(each, base.smoothed(each, around) if smooth else None)
@@ -109,8 +121,8 @@ class LocalEstimator(DimensionEstimator, ABC):
         return self.transform_pw()
 
     @abstractmethod
-    def _local(self, rows: Rows, found: Neighbors) -> Array:
-        """Local dimensions (m,) of the query rows."""
+    def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
+        """Of the query rows, whose neighbours are found."""
 
 
 class MLE(LocalEstimator):
@@ -139,10 +151,11 @@ class MLE(LocalEstimator):
         self.confidence = confidence
         self.n_jobs = n_jobs
 
-    def _local(self, rows: Rows, found: Neighbors) -> Array:
+    def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         whole_number("n_neighbors", found.distances.shape[1], 3 if self.unbiased else 2)
         with np.errstate(divide="ignore"):
-            return 1.0 / inverse_mle(found.distances, found.distances.shape[1], bool(self.unbiased))
+            values = 1.0 / inverse_mle(found.distances, found.k, bool(self.unbiased))
+        return Local(values, partial(sharing_at, loss=mle.LOSS))
 
 
 class MOM(LocalEstimator):
@@ -165,8 +178,8 @@ class MOM(LocalEstimator):
         self.confidence = confidence
         self.n_jobs = n_jobs
 
-    def _local(self, rows: Rows, found: Neighbors) -> Array:
-        return mom_local(found.distances)
+    def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
+        return Local(mom_local(found.distances), partial(sharing_at, loss=local.LOSS))
 
 
 class MADA(LocalEstimator):
@@ -190,8 +203,8 @@ class MADA(LocalEstimator):
         self.confidence = confidence
         self.n_jobs = n_jobs
 
-    def _local(self, rows: Rows, found: Neighbors) -> Array:
-        return mada_local(found.distances)
+    def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
+        return Local(mada_local(found.distances), local.SHARING)
 
 
 class TLE(LocalEstimator):
@@ -218,8 +231,8 @@ class TLE(LocalEstimator):
         self.confidence = confidence
         self.n_jobs = n_jobs
 
-    def _local(self, rows: Rows, found: Neighbors) -> Array:
-        return tle_local(rows, found)
+    def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
+        return Local(tle_local(rows, found, threads), tle.SHARING)
 
 
 class ESS(LocalEstimator):
@@ -248,15 +261,16 @@ class ESS(LocalEstimator):
         self.confidence = confidence
         self.n_jobs = n_jobs
 
-    def _local(self, rows: Rows, found: Neighbors) -> Array:
+    def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         if self.ver not in VERSIONS:
             raise InputError(f"ver must be 'a' or 'b', got {self.ver!r}")
-        return ess_local(rows, found, self.ver)
+        values, sharing = ess_shared(rows, found, self.ver, threads)
+        return Local(values, sharing, sharing)
 
 
-def places(rows: Rows, found: Neighbors, name: str, threads: int | None) -> NDArray[np.int64]:
+def places(rows: Rows, found: Neighbors, name: str, threads: int) -> NDArray[np.int64]:
     """Place (n,) of every row among the query rows, equal rows at the same."""
-    groups = find_distinct(rows, cpu.resolve_threads(threads))
+    groups = find_distinct(rows, threads)
     if not np.array_equal(found.queries, groups.first):
         raise InputError(
             f"{name} gives one number a row: pass the neighbours of every distinct row of X, from "
