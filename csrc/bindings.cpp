@@ -76,12 +76,13 @@ std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int6
 
 void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std::int64_t axis_count,
                   const std::string& strategy, const std::string& arithmetic, std::int64_t k,
-                  int threads) {
+                  std::int64_t spare_bytes, int threads) {
   const IndexParams params = {
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
       parse_precision(arithmetic, index.isa),
       k,
+      spare_bytes,
       threads,
       check_signals};
   const py::gil_scoped_release release;
@@ -242,7 +243,8 @@ PYBIND11_MODULE(_core, module) {
       .def(py::init(&bind_index), py::arg("data"), py::arg("n"), py::arg("d"),
            py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("isa"))
       .def("prepare", bind_prepare, py::arg("center"), py::arg("axes"), py::arg("axis_count"),
-           py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("threads"))
+           py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("spare_bytes"),
+           py::arg("threads"))
       .def("strategy",
            [](const Index& index) {
              return name(index.prepared ? index.prepared->strategy : Strategy::tiled);

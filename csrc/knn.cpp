@@ -182,7 +182,7 @@ void prepare_index(Index& index, const IndexParams& p) {
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
   index.prepared = std::make_unique<Prepared>(
       prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
-               p.threads, index.isa, &p.poll}));
+               p.spare_bytes, p.threads, index.isa, &p.poll}));
 }
 
 KnnCounts knn(const KnnParams& p) {

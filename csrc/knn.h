@@ -59,7 +59,8 @@ struct IndexParams {
   Basis basis;        // axes that are far from orthonormal are refused: projection.h
   Strategy strategy;  // automatic, pruned or full
   Precision precision;
-  std::int64_t k;  // neighbours that the choice of axes is made for
+  std::int64_t k;            // neighbours that the choice of axes is made for
+  std::int64_t spare_bytes;  // see PrepareParams
   int threads;
   std::function<void()> poll;
 };

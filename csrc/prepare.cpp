@@ -19,9 +19,8 @@ constexpr double kSplit = 0x1p-10;   // t of prepare.h
 constexpr float kLargeError = 3.0f;  // times the median error: folded
 constexpr double kUpward = 1.0 + 0x1p-40;  // pays for float64 roundings of a bound
 constexpr std::int64_t kGroupsPerTask = 16;
-constexpr std::int64_t kTails = 257;  // rows whose tails are sampled for their median
-constexpr std::int64_t kSpareBytes = std::int64_t{256} << 20;  // beyond the size of the rows
-constexpr std::int64_t kOrderAxes = 48;                        // the first axes tell near from far
+constexpr std::int64_t kTails = 257;     // rows whose tails are sampled for their median
+constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
 
 std::uint16_t to_bf16(float value) {
   std::uint32_t bits;
@@ -395,7 +394,7 @@ Prepared prepare(const PrepareParams& p) {
     const std::int64_t width = tasks(p.rows.d, kScanCols) * kScanCols;
     const std::int64_t bytes = 2 * width + 4 * out.units + 100;
     const std::int64_t given = static_cast<std::int64_t>(p.rows.element_size()) * p.rows.d;
-    if (p.n * bytes <= p.n * given + kSpareBytes) out.whole_width = width;
+    if (p.n * bytes <= p.n * given + p.spare_bytes) out.whole_width = width;
   }
   if (!pruned) {
     out.sigma = 1.0;

@@ -123,7 +123,8 @@ struct PrepareParams {
   Basis basis;
   Strategy strategy;  // automatic, pruned or full
   Precision precision;
-  std::int64_t k;  // neighbours that the choice of axes is made for
+  std::int64_t k;            // neighbours that the choice of axes is made for
+  std::int64_t spare_bytes;  // beyond the size of the rows, that all columns in bfloat16 may take
   int threads;
   Isa isa;
   const std::function<void()>* poll;

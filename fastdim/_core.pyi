@@ -31,11 +31,14 @@ class Index:
         strategy: str,
         arithmetic: str,
         k: int,
+        spare_bytes: int,
         threads: int,
     ) -> None:
         """center: float64 (d,); axes: float32 (axis_count, d), nearly orthonormal; strategy:
         "auto", "pruned" or "full"; arithmetic of the filter: "float32", "bfloat16", "int8" or ""
-        for the likely fastest; k: neighbours that the choice is made for. At least two groups."""
+        for the likely fastest; k: neighbours that the choice is made for;
+        spare_bytes: beyond the rows' own size, for all columns in bfloat16, else the second level
+        reads further axes. At least two groups."""
 
     def strategy(self) -> str: ...
     def groups(self) -> int: ...

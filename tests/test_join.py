@@ -149,6 +149,19 @@ def test_many_neighbors(k: int, way: tuple[str, str]) -> None:
     compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_second_level_on_further_axes(
+    monkeypatch: pytest.MonkeyPatch, name: str, way: tuple[str, str]
+) -> None:
+    # What processors without bfloat16 do, and rows that leave no memory for a copy.
+    monkeypatch.setattr(cpu, "SPARE_BYTES", -(1 << 40))
+    rows = in_dtype(SETS[name](1057, 250), "float32")
+    found = cpu.knn(rows, None, 3, 2, 0, *way)
+    compare(rows, 3, found)
+    if way[0] == "pruned":
+        assert found[2]["axes_first"] <= found[2]["axes"] == 192
+
+
 def test_threads_move_no_bit(isa: str) -> None:
     rows = in_dtype(token_like(1300, 70), "float32")
     for strategy, threads in itertools.product(("pruned", "full"), (1, 2, 8)):

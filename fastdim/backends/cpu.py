@@ -23,6 +23,10 @@ MIN_PREPARED = 4096
 MIN_QUERIES = 128
 QUERIES_SHARE = 20
 
+# What prepared rows may take beyond the rows' own size: more, and the second level of a pruned
+# search reads further axes in float32 in place of all columns in bfloat16.
+SPARE_BYTES = 256 << 20
+
 # What the filters of a search need for their arithmetic.
 NEEDS = {"bfloat16": "AVX512-BF16", "int8": "AVX512-VNNI"}
 
@@ -114,7 +118,14 @@ class Index:
             with threadpool_limits(threads, user_api="blas"):
                 center, axes = principal_axes(rows, order_only=strategy == "full")
         self._index.prepare(
-            _address(center), _address(axes), len(axes), strategy, arithmetic, k, threads
+            _address(center),
+            _address(axes),
+            len(axes),
+            strategy,
+            arithmetic,
+            k,
+            SPARE_BYTES,
+            threads,
         )
 
     @property
