@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -91,8 +92,10 @@ class RowMetric(Metric):
             "IntrinsicDimension takes dtype= for the rows it keeps"
         )
 
+    @abstractmethod
     def _add(self, rows: Tensor) -> None:
-        raise NotImplementedError
+        """Take finite rows (m, d) into the state."""
 
+    @abstractmethod
     def _estimate(self) -> Estimate:
-        raise NotImplementedError
+        """The number, with its interval."""

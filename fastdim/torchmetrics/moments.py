@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -88,8 +89,9 @@ class MomentMetric(RowMetric):
 class SpectralMetric(MomentMetric):
     """A number formed from the eigenvalues of the covariance."""
 
+    @abstractmethod
     def _of(self, eigenvalues: Array) -> float:
-        raise NotImplementedError
+        """The number from the eigenvalues (d,) of the covariance."""
 
     def _estimate(self) -> Estimate:
         count, _, scatter = self._parts()
@@ -106,8 +108,9 @@ class SpectralMetric(MomentMetric):
             self._bounds(count),
         )
 
+    @abstractmethod
     def _bounds(self, count: int) -> tuple[float, float]:
-        raise NotImplementedError
+        """Least and largest value that the number can have."""
 
 
 class Anisotropy(SpectralMetric):
