@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from data import hidden_states
 from numpy.typing import NDArray
+from shapes import gaussian, sphere, torus
 
 import fastdim
 from fastdim import Neighbors
@@ -65,27 +66,10 @@ QUERIES = 500
 LAYERS: tuple[int | None, ...] = (20, 9, None)
 
 
-def torus(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Uniform rows (n, 2 d) on a flat torus: no border, the same everywhere."""
-    angle = 2 * np.pi * rng.random((n, d))
-    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def sphere(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Uniform rows (n, d + 1) on the unit sphere."""
-    x = rng.standard_normal((n, d + 1))
-    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
-
-
 def helicoid(n: int, d: int, rng: np.random.Generator) -> Array:
     """Rows (n, 3) of a helicoid with borders; d is 2."""
     radius, angle = rng.random(n), 6 * np.pi * rng.random(n)
     return np.column_stack([radius * np.cos(angle), radius * np.sin(angle), 0.1 * angle])
-
-
-def gaussian(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Standard normal rows (n, d): the density falls off."""
-    return rng.standard_normal((n, d))
 
 
 SHAPES: dict[str, tuple[Callable[[int, int, np.random.Generator], Array], int]] = {

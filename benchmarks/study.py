@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shapes import gaussian, sphere, torus
 from study_page import write_page
 from threadpoolctl import threadpool_limits
 
@@ -87,23 +88,6 @@ def ball(n: int, d: int, rng: np.random.Generator) -> Array:
 def cube(n: int, d: int, rng: np.random.Generator) -> Array:
     """Uniform in the unit cube."""
     return rng.random((n, d))
-
-
-def torus(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Uniform on the product of d circles in 2 d columns."""
-    angle = 2 * np.pi * rng.random((n, d))
-    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def sphere(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Uniform on the unit sphere in d + 1 columns."""
-    x = rng.standard_normal((n, d + 1))
-    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
-
-
-def gaussian(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Standard normal."""
-    return rng.standard_normal((n, d))
 
 
 def spirals(n: int, d: int, rng: np.random.Generator) -> Array:

@@ -16,17 +16,23 @@
 //    If that is large against the distances (rows that lie in the axes), rho is left out for all.
 //    base_x = sqrt(eta^2 + err_rho^2) + sigma e0 then bounds everything up to here:
 //        D <= T  implies  |v'_x - v'_y| <= sigma T + base_x + base_y,   v' = (a', rho').
-// 4. First level: the first `near_axes` of a' and the length of all the rest (rho' included), as
-//    bfloat16 or float32: x^. Lengths are 1-Lipschitz, so with
-//        e_x = |x^ - exact| + base_x:   D <= T  implies  |x^ - y^| <= sigma T + e_x + e_y.
+// 4. First level: the first `near_axes` of a' and the length of all the rest (rho' included), less
+//    the same `middle` for every row, as int8, bfloat16 or float32: x^. In int8 every row has one
+//    scale, and where the second level does not need the axes apart the row goes through a
+//    Walsh-Hadamard transform first. Neither that nor `middle` changes a distance, and lengths are
+//    1-Lipschitz, so with
+//        e_x = |x^ - exact| + base_x:   D <= T  implies  |x^ - y^| <= sigma T + e_x + e_y
+//    (the float64 roundings of the transform are added to e_x).
 //    score = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in
-//    float32; with gamma = m u / (1 - m u), m the roundings a term may pass through, what comes out
-//    is at least -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
+//    float32, the product of int8 rows exact but for 5 roundings of it as a whole; with gamma =
+//    m u / (1 - m u), m the roundings a term may pass through, what comes out is at least
+//    -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
 //        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
-//    with E the largest e of the other block; the last term pays for flushed denormals (int8: a
-//    product of scales, times a sum of up to 2^14 an element; 2^-110 an element where that is
-//    more). A few rows of huge norm, and so of huge e, would spoil E for the block they are in.
-//    Theirs is folded into h instead: (a + e)^2 <= (1 + t) a^2 + (1 + 1/t) e^2, so with
+//    with E the largest e of the other block. The last term pays for flushed denormals; in int8 a
+//    product of scales may be one, times up to 2^14 an element: 2^-110 an element if that is more.
+//
+//    A few rows of huge norm, and so of huge e, would spoil E for the block they are in. Theirs is
+//    folded into h instead: (a + e)^2 <= (1 + t) a^2 + (1 + 1/t) e^2, so with
 //        h' = h - (1 + 1/t) e^2 / 2,   t_x' = (1 + t) t_x,   t = 2^-10,
 //    such a row may be left out of E. h' stays positive, or the row is not folded, so that the
 //    roundings of a score are no more than before.

@@ -90,10 +90,9 @@ class Index:
 
     strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
     "direct" likewise, on rows as they come, "tiled" scans as it is; "auto" chooses by size and from
-    a sample. k: neighbours that the choice
-    is made for. arithmetic: of the filter, "float32", "bfloat16", "int8", or "" for the likely
-    fastest. Holds the rows, which must not change. Raises BackendError if bfloat16 or int8 is asked
-    for and cannot run here.
+    a sample. k: neighbours that the choice is made for. arithmetic: of the filter, "float32",
+    "bfloat16", "int8", or "" for the likely fastest. Holds the rows, which must not change. Raises
+    BackendError if bfloat16 or int8 is asked for and cannot run here.
     """
 
     def __init__(

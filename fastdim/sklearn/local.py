@@ -52,6 +52,21 @@ class LocalEstimator(DimensionEstimator, ABC):
     _LEAST = 2
     _COMBS: ClassVar[dict[str, str]] = {"mean": "mean", "median": "median", "hmean": "harmonic"}
 
+    def __init__(
+        self,
+        *,
+        n_neighbors: int | None = None,
+        comb: str = "mean",
+        smooth: bool = False,
+        confidence: float = 0.95,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.comb = comb
+        self.smooth = smooth
+        self.confidence = confidence
+        self.n_jobs = n_jobs
+
     def fit(
         self,
         X: Any,
@@ -163,21 +178,6 @@ class MOM(LocalEstimator):
 
     _N_NEIGHBORS = 100
 
-    def __init__(
-        self,
-        *,
-        n_neighbors: int | None = None,
-        comb: str = "mean",
-        smooth: bool = False,
-        confidence: float = 0.95,
-        n_jobs: int | None = None,
-    ) -> None:
-        self.n_neighbors = n_neighbors
-        self.comb = comb
-        self.smooth = smooth
-        self.confidence = confidence
-        self.n_jobs = n_jobs
-
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         return Local(mom_local(found.distances), partial(sharing_at, loss=local.LOSS))
 
@@ -187,21 +187,6 @@ class MADA(LocalEstimator):
 
     At odd n_neighbors log(k / (k // 2)) where scikit-dimension has log 2.
     """
-
-    def __init__(
-        self,
-        *,
-        n_neighbors: int | None = None,
-        comb: str = "mean",
-        smooth: bool = False,
-        confidence: float = 0.95,
-        n_jobs: int | None = None,
-    ) -> None:
-        self.n_neighbors = n_neighbors
-        self.comb = comb
-        self.smooth = smooth
-        self.confidence = confidence
-        self.n_jobs = n_jobs
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         return Local(mada_local(found.distances), local.SHARING)
@@ -215,21 +200,6 @@ class TLE(LocalEstimator):
     """
 
     _LEAST = 3
-
-    def __init__(
-        self,
-        *,
-        n_neighbors: int | None = None,
-        comb: str = "mean",
-        smooth: bool = False,
-        confidence: float = 0.95,
-        n_jobs: int | None = None,
-    ) -> None:
-        self.n_neighbors = n_neighbors
-        self.comb = comb
-        self.smooth = smooth
-        self.confidence = confidence
-        self.n_jobs = n_jobs
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         return Local(tle_local(rows, found, threads), tle.SHARING)
