@@ -66,12 +66,15 @@ py::dict features() {
 }
 
 std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int64_t d,
-                                  std::int64_t row_stride, const std::string& dtype, int threads,
-                                  const std::string& isa) {
+                                  std::int64_t row_stride, const std::string& dtype,
+                                  std::uintptr_t first, std::int64_t groups, std::uintptr_t inverse,
+                                  int threads, const std::string& isa) {
   const Rows rows = make_rows(data, n, d, row_stride, dtype);
   const Isa level = resolve_isa(isa);
+  const Grouping known = {pointer<const std::int64_t>(first), pointer<const std::int64_t>(inverse),
+                          groups};
   const py::gil_scoped_release release;
-  return make_index(rows, threads, level, check_signals);
+  return make_index(rows, first ? &known : nullptr, threads, level, check_signals);
 }
 
 void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std::int64_t axis_count,
@@ -241,7 +244,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("cpu_features", features);
   py::class_<Index>(module, "Index")
       .def(py::init(&bind_index), py::arg("data"), py::arg("n"), py::arg("d"),
-           py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("isa"))
+           py::arg("row_stride"), py::arg("dtype"), py::arg("first"), py::arg("groups"),
+           py::arg("inverse"), py::arg("threads"), py::arg("isa"))
       .def("prepare", bind_prepare, py::arg("center"), py::arg("axes"), py::arg("axis_count"),
            py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("spare_bytes"),
            py::arg("threads"))

@@ -12,8 +12,9 @@ namespace fastdim {
 namespace {
 
 constexpr std::int64_t kQueries = 64;   // rows of the sample
-constexpr std::int64_t kOthers = 2048;  // rows that each is held against
+constexpr std::int64_t kOthers = 1024;  // rows that each is held against
 constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
+constexpr std::int64_t kMeasured = 32;  // of them at least, those that the axes say are nearest
 
 // Relative rounding of a row, as it shows in the length of a vector.
 double error_of(Precision precision) {
@@ -74,7 +75,7 @@ class Sample {
     expected_.resize(bounds_.size());
     parallel_for(queries, p.threads, p.poll, [&](std::int64_t task, int worker) {
       const std::size_t q = static_cast<std::size_t>(task);
-      reach_[q] = reach(queries_[q].slot, worker);
+      reach_[q] = reach(queries_[q], worker);
       for (std::size_t o = 0; o < others_.size(); ++o)
         visit(queries_[q], others_[o], q * others_.size() + o);
     });
@@ -122,12 +123,18 @@ class Sample {
   }
   double norm(std::int64_t slot) const { return static_cast<double>(p_.projection.norm[at(slot)]); }
 
-  Member member(std::int64_t slot) const {
+  // Squared length of what lies beyond all axes.
+  double beyond2(std::int64_t slot) const {
     const float* a = row(slot);
     double inside = 0;
     for (std::int64_t c = 0; c < axes_; ++c)
       inside += static_cast<double>(a[c]) * static_cast<double>(a[c]);
-    Member out = {slot, std::max(0.0, norm(slot) * norm(slot) - inside), {}};
+    return std::max(0.0, norm(slot) * norm(slot) - inside);
+  }
+
+  Member member(std::int64_t slot) const {
+    const float* a = row(slot);
+    Member out = {slot, beyond2(slot), {}};
     float sum = p_.projection.rest[at(slot)] * p_.projection.rest[at(slot)];
     std::int64_t c = axes_;
     for (std::size_t i = kNear.size(); i-- > 0;) {
@@ -172,18 +179,28 @@ class Sample {
         static_cast<float>(std::sqrt(static_cast<double>(near2) + x.beyond2 + y.beyond2));
   }
 
-  // About the distance of the k-th neighbour, from the rows near in order.
-  double reach(std::int64_t slot, int worker) const {
+  // About the distance of the k-th neighbour: rows near in order, of which those that the axes say
+  // are nearest are measured.
+  double reach(const Member& mine, int worker) const {
     const std::int64_t width = std::min(n_, std::max(kWindow, 4 * p_.k));
-    const std::int64_t first = std::clamp<std::int64_t>(slot - width / 2, 0, n_ - width);
-    std::vector<double> distances;
+    const std::int64_t first = std::clamp<std::int64_t>(mine.slot - width / 2, 0, n_ - width);
+    std::vector<std::pair<float, std::int64_t>> near;
     for (std::int64_t other = first; other < first + width; ++other)
-      if (other != slot)
-        distances.push_back(p_.distance(static_cast<std::int64_t>(at(slot)),
-                                        static_cast<std::int64_t>(at(other)), worker));
-    const std::int64_t k =
-        std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(distances.size()));
-    if (k < 1) return 0;
+      if (other != mine.slot)
+        near.emplace_back(
+            sum_of(row(mine.slot), row(other), 0, axes_) + static_cast<float>(beyond2(other)),
+            other);
+    const std::size_t tried =
+        std::min(near.size(), static_cast<std::size_t>(std::max(kMeasured, 4 * p_.k)));
+    if (tried < 1) return 0;
+    std::nth_element(near.begin(), near.begin() + static_cast<std::ptrdiff_t>(tried - 1),
+                     near.end());
+    std::vector<double> distances;
+    for (std::size_t i = 0; i < tried; ++i)
+      distances.push_back(p_.distance(static_cast<std::int64_t>(at(mine.slot)),
+                                      static_cast<std::int64_t>(at(near[i].second)), worker));
+    const std::ptrdiff_t k =
+        static_cast<std::ptrdiff_t>(std::min<std::int64_t>(p_.k, static_cast<std::int64_t>(tried)));
     std::nth_element(distances.begin(), distances.begin() + (k - 1), distances.end());
     return distances[static_cast<std::size_t>(k - 1)];
   }

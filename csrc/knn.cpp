@@ -39,6 +39,16 @@ void check(const KnnParams& p) {
                                   " is not a row number below " + std::to_string(n));
 }
 
+void check(const Grouping& known, std::int64_t n) {
+  const auto within = [](const std::int64_t* values, std::int64_t count, std::int64_t end) {
+    return std::all_of(values, values + count,
+                       [end](std::int64_t value) { return value >= 0 && value < end; });
+  };
+  if (known.count < 1 || known.count > n || !within(known.first, known.count, n) ||
+      !within(known.inverse, n, known.count))
+    throw std::invalid_argument("knn: these groups are not of " + std::to_string(n) + " rows");
+}
+
 // The rows of each group, ascending: members[start[g]] ... members[start[g + 1] - 1].
 struct Groups {
   const Indices& first;
@@ -158,12 +168,18 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
 
 }  // namespace
 
-std::unique_ptr<Index> make_index(const Rows& rows, int threads, Isa isa,
+std::unique_ptr<Index> make_index(const Rows& rows, const Grouping* known, int threads, Isa isa,
                                   const std::function<void()>& poll) {
   check_sizes(rows, threads);
   auto index = std::make_unique<Index>();
   index->rows = rows;
   index->isa = isa;
+  if (known) {
+    check(*known, rows.n);
+    index->first.assign(known->first, known->first + known->count);
+    index->inverse.assign(known->inverse, known->inverse + rows.n);
+    return index;
+  }
   index->first.resize(static_cast<std::size_t>(rows.n));
   index->inverse.resize(static_cast<std::size_t>(rows.n));
   const std::int64_t groups =

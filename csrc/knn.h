@@ -50,9 +50,17 @@ struct Index {
   std::unique_ptr<Prepared> prepared;  // null: tiled
 };
 
-// Equal rows grouped, nothing prepared: 16 bytes a row. `poll` is called now and then by the
-// calling thread, here and below, and may throw to stop.
-std::unique_ptr<Index> make_index(const Rows& rows, int threads, Isa isa,
+// What `distinct` found before.
+struct Grouping {
+  const std::int64_t* first;    // count
+  const std::int64_t* inverse;  // rows.n
+  std::int64_t count;
+};
+
+// Equal rows grouped (or taken as `known`, if not null), nothing prepared: 16 bytes a row. `poll`
+// is called now and then by the calling thread, here and below, and may throw to stop. Throws
+// std::invalid_argument if `known` names a row or a group that is none.
+std::unique_ptr<Index> make_index(const Rows& rows, const Grouping* known, int threads, Isa isa,
                                   const std::function<void()>& poll);
 
 struct IndexParams {

@@ -18,10 +18,14 @@ class Index:
         d: int,
         row_stride: int,
         dtype: str,
+        first: int,
+        groups: int,
+        inverse: int,
         threads: int,
         isa: str,
     ) -> None:
-        """Groups equal rows. Searches scan as it is until `prepare` was called."""
+        """Groups equal rows, or takes what `distinct` found: first, int64 (groups,), and inverse,
+        int64 (n,); first 0 for none. Searches scan as it is until `prepare` was called."""
 
     def prepare(
         self,

@@ -188,7 +188,7 @@ def search(
     index = (
         rows.index
         if isinstance(rows, Prepared)
-        else cpu.index_for(rows, chosen, int(k), threads, strategy)
+        else cpu.index_for(rows, chosen, int(k), threads, strategy, groups=_as_pair(groups))
     )
     distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
     numbers = np.arange(count) if chosen is None else chosen
@@ -233,7 +233,11 @@ def _lookup(
     if k > count:
         kind = "rows" if groups is None else "distinct rows"
         raise InputError(f"k = {k} neighbours need at least {k} {kind} in x, got {count}")
-    index = rows.index if isinstance(rows, Prepared) else cpu.Index(rows, int(k), threads, "tiled")
+    index = (
+        rows.index
+        if isinstance(rows, Prepared)
+        else cpu.Index(rows, int(k), threads, "tiled", groups=_as_pair(groups))
+    )
     by_group = groups is not None and count < rows.n
     distances, indices, plan = index.lookup(others, int(k), threads, by_group=by_group)
     return Neighbors(
@@ -248,6 +252,10 @@ def _lookup(
         seconds=time.perf_counter() - start,
         foreign=True,
     )
+
+
+def _as_pair(groups: Distinct | None) -> tuple[Int64, Int64] | None:
+    return None if groups is None else (groups.first, groups.inverse)
 
 
 def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:

@@ -159,7 +159,9 @@ def test_second_level_on_further_axes(
     found = cpu.knn(rows, None, 3, 2, 0, *way)
     compare(rows, 3, found)
     if way[0] == "pruned":
-        assert found[2]["axes_first"] <= found[2]["axes"] == 192
+        axes = found[2]["axes"]
+        # A line has no 192 directions: what rounding adds to its sample is all there is.
+        assert found[2]["axes_first"] <= axes <= 192 and (axes == 192 or name == "line")
 
 
 def test_threads_move_no_bit(isa: str) -> None:

@@ -17,9 +17,12 @@ from fastdim.errors import BackendError, InputError
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-# Fewer distinct rows are searched faster than they are prepared. Less than one query to
-# QUERIES_SHARE rows does not pay for axes and order, less than MIN_QUERIES not even for rounding.
+# Fewer distinct rows are searched faster than they are prepared. Up to DIRECT_ROWS of them do not
+# pay for axes and order where the filter has low precision, and are only rounded; nor does less than
+# one query to QUERIES_SHARE rows, and less than MIN_QUERIES not even for rounding.
 MIN_PREPARED = 4096
+MIN_ROUNDED = 1024
+DIRECT_ROWS = 12_000
 MIN_QUERIES = 128
 QUERIES_SHARE = 20
 
@@ -91,12 +94,19 @@ class Index:
     strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
     "direct" likewise, on rows as they come, "tiled" scans as it is; "auto" chooses by size and from
     a sample. k: neighbours that the choice is made for. arithmetic: of the filter, "float32",
-    "bfloat16", "int8", or "" for the likely fastest. Holds the rows, which must not change. Raises
-    BackendError if bfloat16 or int8 is asked for and cannot run here.
+    "bfloat16", "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known.
+    Holds the rows, which must not change. Raises BackendError if bfloat16 or int8 is asked for and
+    cannot run here.
     """
 
     def __init__(
-        self, rows: Rows, k: int, threads: int, strategy: str = "auto", arithmetic: str = ""
+        self,
+        rows: Rows,
+        k: int,
+        threads: int,
+        strategy: str = "auto",
+        arithmetic: str = "",
+        groups: tuple[Int64, Int64] | None = None,
     ) -> None:
         self.rows = rows
         isa = active_isa()
@@ -105,12 +115,13 @@ class Index:
                 f"arithmetic={arithmetic!r} needs a processor with {NEEDS[arithmetic]}, and level "
                 f"{isa!r} here has none: pass 'float32', or '' to let fastdim choose"
             )
-        self._index = _core.Index(*_matrix(rows), threads, isa)
-        few = self._index.groups() < (MIN_PREPARED if strategy == "auto" else 2)
-        if strategy == "tiled" or few:
+        first, inverse = groups or (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        known = (_address(first), len(first), _address(inverse)) if groups else (0, 0, 0)
+        self._index = _core.Index(*_matrix(rows), *known, threads, isa)
+        if strategy == "auto":
+            strategy = self._by_size(len(_core.filter_arithmetics(isa)) > 1)
+        if strategy == "tiled" or self._index.groups() < 2:
             return
-        if strategy == "auto" and rows.d <= DIRECT_COLUMNS:
-            strategy = "full"
         if strategy == "direct":
             strategy, (center, axes) = "full", middle(rows)
         else:
@@ -126,6 +137,15 @@ class Index:
             SPARE_BYTES,
             threads,
         )
+
+    def _by_size(self, low_precision: bool) -> str:
+        """What the size alone decides, else "auto"."""
+        groups = self._index.groups()
+        if low_precision and MIN_ROUNDED <= groups <= DIRECT_ROWS:
+            return "direct"
+        if groups < MIN_PREPARED:
+            return "tiled"
+        return "full" if self.rows.d <= DIRECT_COLUMNS else "auto"
 
     @property
     def strategy(self) -> str:
@@ -223,11 +243,12 @@ def index_for(
     threads: int,
     strategy: str = "auto",
     arithmetic: str = "",
+    groups: tuple[Int64, Int64] | None = None,
 ) -> Index:
     """The index for one search: a few queries do not pay for preparing the rows in full."""
     if strategy == "auto" and queries is not None and len(queries) * QUERIES_SHARE < rows.n:
         strategy = "tiled" if len(queries) < MIN_QUERIES else "direct"
-    return Index(rows, k, threads, strategy, arithmetic)
+    return Index(rows, k, threads, strategy, arithmetic, groups)
 
 
 def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
