@@ -36,7 +36,7 @@ help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
 	@echo "make test    install the test extras and run every test"
 	@echo "make lint    ruff, mypy --strict, clang-format, text rules"
-	@echo "make bench   compare with other libraries, after validating them (BENCH_ARGS='--help')"
+	@echo "make bench   compare with other libraries, after validating; writes benchmarks/results/<cpu>.md"
 	@echo "make parity  compare estimators with DADApy, which needs the environment of make bench"
 	@echo "make compat  what other packages save when given our neighbours; same environment"
 	@echo "make coverage          how often intervals of the estimators hold what they are about"
@@ -58,7 +58,7 @@ lint: $(STAMPS)/dev
 	$(PY) scripts/check_text.py
 
 bench: $(BENCH_VENV)/stamp
-	$(BENCH_VENV)/bin/python benchmarks/compare.py $(BENCH_ARGS)
+	$(BENCH_VENV)/bin/python benchmarks/bench.py $(BENCH_ARGS)
 
 parity: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/estimators_parity.py

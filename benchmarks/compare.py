@@ -13,9 +13,7 @@ import datetime
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -25,7 +23,7 @@ import data
 import numpy as np
 from peers import PEERS
 from validate import TOLERANCES, Checks
-from worker import Worker
+from worker import Worker, commit, device
 
 ROOT = Path(__file__).resolve().parent.parent
 # Multiplications and additions of one full product of all pairs (2 n^2 d), or of the triangle.
@@ -51,26 +49,6 @@ class Line:
     gflops: float | None = None
     times_fastdim: float = math.nan
     failure: str = ""
-
-
-def device() -> str:
-    """Processor's name, cores this process may use, system."""
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}"
-
-
-def commit() -> str:
-    """Short hash of the checkout; "+" if files differ from it."""
-    git = ["git", "-C", str(ROOT)]
-    found = subprocess.run(
-        [*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-    )
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode
-    return found.stdout.strip() + ("+" if changed else "")
 
 
 def compare(

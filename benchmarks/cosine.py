@@ -15,8 +15,10 @@ from pathlib import Path
 
 import data
 import numpy as np
+import tables
 from numpy.typing import NDArray
-from paired import header, in_turns, table
+from paired import in_turns
+from worker import device
 
 import fastdim
 from fastdim.arrays import as_rows
@@ -85,15 +87,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
+    parser.add_argument("--output", type=Path, help="folder of the results kept")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.threads)
-    print(header(PEERS))
+    print(tables.HEADER)
     for name in options.data.split(","):
         file = name.endswith(".npy")
         x = np.load(name) if file else data.make(name, options.rows, options.cache)
-        case = f"{Path(name).stem}, {x.shape[0]:,} x {x.shape[1]}"
+        case = f"cosines, {Path(name).stem}"
         rows = as_rows(x)
         inverse = inverse_norms(rows, rows.norms())
         expected = cpu.cosine_histogram(rows, inverse, BINS, options.threads, arithmetic="float32")[
@@ -101,7 +104,9 @@ def main() -> None:
         ]
 
         ours = partial(fastdim.cosine_stats, x, bins=BINS, pairs="all", threads=options.threads)
-        seconds, results = in_turns(
+        lines, results = in_turns(
+            case,
+            x,
             {
                 "fastdim exact": partial(ours, precision="exact"),
                 "fastdim fast": partial(ours, precision="fast"),
@@ -109,9 +114,13 @@ def main() -> None:
                 "torch, chunks": partial(torch_chunks, x),
             },
             options.repeats,
+            PEERS,
+            warm=True,
         )
         np.testing.assert_array_equal(results["fastdim exact"].histogram, expected)
-        print(table(case, seconds, PEERS), flush=True)
+        print("\n".join(map(tables.printed, lines)), flush=True)
+        if options.output:
+            tables.keep(lines, options.output, device(), options.threads)
         every = expected.sum()
         for program, result in results.items():
             counts = getattr(result, "histogram", result)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,22 +20,26 @@ from typing import Any
 
 import data
 import neighbors_peers as peers
-import neighbors_results as results
 import numpy as np
-from compare import commit, device
+import tables
 from numpy.typing import NDArray
-from worker import fastest_core, resident
+from paired import in_turns
+from worker import commit, device, fastest_core
 
 import fastdim
 
 CHECKED = 100
 TOLERANCE = 1e-6
 CASES = ("blocks", "k32", "queries", "isotropic", "duplicates", "wide", "growth", "peers")
+# Kernels of FAISS's BLAS for the second peer: its fastest on processors without AVX-512.
+OTHER_CORE = "Haswell"
 # 0-based blocks whose outputs are the published "blocks" 1, 10, 20 and 29, counted from 1.
 BLOCKS = (0, 9, 19, 28)
 GROWTH = (12_500, 25_000, 100_000, 200_000)
-LONG_SECONDS = 30  # a program that takes longer runs at most three times
-PLAN = ("strategy", "arithmetic", "axes_first", "axes", "pairs_second", "pairs_refined")
+PLAN = (
+    "strategy", "arithmetic", "axes_first", "axes", "pairs_rough", "second", "pairs_second",
+    "pairs_refined",
+)  # fmt: skip
 
 
 @dataclass
@@ -58,7 +60,7 @@ def ours(x: Any, k: int, options: dict[str, Any]) -> tuple[NDArray[Any], dict[st
     return found.distances, found.plan
 
 
-def make_case(
+def make_case_of(
     name: str,
     x: data.Matrix,
     threads: int,
@@ -67,8 +69,12 @@ def make_case(
     duplicates: str = "keep",
     prepared: bool = False,
     others: bool = False,
+    other_blas: peers.OtherBlas | None = None,
 ) -> Case:
-    """fastdim and faiss.knn; `prepared` adds the search on prepared rows, `others` more peers."""
+    """fastdim and faiss.knn; `prepared` adds the search on prepared rows, `others` more peers.
+
+    other_blas: faiss.knn with other kernels of its BLAS.
+    """
     options = {"queries": queries, "duplicates": duplicates, "threads": threads}
     peer = x
     if duplicates == "collapse":
@@ -79,15 +85,19 @@ def make_case(
         programs["fastdim, prepared"] = partial(ours, ready, k, options)
     asked = peer if queries is None else np.ascontiguousarray(peer[queries])
     programs["faiss.knn"] = partial(peers.faiss_flat, peer, asked, k)
+    if other_blas is not None:
+        other_blas.load(peer, asked)
+        programs[tables.OTHER_BLAS] = partial(other_blas.search, k)
     if others:
         for peer_name, run in peers.OTHERS.items():
             programs[peer_name] = partial(run, x, k, threads)
     return Case(name, x, k, queries, duplicates, programs)
 
 
-def cases(options: argparse.Namespace) -> Iterator[Case]:
+def cases(options: argparse.Namespace, other_blas: peers.OtherBlas | None) -> Iterator[Case]:
     """The cases asked for, made one at a time."""
     n, threads = options.rows, options.threads
+    make_case = partial(make_case_of, other_blas=other_blas)
     make = partial(data.make, rows=n, cache=options.cache)
     wanted = options.cases.split(",")
     for path in options.files:
@@ -119,7 +129,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield make_case("block 20, 2,000 queries", x, threads, queries=chosen, prepared=True)
     if "growth" in wanted:
         for rows in (rows for rows in GROWTH if rows <= len(x)):
-            yield make_case(f"{results.GROWTH_NAME}{rows:,} rows", x[:rows], threads)
+            yield make_case(f"{tables.GROWTH_NAME}{rows:,} rows", x[:rows], threads)
 
 
 def validate(case: Case) -> None:
@@ -142,41 +152,22 @@ def validate(case: Case) -> None:
             np.testing.assert_allclose(distances[place], expected, rtol=TOLERANCE)
 
 
-def measure(case: Case, repeats: int) -> list[results.Line]:
+def measure(case: Case, repeats: int) -> list[tables.Line]:
     """Seconds and peak memory of every program, in turns."""
-    seconds: dict[str, list[float]] = {program: [] for program in case.programs}
-    peaks: dict[str, int] = dict.fromkeys(case.programs, 0)
+    names = [name for name in ("faiss.knn", tables.OTHER_BLAS) if name in case.programs]
     plans: dict[str, Any] = {}
-    for turn in range(repeats):
-        for program, run in case.programs.items():
-            if turn >= 3 and max(seconds[program]) > LONG_SECONDS:
-                continue
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-            before = resident("VmRSS")
-            start = time.perf_counter()
-            found, plans[program] = run()
-            seconds[program].append(time.perf_counter() - start)
-            peaks[program] = max(peaks[program], resident("VmHWM") - before - found.nbytes)
-    peer = statistics.median(seconds["faiss.knn"])
-    lines = []
-    for program, times in seconds.items():
-        plan = plans[program] or {}
-        lines.append(
-            results.Line(
-                case=case.name,
-                program=program,
-                rows=len(case.x),
-                columns=case.x.shape[1],
-                runs=len(times),
-                median=statistics.median(times),
-                least=min(times),
-                most=max(times),
-                ratio=peer / statistics.median(times),
-                peak=peaks[program] / case.x.nbytes,
-                plan=" ".join(str(plan[key]) for key in PLAN if key in plan),
-                commit=commit(),
-            )
-        )
+
+    def distances(program: str) -> NDArray[Any]:
+        found, plans[program] = case.programs[program]()
+        return found
+
+    programs: dict[str, Callable[[], Any]] = {
+        program: partial(distances, program) for program in case.programs
+    }
+    lines, _ = in_turns(case.name, case.x, programs, repeats, names, (tables.OTHER_BLAS,))
+    for line in lines:
+        plan = plans[line.program] or {}
+        line.plan = " ".join(str(plan[key]) for key in PLAN if plan.get(key, "") != "")
     return lines
 
 
@@ -201,13 +192,18 @@ def main() -> None:
 
     faiss.omp_set_num_threads(options.threads)
     print(f"{device()}; commit {commit()}; {options.threads} threads; {options.repeats} runs each")
-    print(results.HEADER, flush=True)
-    for case in cases(options):
-        validate(case)
-        lines = measure(case, options.repeats)
-        print("\n".join(map(results.printed, lines)), flush=True)
-        if options.output:
-            results.keep(lines, options.output, device(), options.threads)
+    print(tables.HEADER, flush=True)
+    other_blas = peers.OtherBlas(OTHER_CORE, options.threads) if core == "SkylakeX" else None
+    try:
+        for case in cases(options, other_blas):
+            validate(case)
+            lines = measure(case, options.repeats)
+            print("\n".join(map(tables.printed, lines)), flush=True)
+            if options.output:
+                tables.keep(lines, options.output, device(), options.threads)
+    finally:
+        if other_blas:
+            other_blas.close()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,12 @@ scikit-learn, llm-microscope and torchid through torch.cdist.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +32,57 @@ def faiss_flat(x: Matrix, queries: Matrix, k: int) -> Found:
     import faiss
 
     return _distances(faiss.knn(queries, x, k + 1)[0]), None
+
+
+def _serve(pipe: Connection, threads: int) -> None:
+    """Answer ("load", files of rows and queries) by True, ("search", k) by distances."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    x = queries = np.zeros((0, 0), dtype=np.float32)
+    while (request := pipe.recv()) is not None:
+        if request[0] == "load":
+            x, queries = (np.load(path) for path in request[1:])
+            pipe.send(True)
+        else:
+            pipe.send(faiss_flat(x, queries, request[1])[0])
+
+
+class OtherBlas:
+    """faiss.knn in a process of its own, whose OpenBLAS was told other kernels."""
+
+    def __init__(self, core: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, threads), daemon=True)
+        mine = os.environ.get("OPENBLAS_CORETYPE")
+        os.environ["OPENBLAS_CORETYPE"] = core
+        try:
+            self._process.start()
+        finally:
+            os.environ.pop("OPENBLAS_CORETYPE")
+            if mine is not None:
+                os.environ["OPENBLAS_CORETYPE"] = mine
+        child.close()
+
+    def load(self, x: Matrix, queries: Matrix) -> None:
+        """Give it rows; not to be timed."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / "x.npy", Path(folder) / "queries.npy"]
+            for path, rows in zip(paths, (x, queries), strict=True):
+                np.save(path, rows)
+            self._pipe.send(("load", *paths))
+            self._pipe.recv()
+
+    def close(self) -> None:
+        """Ask the process to end and wait for it."""
+        self._pipe.send(None)
+        self._process.join()
+
+    def search(self, k: int) -> Found:
+        """faiss.knn of what was loaded."""
+        self._pipe.send(("search", k))
+        return np.asarray(self._pipe.recv()), None
 
 
 def faiss_panorama(x: Matrix, k: int, threads: int) -> Found:

@@ -5,36 +5,61 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from tables import Line
+from worker import commit, resident
+
+# A program that takes longer than the first runs at most three times, than the second once.
+LONG_SECONDS, VERY_LONG_SECONDS = 30, 100
 
 
 def in_turns(
-    programs: dict[str, Callable[[], Any]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each program, `repeats` rounds after an untimed one; its last result."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    results = {name: run() for name, run in programs.items()}
-    for _ in range(repeats):
-        for name, run in programs.items():
+    case: str,
+    x: Any,
+    programs: dict[str, Callable[[], Any]],
+    repeats: int,
+    peers: list[str],
+    elsewhere: tuple[str, ...] = (),
+    warm: bool = False,
+) -> tuple[list[Line], dict[str, Any]]:
+    """A line of each program on rows x (n, d), and its last result.
+
+    peers: programs whose time is put in proportion to every other's. elsewhere: programs that run
+    in another process, whose memory is not looked at. warm: one untimed run of each comes first.
+    Peak: the highest resident memory of a run less that before it and the array that it returned.
+    """
+    seconds: dict[str, list[float]] = {program: [] for program in programs}
+    peaks: dict[str, int] = dict.fromkeys(programs, 0)
+    found: dict[str, Any] = {name: run() for name, run in programs.items()} if warm else {}
+    for turn in range(repeats):
+        for program, run in programs.items():
+            longest = max(seconds[program], default=0.0)
+            if (turn >= 3 and longest > LONG_SECONDS) or longest > VERY_LONG_SECONDS:
+                continue
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            before = resident("VmRSS")
             start = time.perf_counter()
-            results[name] = run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds, results
-
-
-def table(case: str, seconds: dict[str, list[float]], peers: list[str]) -> str:
-    """Lines of Markdown: median, range, and each peer's time over the program's, by medians."""
-    lines = []
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        ratios = " | ".join(f"{statistics.median(seconds[peer]) / median:.2f}" for peer in peers)
-        lines.append(
-            f"| {case} | {name} | {median:.3f} | {min(times):.3f}-{max(times):.3f} | {ratios} |"
+            found[program] = run()
+            seconds[program].append(time.perf_counter() - start)
+            returned = getattr(found[program], "nbytes", 0)
+            peaks[program] = max(peaks[program], resident("VmHWM") - before - returned)
+    medians = {program: statistics.median(times) for program, times in seconds.items()}
+    lines = [
+        Line(
+            case=case,
+            program=program,
+            rows=len(x),
+            columns=x.shape[1],
+            runs=len(times),
+            median=medians[program],
+            least=min(times),
+            most=max(times),
+            ratios={peer: medians[peer] / medians[program] for peer in peers if peer != program},
+            peak=None if program in elsewhere else peaks[program] / x.nbytes,
+            commit=commit(),
         )
-    return "\n".join(lines)
-
-
-def header(peers: list[str]) -> str:
-    """The head of the table."""
-    names = " | ".join(f"{peer} / this" for peer in peers)
-    return f"| case | program | median s | range s | {names} |\n|{'---|' * (4 + len(peers))}"
+        for program, times in seconds.items()
+    ]
+    return lines, found

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import data
 import numpy as np
-from paired import header, in_turns, table
+import tables
+from paired import in_turns
+from worker import device
 
 import fastdim
 
@@ -49,11 +51,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
+    parser.add_argument("--output", type=Path, help="folder of the results kept")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.threads)
-    print(header([PEER]))
+    print(tables.HEADER)
     cases = [(name, False) for name in options.data.split(",") if name]
     cases += [(shape, True) for shape in options.wide.split(",") if shape]
     for name, synthetic in cases:
@@ -63,16 +66,22 @@ def main() -> None:
             x = np.load(name)
         else:
             x = data.make(name, options.rows, options.cache)
-        seconds, results = in_turns(
+        lines, results = in_turns(
+            f"anisotropy, {Path(name).stem}",
+            x,
             {
                 "fastdim.anisotropy": partial(fastdim.anisotropy, x, threads=options.threads),
                 "fastdim.spectrum": partial(fastdim.spectrum, x, threads=options.threads),
                 PEER: partial(svd, x),
             },
             options.repeats if x.shape[1] < 2000 else min(options.repeats, 3),
+            [PEER],
+            warm=x.shape[1] < 2000,
         )
         np.testing.assert_allclose(results["fastdim.anisotropy"], results[PEER], rtol=1e-5)
-        print(table(f"{Path(name).stem}, {x.shape[0]:,} x {x.shape[1]}", seconds, [PEER]))
+        print("\n".join(map(tables.printed, lines)), flush=True)
+        if options.output:
+            tables.keep(lines, options.output, device(), options.threads)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""One child process a program, so that libraries, thread pools and memory do not mix."""
+"""One child process a program, so that libraries, thread pools and memory do not mix.
+
+And what a benchmark ran on: processor, commit, BLAS kernels.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
+import platform
 import re
+import subprocess
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,6 +21,7 @@ from typing import Any
 import numpy as np
 import peers
 
+ROOT = Path(__file__).resolve().parent.parent
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -46,6 +52,26 @@ def fastest_core() -> str:
     if flags >= {"avx512f", "avx512bw", "avx512vl", "avx512dq"}:
         return "SkylakeX"
     return "Haswell" if flags >= {"avx2", "fma"} else ""
+
+
+def device() -> str:
+    """Processor's name, cores this process may use, system."""
+    name = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}"
+
+
+def commit() -> str:
+    """Short hash of the checkout; "+" if files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+    )
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode
+    return found.stdout.strip() + ("+" if changed else "")
 
 
 def resident(field: str) -> int:

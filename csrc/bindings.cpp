@@ -79,17 +79,27 @@ std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int6
 
 void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std::int64_t axis_count,
                   const std::string& strategy, const std::string& arithmetic, std::int64_t k,
-                  std::int64_t spare_bytes, int threads) {
+                  std::int64_t first_axes, const std::string& second, std::int64_t spare_bytes,
+                  int threads) {
   const IndexParams params = {
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
       parse_precision(arithmetic, index.isa),
       k,
+      first_axes,
+      parse_precision(second, index.isa),
       spare_bytes,
       threads,
       check_signals};
   const py::gil_scoped_release release;
   prepare_index(index, params);
+}
+
+// Arithmetic of the second level; "" where there is none.
+const char* second_of(const Prepared* prepared) {
+  if (!prepared || prepared->strategy != Strategy::pruned) return "";
+  if (prepared->whole_int8_width > 0) return name(Precision::int8);
+  return name(prepared->whole_width > 0 ? Precision::bfloat16 : Precision::float32);
 }
 
 py::dict run_knn(const KnnParams& params) {
@@ -104,11 +114,13 @@ py::dict run_knn(const KnnParams& params) {
   out["isa"] = name(index.isa);
   out["strategy"] = name(prepared ? prepared->strategy : Strategy::tiled);
   out["arithmetic"] = name(prepared ? prepared->precision : Precision::float32);
+  out["second"] = second_of(prepared);
   out["axes_first"] = prepared ? prepared->near_axes : index.rows.d;
   out["axes"] = prepared ? prepared->axes : index.rows.d;
   out["rows_distinct"] = counts.distinct;
   out["queries_searched"] = counts.searched;
   out["pairs_filtered"] = counts.pairs_filtered;
+  out["pairs_rough"] = counts.pairs_rough;
   out["pairs_second"] = counts.pairs_second;
   out["pairs_refined"] = counts.pairs_refined;
   return out;
@@ -247,8 +259,8 @@ PYBIND11_MODULE(_core, module) {
            py::arg("row_stride"), py::arg("dtype"), py::arg("first"), py::arg("groups"),
            py::arg("inverse"), py::arg("threads"), py::arg("isa"))
       .def("prepare", bind_prepare, py::arg("center"), py::arg("axes"), py::arg("axis_count"),
-           py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("spare_bytes"),
-           py::arg("threads"))
+           py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("first_axes"),
+           py::arg("second"), py::arg("spare_bytes"), py::arg("threads"))
       .def("strategy",
            [](const Index& index) {
              return name(index.prepared ? index.prepared->strategy : Strategy::tiled);

@@ -25,30 +25,27 @@ double error_of(Precision precision) {
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
 struct Costs {
-  double near_axis;     // one axis of one pair in the first level
-  double second = 18;   // a pair that the first level leaves over
-  double pair = 94;     // a pair measured on the original rows
-  double column = 0.0;  // one column of a pair in the second level on all columns
+  double near_axis;    // one axis of one pair in the first level
+  double rough = 0.0;  // a pair in the level between; 0: there is none
+  double second = 18;  // a pair that the first level leaves over
+  double pair = 94;    // a pair measured on the original rows
 };
 
 Costs costs_of(Isa isa, Precision precision) {
   if (precision != Precision::float32) {
     Costs costs = {precision == Precision::int8 ? 0.0027 : 0.0049};
-    if (has_precision(isa, Precision::bfloat16)) {
-      costs.second = 6;
-      costs.column = 0.02;
-    }
+    if (precision == Precision::int8) costs.rough = 4.5;
     return costs;
   }
   if (isa == Isa::avx512) return {0.011};
   if (isa == Isa::avx2) return {0.022};
-  return {0.4, 200, 900};
+  return {0.4, 0, 200, 900};
 }
 
-// What the sample tells about one number of first axes: shares of all pairs that the first level
-// and both levels leave over.
+// What the sample tells about one number of first axes: shares of all pairs that are left over by
+// the first level, by the first arithmetic on all axes, and by all axes in float32.
 struct Survivors {
-  double first = 0, both = 0;
+  double first = 0, rough = 0, both = 0;
 };
 
 // Candidates for the number of first axes. With the tail an even number of elements: bfloat16 goes
@@ -93,12 +90,13 @@ class Sample {
         const double slack = error * (norm(queries_[q].slot) + norm(y.slot));
         if (static_cast<double>(bound[choice]) > reach_[q] + slack) continue;
         ++out.first;
+        out.rough += static_cast<double>(bound.back()) <= reach_[q] + slack;
         // The second level sees all axes in float32.
         out.both += static_cast<double>(bound.back()) <= reach_[q];
       }
     // Either row of a pair may ask for it.
     const double pairs = std::max<double>(1.0, static_cast<double>(at));
-    return {2 * out.first / pairs, 2 * out.both / pairs};
+    return {2 * out.first / pairs, 2 * out.rough / pairs, 2 * out.both / pairs};
   }
 
   // Share of pairs that a filter on all columns leaves over.
@@ -262,7 +260,7 @@ Precision parse_precision(const std::string& text, Isa isa) {
 Choice choose(const ChoiceParams& p) {
   const std::int64_t axes = p.projection.axes;
   const Sample sample(p);
-  Choice best = {Strategy::full, Precision::float32, p.d};
+  Choice best = {Strategy::full, Precision::float32, p.d, Precision::float32};
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](double cost, Choice choice) {
     if (cost >= least) return;
@@ -272,24 +270,32 @@ Choice choose(const ChoiceParams& p) {
   for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
     if (!has_precision(p.isa, precision)) continue;
     if (p.precision != Precision::any && p.precision != precision) continue;
-    // The second level: all columns in bfloat16, or all axes in float32.
-    const bool whole = precision != Precision::float32 && has_precision(p.isa, Precision::bfloat16);
     const Costs cost = costs_of(p.isa, precision);
     const double error = error_of(precision);
     const double after_all = sample.survivors_of_all(error);
     if (p.strategy != Strategy::pruned) {
       consider(static_cast<double>(p.d) * cost.near_axis + after_all * cost.pair,
-               {Strategy::full, precision, p.d});
+               {Strategy::full, precision, p.d, Precision::float32});
     }
     if (p.strategy == Strategy::full) continue;
-    const double second = cost.second + cost.column * static_cast<double>(p.d);
-    const double after_whole = sample.survivors_of_all(error_of(Precision::bfloat16));
     for (std::size_t i = 0; i < kNear.size(); ++i) {
       const std::int64_t first = std::min(kNear[i], axes);
       const Survivors kept = sample.survivors(i, error);
-      consider(static_cast<double>(first + 1) * cost.near_axis + kept.first * second +
-                   (whole ? after_whole : kept.both) * cost.pair,
-               {Strategy::pruned, precision, first});
+      const bool between = cost.rough > 0 && first + 1 < axes;
+      const double scans = static_cast<double>(first + 1) * cost.near_axis +
+                           (between ? kept.first * cost.rough : 0.0);
+      const double asked = between ? kept.rough : kept.first;
+      const double d = static_cast<double>(p.d);
+      const auto with = [&](Precision second, double each, double left) {
+        consider(scans + asked * each + left * cost.pair,
+                 {Strategy::pruned, precision, first, second});
+      };
+      if (precision == Precision::int8) with(Precision::int8, 2.5 + 0.0075 * d, after_all);
+      if (precision != Precision::float32 && has_precision(p.isa, Precision::bfloat16))
+        with(Precision::bfloat16, 6.0 + 0.02 * d,
+             sample.survivors_of_all(error_of(Precision::bfloat16)));
+      else
+        with(Precision::float32, cost.second, kept.both);
       if (kNear[i] >= axes) break;
     }
   }

@@ -52,6 +52,7 @@ struct Choice {
   Strategy strategy;       // pruned or full
   Precision precision;     // not any
   std::int64_t near_axes;  // pruned: axes of the first level
+  Precision second;        // pruned: of all columns on the second level; float32: further axes
 };
 
 Choice choose(const ChoiceParams& params);

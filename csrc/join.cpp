@@ -17,6 +17,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
+constexpr std::int64_t kMostSeeds = 2048;  // of them, unless k asks for more
 constexpr double kUpward = 1.0 + 0x1p-30;  // pays for the float64 roundings of a distance
 
 // What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
@@ -33,7 +34,7 @@ class Search {
 
  private:
   struct Counters {
-    std::int64_t second = 0, refined = 0;
+    std::int64_t rough = 0, second = 0, refined = 0;
   };
   // Per-thread memory.
   struct Worker {
@@ -42,10 +43,10 @@ class Search {
     Aligned<std::uint32_t> turned;  // of one scan in int8
     int count[kScanRows];
     // Of the queries of a block against one other block; bound and limit belong to `reach`.
-    float reach_x[kBlockRows], bound_x[kBlockRows], limit_x[kBlockRows];
-    float error_x[kBlockRows], base_x[kBlockRows];
+    float reach_x[kMostColumns], bound_x[kMostColumns], limit_x[kMostColumns];
+    float error_x[kMostColumns], base_x[kMostColumns];
     double stretch = 1.0;  // of the other block
-    Aligned<float> bound_y{kBlockRows}, limit_y{kBlockRows}, reach_y{kBlockRows};
+    Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
     // Of each row of a scan the best scores and their positions, a heap with the least first.
     std::vector<std::pair<float, std::int64_t>> best[kScanRows];
     Refiner refiner;
@@ -60,6 +61,9 @@ class Search {
   void collect(std::int64_t mine, std::int64_t start, std::size_t list, Worker& worker) const;
   void scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
             const float* bound_x, const float* bound_y, Worker& worker) const;
+  int look(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
+           int count, const Int8Rows& x, const Int8Rows& y, std::int64_t width,
+           Worker& worker) const;
   void visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
              Worker& worker);
   void compare(std::int64_t query_block, std::int64_t block, Worker& worker);
@@ -131,7 +135,7 @@ Search::Search(const JoinParams& params)
   const double elements =
       p_.precision == Precision::int8 ? 4.0 * static_cast<double>(p_.units) : 0.0;
   flushed_ = std::max(0x1p-100, 0x1p-110 * elements);
-  limits_ = p_.strategy == Strategy::pruned && p_.whole_width == 0;
+  limits_ = p_.strategy == Strategy::pruned && p_.whole_width + p_.whole_int8_width == 0;
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
@@ -202,11 +206,12 @@ void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
 // so that no row can enter one twice.
 void Search::seed(std::int64_t group, Worker& worker) {
   const std::int64_t k = params_.k;
-  const std::int64_t wanted = std::max(kSeedWindow, tasks(4 * k, kScanCols) * kScanCols);
+  const std::int64_t wanted = std::max(
+      kSeedWindow, tasks(std::max(4 * k, std::min(32 * k, kMostSeeds)), kScanCols) * kScanCols);
   const std::int64_t width = std::min(y_.padded, wanted);
   float bound_x[kScanRows];
   std::fill(bound_x, bound_x + kScanRows, -kInfinity);
-  std::fill_n(worker.bound_y.data(), kBlockRows, -kInfinity);
+  std::fill_n(worker.bound_y.data(), kMostColumns, -kInfinity);
   for (std::int64_t first = group * kGroup; first < std::min(x_.rows, (group + 1) * kGroup);
        first += kScanRows) {
     const std::int64_t home =
@@ -214,8 +219,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
     const std::int64_t start =
         std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
     for (auto& best : worker.best) best.clear();
-    for (std::int64_t c = 0; c < width; c += kBlockRows) {
-      const std::int64_t columns = std::min(kBlockRows, width - c);
+    for (std::int64_t c = 0; c < width; c += kMostColumns) {
+      const std::int64_t columns = std::min<std::int64_t>(kMostColumns, width - c);
       scan(x_, first, start + c, columns, bound_x, worker.bound_y.data(), worker);
       for (std::int64_t r = 0; r < std::min<std::int64_t>(kScanRows, x_.rows - first); ++r)
         collect(x_.position[static_cast<std::size_t>(first + r)], start + c,
@@ -272,6 +277,21 @@ void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const 
   if (limits_) worker.limit_x[row] = limit2(reach, worker.base_x[row]);
 }
 
+// How many of the columns on a list pass a filter that looks at rows in int8.
+int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
+                 int count, const Int8Rows& x, const Int8Rows& y, std::int64_t width,
+                 Worker& worker) const {
+  const std::size_t at = static_cast<std::size_t>(query), bytes = static_cast<std::size_t>(width);
+  const std::size_t from = static_cast<std::size_t>(first_column);
+  const double flushed = std::max(0x1p-98, 0x1p-109 * static_cast<double>(width));
+  return p_.join->rough({count, worker.score.data() + list * kListStride,
+                         worker.column.data() + list * kListStride, x.elements.data() + at * bytes,
+                         y.elements.data() + from * bytes, bytes, x.scale.data()[at],
+                         y.scale.data() + from, x.offset[at], x.half.data()[at],
+                         y.half.data() + from, x.error.data()[at], y.error.data() + from,
+                         worker.reach_x[row], worker.reach_y.data(), static_cast<float>(flushed)});
+}
+
 // What the scan listed for one query: second level, then the original rows.
 void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
                    Worker& worker) {
@@ -279,9 +299,17 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
   std::int32_t* column = worker.column.data() + list * kListStride;
   int count = worker.count[list];
   if (p_.strategy == Strategy::pruned) {
-    worker.counters.second += count;
     refresh(query, row, worker);
-    if (p_.whole_width > 0)
+    if (p_.rough_width > 0) {
+      worker.counters.rough += count;
+      count =
+          look(query, row, list, first_column, count, x_.rough, y_.rough, p_.rough_width, worker);
+    }
+    worker.counters.second += count;
+    if (p_.whole_int8_width > 0)
+      count = look(query, row, list, first_column, count, x_.whole_int8, y_.whole_int8,
+                   p_.whole_int8_width, worker);
+    else if (p_.whole_width > 0)
       count = p_.bf16->whole({count, column, whole(x_, query), whole(y_, first_column),
                               static_cast<std::size_t>(p_.whole_width), x_.whole_half[at],
                               y_.whole_half.data() + first_column, x_.whole_error[at],
@@ -314,15 +342,15 @@ void Search::fetch(std::int64_t slot) const {
 }
 
 void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worker) {
-  const std::int64_t row0 = query_block * kBlockRows;
-  const std::int64_t row1 = std::min(x_.rows, row0 + kBlockRows);
-  const std::int64_t col0 = block * kBlockRows;
-  const std::int64_t col1 = std::min(y_.padded, col0 + kBlockRows);
+  const std::int64_t row0 = query_block * p_.block_rows;
+  const std::int64_t row1 = std::min(x_.rows, row0 + p_.block_rows);
+  const std::int64_t col0 = block * p_.block_rows;
+  const std::int64_t col1 = std::min(y_.padded, col0 + p_.block_rows);
   const bool diagonal = self_ && query_block == block;
   const std::size_t xb = static_cast<std::size_t>(query_block),
                     yb = static_cast<std::size_t>(block);
   worker.stretch = y_.block_stretch[yb];
-  for (std::int64_t i = 0; i < kBlockRows; ++i) {
+  for (std::int64_t i = 0; i < p_.block_rows; ++i) {
     const std::size_t row = static_cast<std::size_t>(i), at = static_cast<std::size_t>(row0 + i);
     if (row0 + i >= row1) {
       worker.bound_x[row] = std::numeric_limits<float>::max();
@@ -381,7 +409,7 @@ JoinCounts Search::run() {
     seed(group, worker_of(worker));
   });
 
-  const std::int64_t rows = tasks(x_.rows, kBlockRows), columns = tasks(y_.rows, kBlockRows);
+  const std::int64_t rows = tasks(x_.rows, p_.block_rows), columns = tasks(y_.rows, p_.block_rows);
   if (self_) {
     // Blocks near in order first: they bring thresholds down. With s blocks off the diagonal there
     // are rows - s pairs, so the first s distances hold s rows - s (s - 1) / 2 of them.
@@ -399,18 +427,19 @@ JoinCounts Search::run() {
     // Each query block starts at the block of its first query and goes on from there, around.
     parallel_for(rows * columns, threads, *params_.poll, [&](std::int64_t task, int worker) {
       const std::int64_t query_block = task / columns;
-      const std::int64_t first = x_.position[static_cast<std::size_t>(query_block * kBlockRows)];
-      const std::int64_t home = p_.slot[static_cast<std::size_t>(first)] / kBlockRows;
+      const std::int64_t first = x_.position[static_cast<std::size_t>(query_block * p_.block_rows)];
+      const std::int64_t home = p_.slot[static_cast<std::size_t>(first)] / p_.block_rows;
       compare(query_block, (home + task % columns) % columns, worker_of(worker));
     });
   }
-  parallel_for(tasks(x_.rows, kBlockRows), threads, *params_.poll, [&](std::int64_t task, int) {
-    const std::int64_t stop = std::min(x_.rows, (task + 1) * kBlockRows);
-    for (std::int64_t query = task * kBlockRows; query < stop; ++query) list(query).sort();
+  parallel_for(tasks(x_.rows, p_.block_rows), threads, *params_.poll, [&](std::int64_t task, int) {
+    const std::int64_t stop = std::min(x_.rows, (task + 1) * p_.block_rows);
+    for (std::int64_t query = task * p_.block_rows; query < stop; ++query) list(query).sort();
   });
 
-  JoinCounts counts = {self_ ? x_.rows * (x_.rows - 1) / 2 : x_.rows * y_.rows, 0, 0};
+  JoinCounts counts = {self_ ? x_.rows * (x_.rows - 1) / 2 : x_.rows * y_.rows, 0, 0, 0};
   for (const auto& worker : workers) {
+    counts.rough += worker->counters.rough;
     counts.second += worker->counters.second;
     counts.refined += worker->counters.refined;
   }

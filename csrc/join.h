@@ -1,4 +1,4 @@
-// The pruned and the full search over prepared rows: blocks of 512 rows against blocks of 512, each
+// The pruned and the full search over prepared rows: blocks of rows against blocks of rows, each
 // pair of rows once, both rows' lists updated. What may be left out, and why, stands in prepare.h;
 // what is returned is that of knn.h bit for bit, since lists hold the k least by (distance,
 // position) and those do not depend on the order in which pairs are met.
@@ -24,6 +24,7 @@ struct JoinParams {
 
 struct JoinCounts {
   std::int64_t filtered;  // pairs that went through the first level
+  std::int64_t rough;     // pairs that went through the level between, if there is one
   std::int64_t second;    // pairs that went through the second
   std::int64_t refined;   // pairs measured on the original rows (some stop early)
 };

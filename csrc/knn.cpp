@@ -136,6 +136,7 @@ void joined_search(const GroupSearch& p, KnnCounts& counts) {
   const JoinCounts found = join({p.knn.index->prepared.get(), p.queries, p.m, p.k, p.knn.threads,
                                  &p.knn.poll, p.distances, p.indices});
   counts.pairs_filtered += found.filtered;
+  counts.pairs_rough += found.rough;
   counts.pairs_second += found.second;
   counts.pairs_refined += found.refined;
 }
@@ -198,7 +199,7 @@ void prepare_index(Index& index, const IndexParams& p) {
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
   index.prepared = std::make_unique<Prepared>(
       prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
-               p.spare_bytes, p.threads, index.isa, &p.poll}));
+               p.first_axes, p.second, p.spare_bytes, p.threads, index.isa, &p.poll}));
 }
 
 KnnCounts knn(const KnnParams& p) {
@@ -206,7 +207,7 @@ KnnCounts knn(const KnnParams& p) {
   const Index& index = *p.index;
   const std::int64_t n = index.rows.n;
   const std::int64_t groups_count = static_cast<std::int64_t>(index.first.size());
-  KnnCounts counts = {groups_count, p.m, 0, 0, 0};
+  KnnCounts counts = {groups_count, p.m, 0, 0, 0, 0};
   if (p.by_group || groups_count == n) {
     search_groups({p, p.queries, p.m, p.k, p.distances, p.indices}, counts);
     return counts;

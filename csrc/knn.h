@@ -67,8 +67,10 @@ struct IndexParams {
   Basis basis;        // axes that are far from orthonormal are refused: projection.h
   Strategy strategy;  // automatic, pruned or full
   Precision precision;
-  std::int64_t k;            // neighbours that the choice of axes is made for
-  std::int64_t spare_bytes;  // see PrepareParams
+  std::int64_t k;           // neighbours that the choice of axes is made for
+  std::int64_t first_axes;  // see PrepareParams, as the two below
+  Precision second;
+  std::int64_t spare_bytes;
   int threads;
   std::function<void()> poll;
 };
@@ -99,6 +101,7 @@ struct KnnCounts {
   std::int64_t distinct;        // different rows
   std::int64_t searched;        // distinct query rows that needed a search
   std::int64_t pairs_filtered;  // pairs that went through the first filter
+  std::int64_t pairs_rough;     // pairs that went through the level between, where there is one
   std::int64_t pairs_second;    // pairs that went through the second
   std::int64_t pairs_refined;   // pairs recomputed from differences (some stop early)
 };

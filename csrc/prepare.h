@@ -22,10 +22,11 @@
 //    Walsh-Hadamard transform first. Neither that nor `middle` changes a distance, and lengths are
 //    1-Lipschitz, so with
 //        e_x = |x^ - exact| + base_x:   D <= T  implies  |x^ - y^| <= sigma T + e_x + e_y
-//    (the float64 roundings of the transform are added to e_x).
-//    score = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in
-//    float32, the product of int8 rows exact but for 5 roundings of it as a whole; with gamma =
-//    m u / (1 - m u), m the roundings a term may pass through, what comes out is at least
+//    (6 float32 roundings of each sum of the transform and one of the tail change a row by less
+//    than 2^-20 of its length, which is added to e_x, and 2^-60 for squares that underflow). score
+//    = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in float32, the
+//    product of int8 rows exact but for 5 roundings of it as a whole; with gamma = m u / (1 - m u),
+//    m the roundings a term may pass through, what comes out is at least
 //    -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
 //        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
 //    with E the largest e of the other block. The last term pays for flushed denormals; in int8 a
@@ -36,14 +37,20 @@
 //        h' = h - (1 + 1/t) e^2 / 2,   t_x' = (1 + t) t_x,   t = 2^-10,
 //    such a row may be left out of E. h' stays positive, or the row is not folded, so that the
 //    roundings of a score are no more than before.
+//    Between the levels, where the first is in int8 and looks at less than all axes: all of them in
+//    int8, row by row, their rest again as one length. e_x by the reasoning above; h and e of both
+//    rows are at hand, so nothing is folded and no block has an E: a pair survives if
+//        -2 score <= (sigma T + e_x + e_y)^2 (1 + 2^-19) + flushed.
+//    See Rough in cpu/join_kernels.h.
 // 5. Second level: axes up to `axes` in float32 and the length rho' beyond them; see Second in
 //    cpu/join_kernels.h. From the score, sqrt(|x^ - y^|^2 - (tail_x - tail_y)^2) - e_x - e_y is a
 //    lower bound A of the distance along the near axes, and the pair survives if
 //        A^2 + |a2_x - a2_y|^2 + (rest_x - rest_y)^2
 //            <= (sigma T + base_x + B)^2 (1 + (width + 16) 2^-22 + 2^-20),
 //    B the largest base of the other block; the factor pays for the roundings of the left side.
-//    Where there is bfloat16 and memory for it, the second level looks at all columns instead: c32
-//    in bfloat16, by the reasoning of point 4 with base = e0 and no tail; see Whole.
+//    Where there is memory for it, the second level looks at all columns instead: c32 in int8, as
+//    the level between, or in bfloat16 (see Whole), by the reasoning of point 4 with base = e0 and
+//    no tail.
 // 6. What is left is measured on the original rows: float32 differences (exact to 2^-24 each at any
 //    offset) with an early exit, then Refiner.
 #pragma once
@@ -62,11 +69,26 @@
 
 namespace fastdim {
 
-constexpr std::int64_t kBlockRows = kMostColumns;  // rows of a block: a task compares two
+constexpr std::int64_t kLeastBlock = 512;  // rows of a block at least: a task compares two of them
 
 // The kernels of the level, and those in bfloat16 where this processor has it (else null).
 const JoinKernels& join_kernels(Isa isa);
 const JoinKernels* bf16_join_kernels(Isa isa);
+
+// Rows in int8, one after the other, as Rough reads them.
+struct Int8Rows {
+  Aligned<std::uint8_t> elements{0};  // [row][width]
+  Aligned<float> scale{0}, half{0}, error{0};
+  std::vector<std::int32_t> offset;
+
+  Int8Rows() = default;
+  Int8Rows(std::size_t rows, std::int64_t width)
+      : elements(rows * static_cast<std::size_t>(width)),
+        scale(rows),
+        half(rows),
+        error(rows),
+        offset(rows) {}
+};
 
 // One set of rows in groups of 16; either the references or chosen queries.
 struct Side {
@@ -79,6 +101,8 @@ struct Side {
   Aligned<float> half{0};            // h; +infinity beyond `rows`
   std::vector<float> tail, rest;     // lengths beyond near_axes (as scanned) and beyond axes
   std::vector<float> error, base;    // e and base, rounded up
+  Int8Rows rough;                    // all axes, or nothing
+  Int8Rows whole_int8;               // all columns, or nothing
   // All columns in bfloat16 (or nothing), the h of such a row and its e.
   Aligned<std::uint16_t> whole{0};  // [row][whole_width]
   std::vector<float> whole_half, whole_error;
@@ -100,12 +124,17 @@ struct Prepared {
   void (*scan)(const Scan& scan) = nullptr;  // the one that fits the units
   Precision precision = Precision::float32;  // of the units
   Strategy strategy = Strategy::full;
-  std::int64_t axes = 0;         // p of both levels
-  std::int64_t near_axes = 0;    // of the first
-  std::int64_t units = 0;        // of the first level, the tail included
-  std::int64_t whole_width = 0;  // of the second level on all columns; 0: on further axes
-  double middle = 0;             // taken off every tail before it is rounded
-  double pre = 1.0, post = 1.0;  // see Transform
+  std::int64_t axes = 0;                  // p of both levels
+  std::int64_t near_axes = 0;             // of the first
+  std::int64_t units = 0;                 // of the first level, the tail included
+  std::int64_t rough_axes = 0;            // of the level between
+  std::int64_t rough_width = 0;           // bytes of one row there; 0: no such level
+  std::int64_t block_rows = kLeastBlock;  // kMostColumns at most
+  std::int64_t whole_int8_width = 0;      // bytes of a row of the second level in int8, or 0
+  std::int64_t whole_width = 0;           // of the second level in bfloat16, or 0
+  double middle = 0;                      // taken off every tail before it is rounded
+  double rough_middle = 0;                // likewise, of the level between
+  double pre = 1.0, post = 1.0;           // see Transform
   double sigma = 1.0;
   Side side;
   std::vector<std::int64_t> slot;  // place in `side` of each position
@@ -115,7 +144,7 @@ struct Prepared {
 
   // Axes of the second level, filled up to whole vectors.
   std::size_t far_width() const {
-    if (whole_width > 0) return 0;
+    if (whole_width > 0 || whole_int8_width > 0) return 0;
     return static_cast<std::size_t>((axes - near_axes + kGroup - 1) / kGroup * kGroup);
   }
 };
@@ -130,7 +159,9 @@ struct PrepareParams {
   Strategy strategy;  // automatic, pruned or full
   Precision precision;
   std::int64_t k;            // neighbours that the choice of axes is made for
-  std::int64_t spare_bytes;  // beyond the size of the rows, that all columns in bfloat16 may take
+  std::int64_t first_axes;   // of the first level of a pruned search; 0: chosen from a sample
+  Precision second;          // of the second level; any: likewise; float32: on further axes
+  std::int64_t spare_bytes;  // beyond the size of the rows, that a copy of all columns may take
   int threads;
   Isa isa;
   const std::function<void()>* poll;

@@ -17,20 +17,35 @@ from fastdim.backends import cpu
 from fastdim.backends.basis import Basis
 from fastdim.errors import BackendError
 
-# Level, strategy and arithmetic of the filter: all that run here.
+# Second levels of a pruned search by the arithmetic of the first. "rough": a level between the two,
+# which "further" axes in float32 then follow as well.
+SECOND = {
+    "float32": ("further",),
+    "bfloat16": ("bfloat16", "further"),
+    "int8": ("int8", "bfloat16", "rough", "further"),
+}
+
+# Level, strategy, arithmetic of the filter and second level: all that run here.
 WAYS = [
-    (isa, strategy, arithmetic)
+    (isa, strategy, arithmetic, second)
     for isa in _core.supported_levels()
     for arithmetic in _core.filter_arithmetics(isa)
     for strategy in ("pruned", "full", "direct")
+    for second in (SECOND[arithmetic] if strategy == "pruned" else ("",))
+    if second in ("", "further", "rough") or second in _core.filter_arithmetics(isa)
 ]
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Each strategy and arithmetic at each level, which FASTDIM_ISA forces."""
-    isa, strategy, arithmetic = request.param
+    """Each strategy and arithmetic at each level, which FASTDIM_ISA forces, and second level."""
+    isa, strategy, arithmetic, second = request.param
     monkeypatch.setenv("FASTDIM_ISA", isa)
+    monkeypatch.setattr(
+        cpu, "SECOND_LEVEL", {"rough": "int8", "further": "float32"}.get(second, second)
+    )
+    if second in ("rough", "further") and arithmetic == "int8":
+        monkeypatch.setattr(cpu, "FIRST_AXES", 15)
     return strategy, arithmetic
 
 
@@ -149,19 +164,38 @@ def test_many_neighbors(k: int, way: tuple[str, str]) -> None:
     compare(rows, k, cpu.knn(rows, None, k, 2, 0, *way))
 
 
+def test_the_second_level_is_the_one_asked_for(
+    request: pytest.FixtureRequest, way: tuple[str, str]
+) -> None:
+    second = request.node.callspec.params["way"][3]
+    rows = in_dtype(token_like(1057, 250), "float32")
+    found = cpu.knn(rows, None, 3, 2, 0, *way)[2]
+    named = {"rough": "int8", "further": "float32"}.get(second, second)
+    assert found["second"] == named
+    between = way == ("pruned", "int8") and found["axes_first"] + 1 < found["axes"]
+    assert (found["pairs_rough"] > 0) == between
+    if cpu.FIRST_AXES:
+        assert between
+        assert found["axes_first"] == 15
+    if between:
+        assert found["pairs_second"] < found["pairs_rough"] < found["pairs_filtered"]
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_second_level_on_further_axes(
     monkeypatch: pytest.MonkeyPatch, name: str, way: tuple[str, str]
 ) -> None:
-    # What processors without bfloat16 do, and rows that leave no memory for a copy.
+    # What processors without bfloat16 and VNNI do, and rows that leave no memory for a copy.
     monkeypatch.setattr(cpu, "SPARE_BYTES", -(1 << 40))
     rows = in_dtype(SETS[name](1057, 250), "float32")
     found = cpu.knn(rows, None, 3, 2, 0, *way)
     compare(rows, 3, found)
     if way[0] == "pruned":
+        assert found[2]["second"] == "float32"
         axes = found[2]["axes"]
         # A line has no 192 directions: what rounding adds to its sample is all there is.
-        assert found[2]["axes_first"] <= axes <= 192 and (axes == 192 or name == "line")
+        assert found[2]["axes_first"] <= axes <= 192
+        assert axes == 192 or name == "line"
 
 
 def test_threads_move_no_bit(isa: str) -> None:
@@ -183,14 +217,19 @@ def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
 
 
 def test_structure_decides_the_strategy() -> None:
-    flat = in_dtype(gaussian(5000, 300), "float32")
-    bent = in_dtype(gaussian(5000, 12) @ gaussian(12, 300, seed=1) + 0.01 * gaussian(5000, 300),
+    n = cpu.DIRECT_ROWS + 1
+    flat = in_dtype(gaussian(n, 300), "float32")
+    bent = in_dtype(gaussian(n, 12) @ gaussian(12, 300, seed=1) + 0.01 * gaussian(n, 300),
                     "float32")  # fmt: skip
     assert cpu.knn(flat, None, 2, 2)[2]["strategy"] == "full"
     assert cpu.knn(bent, None, 2, 2)[2]["strategy"] == "pruned"
     assert cpu.knn(bent, np.arange(20), 2, 2)[2]["strategy"] == "tiled"
     assert cpu.knn(bent, np.arange(200), 2, 2)[2]["strategy"] == "full"
     assert cpu.knn(bent, np.arange(2000), 2, 2)[2]["strategy"] == "pruned"
+    # Fewer rows do not pay for axes and order where rounding them is enough.
+    rounded = len(_core.filter_arithmetics(cpu.active_isa())) > 1
+    some = Rows(bent.data[:5000], bent.dtype)
+    assert cpu.knn(some, None, 2, 2)[2]["strategy"] == ("full" if rounded else "pruned")
     repeated = in_dtype(gaussian(400, 30)[np.arange(6000) % 400], "float32")
     assert cpu.knn(repeated, None, 2, 2)[2]["strategy"] == "tiled"
     small = in_dtype(gaussian(300, 300), "float32")

@@ -21,7 +21,7 @@ def strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Each way to leave pairs out, forced at every size."""
     name, _, arithmetic = request.param.partition("-")
 
-    def index(rows: Rows, queries: Any, k: int, threads: int, *rest: Any, **named: Any) -> cpu.Index:
+    def index(rows: Rows, queries: Any, k: int, threads: int, *_: Any, **__: Any) -> cpu.Index:
         return cpu.Index(rows, k, threads, name, arithmetic)
 
     monkeypatch.setattr(cpu, "index_for", index)

@@ -164,7 +164,8 @@ float screen_avx2(const void* x, const void* y, std::size_t d, float limit) {
 }
 
 constexpr JoinKernels kKernels = {
-    scan_avx2, nullptr, second_avx2,
+    scan_avx2, nullptr, nullptr,
+    nullptr,   nullptr, second_avx2,
     nullptr,   nullptr, {screen_avx2<F16>, screen_avx2<BF16>, screen_avx2<F32>, nullptr},
 };
 

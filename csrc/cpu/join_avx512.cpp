@@ -69,6 +69,121 @@ __attribute__((target("avx512vnni"))) void scan_int8_avx512(const Scan& s) {
   }
 }
 
+// Sums over the sixteen lanes of four vectors.
+__attribute__((always_inline)) inline __m128i four_sums(__m512i a, __m512i b, __m512i c,
+                                                        __m512i d) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i all =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti32x8_epi32(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+__attribute__((target("avx512vnni"))) int rough_avx512(const Rough& s) {
+  const int ahead = s.width <= 1024 ? 8 : 4;  // rows asked for in time
+  alignas(64) std::int32_t sums[kListStride];
+  const __m512i sign = _mm512_set1_epi8(-128);
+  const auto row = [&](int i) {
+    return s.y + static_cast<std::size_t>(s.column[i < s.count ? i : s.count - 1]) * s.width;
+  };
+  for (int i = 0; i < s.count; i += 4) {
+    for (int next = i + ahead; next < i + ahead + 4 && next < s.count; ++next)
+      for (std::size_t k = 0; k < s.width; k += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(row(next) + k), _MM_HINT_T0);
+    const std::uint8_t *y0 = row(i), *y1 = row(i + 1), *y2 = row(i + 2), *y3 = row(i + 3);
+    __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    for (std::size_t k = 0; k < s.width; k += 64) {
+      const __m512i unit = _mm512_xor_si512(_mm512_load_si512(s.x + k), sign);
+      add_products(sum0, _mm512_load_si512(y0 + k), unit);
+      add_products(sum1, _mm512_load_si512(y1 + k), unit);
+      add_products(sum2, _mm512_load_si512(y2 + k), unit);
+      add_products(sum3, _mm512_load_si512(y3 + k), unit);
+    }
+    _mm_store_si128(reinterpret_cast<__m128i*>(sums + i), four_sums(sum0, sum1, sum2, sum3));
+  }
+  int left = 0;
+  for (int i = 0; i < s.count; i += kGroup) {
+    const int rest_count = s.count - i;
+    const __mmask16 here =
+        static_cast<__mmask16>(rest_count >= kGroup ? 0xffffu : (1u << rest_count) - 1u);
+    const __m512i column = _mm512_maskz_loadu_epi32(here, s.column + i);
+    const __m512i sum =
+        _mm512_add_epi32(_mm512_maskz_loadu_epi32(here, sums + i), _mm512_set1_epi32(s.offset_x));
+    const __m512 scale =
+        _mm512_mul_ps(_mm512_set1_ps(s.scale_x), _mm512_i32gather_ps(column, s.scale_y, 4));
+    const __m512 halves =
+        _mm512_sub_ps(_mm512_set1_ps(-s.half_x), _mm512_i32gather_ps(column, s.half_y, 4));
+    const __m512 score = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, halves);
+    const __m512 reach =
+        _mm512_max_ps(_mm512_set1_ps(s.reach_x), _mm512_i32gather_ps(column, s.reach_y, 4));
+    const __m512 most = _mm512_add_ps(_mm512_add_ps(reach, _mm512_set1_ps(s.error_x)),
+                                      _mm512_i32gather_ps(column, s.error_y, 4));
+    const __m512 limit = _mm512_fmadd_ps(_mm512_mul_ps(most, most), _mm512_set1_ps(1.0f + 0x1p-19f),
+                                         _mm512_set1_ps(s.flushed));
+    const __mmask16 kept = _mm512_mask_cmp_ps_mask(
+        here, _mm512_mul_ps(_mm512_set1_ps(-2.0f), score), limit, _CMP_LE_OQ);
+    const __m512 scanned = _mm512_maskz_loadu_ps(here, s.score + i);
+    // left <= i: what is overwritten was read.
+    _mm512_storeu_ps(s.score + left, _mm512_maskz_compress_ps(kept, scanned));
+    _mm512_storeu_si512(s.column + left, _mm512_maskz_compress_epi32(kept, column));
+    left += __builtin_popcount(kept);
+  }
+  return left;
+}
+
+__mmask16 first16(std::size_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xffffu : (1u << count) - 1u);
+}
+
+float turn_avx512(float* values, std::size_t count, bool transform) {
+  const std::size_t size = count % 64 == 0 ? 64 : count % 16 == 0 ? 16 : 4;
+  const float factor = !transform ? 1.0f : size == 64 ? 0.125f : size == 16 ? 0.25f : 0.5f;
+  for (std::size_t half = count / size; transform && half < count; half *= 2)
+    for (std::size_t from = 0; from < count; from += 2 * half)
+      for (std::size_t i = from; i < from + half; i += 16) {
+        const __mmask16 there = first16(from + half - i);
+        const __m512 a = _mm512_maskz_loadu_ps(there, values + i);
+        const __m512 b = _mm512_maskz_loadu_ps(there, values + i + half);
+        _mm512_mask_storeu_ps(values + i, there, _mm512_add_ps(a, b));
+        _mm512_mask_storeu_ps(values + i + half, there, _mm512_sub_ps(a, b));
+      }
+  __m512 most = _mm512_setzero_ps();
+  for (std::size_t i = 0; i < count; i += 16) {
+    const __mmask16 there = first16(count - i);
+    const __m512 value =
+        _mm512_mul_ps(_mm512_set1_ps(factor), _mm512_maskz_loadu_ps(there, values + i));
+    _mm512_mask_storeu_ps(values + i, there, value);
+    most = _mm512_max_ps(most, _mm512_abs_ps(value));
+  }
+  return _mm512_reduce_max_ps(most);
+}
+
+void quantize_avx512(const float* values, std::size_t count, float scale, std::uint8_t* out,
+                     std::int32_t* sum, std::int32_t* sum2, float* error2) {
+  // Below, the quotient could leave the range of float32: all elements are 0 then.
+  const __m512 factor = _mm512_set1_ps(scale >= 0x1p-120f ? 1.0f / scale : 0.0f);
+  const __m512i most = _mm512_set1_epi32(127), least = _mm512_set1_epi32(-127);
+  __m512i total = _mm512_setzero_si512(), squares = total;
+  __m512 error = _mm512_setzero_ps();
+  for (std::size_t i = 0; i < count; i += 16) {
+    const __mmask16 there = first16(count - i);
+    const __m512 value = _mm512_maskz_loadu_ps(there, values + i);
+    const __m512i nearest = _mm512_cvtps_epi32(_mm512_mul_ps(value, factor));
+    const __m512i whole = _mm512_max_epi32(least, _mm512_min_epi32(most, nearest));
+    const __m512 gap = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(scale), value);
+    error = _mm512_fmadd_ps(gap, gap, error);
+    total = _mm512_add_epi32(total, whole);
+    squares = _mm512_add_epi32(squares, _mm512_mullo_epi32(whole, whole));
+    _mm_mask_storeu_epi8(out + i, there,
+                         _mm512_cvtepi32_epi8(_mm512_add_epi32(whole, _mm512_set1_epi32(128))));
+  }
+  *sum = _mm512_reduce_add_epi32(total);
+  *sum2 = _mm512_reduce_add_epi32(squares);
+  *error2 = _mm512_reduce_add_ps(error);
+}
+
 int second_avx512(const Second& s) {
   alignas(64) float sums[kListStride], limits[kListStride];
   const __m512 zero = _mm512_setzero_ps();
@@ -156,9 +271,15 @@ float screen_avx512(const void* x, const void* y, std::size_t d, float limit) {
 }
 
 constexpr JoinKernels kKernels = {
-    scan<Float32>, scan_int8_avx512,
-    second_avx512, nullptr,
-    nullptr,       {screen_avx512<F16>, screen_avx512<BF16>, screen_avx512<F32>, nullptr},
+    scan<Float32>,
+    scan_int8_avx512,
+    rough_avx512,
+    turn_avx512,
+    quantize_avx512,
+    second_avx512,
+    nullptr,
+    nullptr,
+    {screen_avx512<F16>, screen_avx512<BF16>, screen_avx512<F32>, nullptr},
 };
 
 }  // namespace

@@ -74,8 +74,10 @@ void round_avx512_bf16(const float* x, std::size_t d, std::uint16_t* out, double
   *error2 = _mm512_reduce_add_pd(error);
 }
 
-constexpr JoinKernels kKernels = {scan<Pair>,        nullptr,           nullptr,
-                                  whole_avx512_bf16, round_avx512_bf16, {}};
+constexpr JoinKernels kKernels = {
+    scan<Pair>, nullptr,           nullptr,           nullptr, nullptr,
+    nullptr,    whole_avx512_bf16, round_avx512_bf16, {},
+};
 
 }  // namespace
 

@@ -13,10 +13,10 @@
 
 namespace fastdim {
 
-constexpr int kGroup = 16;         // rows interleaved
-constexpr int kScanRows = 8;       // query rows of one scan: half a group
-constexpr int kScanCols = 32;      // reference rows are scanned two groups at a time
-constexpr int kMostColumns = 512;  // reference rows of one scan at most
+constexpr int kGroup = 16;          // rows interleaved
+constexpr int kScanRows = 8;        // query rows of one scan: half a group
+constexpr int kScanCols = 32;       // reference rows are scanned two groups at a time
+constexpr int kMostColumns = 2048;  // reference rows of one scan at most
 constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stored
 
 // One scan. score(r, c) = <x_r, y_c> - half_x[r] - half_y[c] in float32, in any order of sums, each
@@ -40,6 +40,27 @@ struct Scan {
   float* score;                  // kScanRows lists, kListStride apart
   std::int32_t* column;          // likewise
   int* count;                    // kScanRows
+};
+
+// One query against the rows that its int8 scan listed: all axes, or all columns, in int8, row by
+// row.
+struct Rough {
+  int count;
+  float* score;           // in: of the scan; out: of those kept, in order
+  std::int32_t* column;   // likewise
+  const std::uint8_t* x;  // elements q as q + 128; 64-byte aligned as are all rows
+  const std::uint8_t* y;  // of the columns, `width` bytes apart
+  std::size_t width;      // a multiple of 64
+  float scale_x;
+  const float* scale_y;   // by column, as are the ones below
+  std::int32_t offset_x;  // -128 times the sum of the query's elements
+  float half_x;
+  const float* half_y;
+  float error_x;
+  const float* error_y;
+  float reach_x;  // distance up to which a pair matters to the query
+  const float* reach_y;
+  float flushed;  // added to the limit
 };
 
 // One query against the rows that its scan listed: the further axes.
@@ -81,6 +102,22 @@ struct JoinKernels {
   // The scan on int8 units. Null at levels without it; where it is set it still needs
   // CpuFeatures::avx512_vnni.
   void (*scan_int8)(const Scan& scan);
+
+  // Keeps the columns with -2 score <= (max(reach_x, reach_y) + error_x + error_y)^2 (1 + 2^-19) +
+  // flushed, score = scale_x scale_y <x, y> - half_x - half_y with the sum exact and at most 5
+  // roundings. Returns how many are kept. Null and wanting as scan_int8.
+  int (*rough)(const Rough& rough);
+
+  // Walsh-Hadamard transform in place, divided by its length, over as many elements as the largest
+  // of 4, 16 and 64 that divides `count` (a multiple of 4), each with its like count / size
+  // further; or none. Every sum rounded once. Returns the largest magnitude. Null with scan_int8,
+  // as is the one below.
+  float (*turn)(float* values, std::size_t count, bool transform);
+
+  // Whole numbers q of -127 ... 127 near values / scale, stored as q + 128; their sum and sum of
+  // squares, and in float32, in any order, the sum of the squares of values - q scale.
+  void (*quantize)(const float* values, std::size_t count, float scale, std::uint8_t* out,
+                   std::int32_t* sum, std::int32_t* sum2, float* error2);
 
   // Keeps the columns with A^2 + |x - y|^2 + (rest_x - rest_y)^2 <= max(limit_x, limit_y), where
   // A = max(0, sqrt(max(0, -2 score - (1 + 2^-20) (tail_x - tail_y)^2)) - (error_x + error_y)),

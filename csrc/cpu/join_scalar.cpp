@@ -70,7 +70,8 @@ float screen_scalar(const void* x, const void* y, std::size_t d, float limit) {
 }
 
 constexpr JoinKernels kKernels = {
-    scan_scalar, nullptr, second_scalar,
+    scan_scalar, nullptr, nullptr,
+    nullptr,     nullptr, second_scalar,
     nullptr,     nullptr, {screen_scalar<F16>, screen_scalar<BF16>, screen_scalar<F32>, nullptr},
 };
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 
-# Sampled values; at least and at most this many rows. More rows make better axes: at 20,000 x 4,608
-# 1,024 rows instead of 2,048 leave a quarter more pairs to the second level and save more than that.
+# Sampled values; at least and at most this many rows. More rows make better axes: at 20,000 x
+# 4,608 columns 1,024 rows instead of 2,048 leave a quarter more pairs to the second level, and save
+# more than that costs.
 SAMPLE_VALUES = 2_400_000
 SAMPLE_ROWS = (1024, 4096)
 
@@ -93,7 +94,7 @@ def _leading(sample: NDArray[np.float32], count: int, seed: int) -> NDArray[np.f
     start = np.random.default_rng(seed).standard_normal((len(gram), count))
     block = start.astype(np.float32)
     for _ in range(STEPS + 1):
-        block = _orthonormal(gram @ block)
+        block = _orthonormal(np.asarray(gram @ block, dtype=np.float32))
     if d > m:
         block = _orthonormal(sample.T @ block)
     block = _orthonormal(block)  # twice is enough

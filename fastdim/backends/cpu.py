@@ -17,9 +17,10 @@ from fastdim.errors import BackendError, InputError
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-# Fewer distinct rows are searched faster than they are prepared. Up to DIRECT_ROWS of them do not
-# pay for axes and order where the filter has low precision, and are only rounded; nor does less than
-# one query to QUERIES_SHARE rows, and less than MIN_QUERIES not even for rounding.
+# Fewer distinct rows than MIN_PREPARED (MIN_ROUNDED where the filter has low precision) are searched
+# faster than they are prepared. Up to DIRECT_ROWS of them do not pay for axes and order there, and
+# are only rounded; nor does less than one query to QUERIES_SHARE rows, and less than MIN_QUERIES not
+# even for rounding.
 MIN_PREPARED = 4096
 MIN_ROUNDED = 1024
 DIRECT_ROWS = 12_000
@@ -29,6 +30,13 @@ QUERIES_SHARE = 20
 # What prepared rows may take beyond the rows' own size: more, and the second level of a pruned
 # search reads further axes in float32 in place of all columns in bfloat16.
 SPARE_BYTES = 256 << 20
+
+# Axes of the first level of a pruned search; 0: chosen from a sample of the rows.
+FIRST_AXES = 0
+
+# Arithmetic of its second level: all columns in "int8" or "bfloat16", further axes in "float32";
+# "": chosen likewise. What cannot run or finds no memory is replaced by further axes.
+SECOND_LEVEL = ""
 
 # What the filters of a search need for their arithmetic.
 NEEDS = {"bfloat16": "AVX512-BF16", "int8": "AVX512-VNNI"}
@@ -134,6 +142,8 @@ class Index:
             strategy,
             arithmetic,
             k,
+            FIRST_AXES,
+            SECOND_LEVEL,
             SPARE_BYTES,
             threads,
         )

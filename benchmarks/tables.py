@@ -1,4 +1,4 @@
-"""The results of benchmarks/neighbors.py on disk: JSON lines, a table, a picture."""
+"""The results of the benchmarks on disk: JSON lines, one table a processor, a picture."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HEADER = (
-    "\n| case | rows | program | median s | range s (runs) | faiss.knn / this | peak / input |"
+    "\n| case | rows | program | median s | range s (runs) | peer's time / this | peak / input |"
     " commit | plan |\n|---|---|---|---|---|---|---|---|---|"
 )
 NOTES = """
-Seconds with everything counted: grouping equal rows, centering, axes, order, search. faiss.knn with
-its fastest BLAS kernels. Peak: the highest resident memory of a run less that before it and
-less what it returned. Plan: strategy, arithmetic and axes of the first filter, all axes, pairs of
-the second filter, pairs measured on the original rows."""
+Programs of a case take turns in one run; results are validated before anything is timed. Everything
+is counted: grouping equal rows, centering, axes, order, search. faiss.knn runs with the fastest
+kernels that the OpenBLAS inside its wheel has for this processor, and with those of a processor
+without AVX-512: which it takes unless it is told depends on the processor's age. Peak: the highest
+resident memory of a run less that before it and what it returned. Plan: strategy, arithmetic and
+axes of the first filter, all axes, pairs that reached the filter between, arithmetic of the second
+filter, pairs that reached it, pairs measured on the original rows.
+"""
 GROWTH_NAME = "block 20, growth, "
-PROGRAMS = {"fastdim": "#0b6e75", "faiss.knn": "#b4552d"}
+OTHER_BLAS = "faiss.knn, AVX2 BLAS"
+DRAWN = {"fastdim": "#0b6e75", "faiss.knn": "#b4552d", OTHER_BLAS: "#8a6d1a"}
 
 
 @dataclass
 class Line:
-    """One program on one case: seconds, the peer's time over its own, memory in inputs."""
+    """One program on one case: seconds, the peers' times over its own, memory in inputs."""
 
     case: str
     program: str
@@ -33,26 +38,28 @@ class Line:
     median: float
     least: float
     most: float
-    ratio: float
-    peak: float
-    plan: str
+    ratios: dict[str, float]
+    peak: float | None
     commit: str
+    plan: str = ""
     date: str = ""
 
 
 def printed(line: Line) -> str:
     """A row of the table."""
+    ratios = ", ".join(f"{peer} {ratio:.1f}" for peer, ratio in line.ratios.items())
+    peak = "" if line.peak is None else f"{line.peak:.2f}"
     return (
-        f"| {line.case} | {line.rows:,} x {line.columns} | {line.program} | {line.median:.3f} |"
-        f" {line.least:.3f}-{line.most:.3f} ({line.runs}) | {line.ratio:.1f} | {line.peak:.2f} |"
-        f" {line.commit} | {line.plan} |"
+        f"| {line.case} | {line.rows:,} x {line.columns:,} | {line.program} | {line.median:.3f} |"
+        f" {line.least:.3f}-{line.most:.3f} ({line.runs}) | {ratios} | {peak} | {line.commit} |"
+        f" {line.plan} |"
     )
 
 
 def keep(lines: list[Line], folder: Path, device: str, threads: int) -> None:
     """Put the lines of a case in place of its old ones, and write table and picture again."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / ("neighbors-" + re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower()))
+    stem = folder / re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower())
     path = stem.with_suffix(".json")
     kept = [Line(**line) for line in json.loads(path.read_text())] if path.exists() else []
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
@@ -72,7 +79,6 @@ def keep(lines: list[Line], folder: Path, device: str, threads: int) -> None:
         + "\n".join(map(printed, kept))
         + "\n"
         + NOTES
-        + "\n"
     )
     draw(kept, stem.with_suffix(".svg"))
 
@@ -88,8 +94,10 @@ def draw(lines: list[Line], path: Path) -> None:
     if len({line.rows for line in shown}) < 2:
         return
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for program, color in PROGRAMS.items():
+    for program, color in DRAWN.items():
         points = sorted((line.rows, line.median) for line in shown if line.program == program)
+        if not points:
+            continue
         axes.plot(*zip(*points, strict=True), "o-", color=color)
         rows, seconds = points[-1]
         axes.annotate(
