@@ -17,10 +17,10 @@ from fastdim.errors import BackendError, InputError
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-# Fewer distinct rows than MIN_PREPARED (MIN_ROUNDED where the filter has low precision) are searched
-# faster than they are prepared. Up to DIRECT_ROWS of them do not pay for axes and order there, and
-# are only rounded; nor does less than one query to QUERIES_SHARE rows, and less than MIN_QUERIES not
-# even for rounding.
+# Fewer distinct rows than MIN_PREPARED (MIN_ROUNDED where the filter has low precision) are
+# searched faster than they are prepared. Up to DIRECT_ROWS do not pay for axes and order there and
+# are only rounded; nor does less than one query to QUERIES_SHARE rows, and less than MIN_QUERIES
+# not even for rounding.
 MIN_PREPARED = 4096
 MIN_ROUNDED = 1024
 DIRECT_ROWS = 12_000
