@@ -270,6 +270,7 @@ Choice choose(const ChoiceParams& p) {
   for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
     if (!has_precision(p.isa, precision)) continue;
     if (p.precision != Precision::any && p.precision != precision) continue;
+    if (!fits(precision, p.d)) continue;
     const Costs cost = costs_of(p.isa, precision);
     const double error = error_of(precision);
     const double after_all = sample.survivors_of_all(error);

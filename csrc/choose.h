@@ -30,6 +30,14 @@ Strategy parse_strategy(const std::string& text);
 // Whether scans of that arithmetic are built and run here.
 bool has_precision(Isa isa, Precision precision);
 
+// Sums of int8 products of this many columns stay in int32: 255 x 127 each.
+constexpr std::int64_t kMostInt8Columns = 65'536;
+
+// Whether rows of d columns can be scanned in that arithmetic.
+static inline bool fits(Precision precision, std::int64_t d) {
+  return precision != Precision::int8 || d <= kMostInt8Columns;
+}
+
 // "", "float32", "bfloat16" or "int8"; throws std::invalid_argument if it is none of them, or one
 // that cannot run here.
 Precision parse_precision(const std::string& text, Isa isa);

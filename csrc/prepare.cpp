@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 #include "levels.h"
 #include "order.h"
@@ -30,10 +32,10 @@ std::vector<std::int64_t> in_order(std::int64_t n) {
 }
 
 // The arithmetic asked for, or the fastest that runs here.
-Precision fastest(Isa isa, Precision wanted) {
+Precision fastest(Isa isa, Precision wanted, std::int64_t d) {
   if (wanted != Precision::any) return wanted;
   for (const Precision precision : {Precision::int8, Precision::bfloat16})
-    if (has_precision(isa, precision)) return precision;
+    if (has_precision(isa, precision) && fits(precision, d)) return precision;
   return Precision::float32;
 }
 
@@ -208,6 +210,11 @@ Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
 }
 
 Prepared prepare(const PrepareParams& p) {
+  for (const Precision wanted : {p.precision, p.second})
+    if (!fits(wanted, p.rows.d))
+      throw std::invalid_argument("knn: int8 sums hold at most " +
+                                  std::to_string(kMostInt8Columns) + " columns, these rows have " +
+                                  std::to_string(p.rows.d));
   Prepared out;
   out.rows = p.rows;
   out.ids = p.ids;
@@ -239,10 +246,10 @@ Prepared prepare(const PrepareParams& p) {
     return out.scaled(refiners[static_cast<std::size_t>(worker)].distance(
         p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
   };
-  const Choice choice =
-      direct ? Choice{Strategy::full, fastest(p.isa, p.precision), p.rows.d, Precision::float32}
-             : choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision, p.threads,
-                       *p.poll, distance});
+  const Choice choice = direct ? Choice{Strategy::full, fastest(p.isa, p.precision, p.rows.d),
+                                        p.rows.d, Precision::float32}
+                               : choose({projection, order, p.rows.d, p.k, p.strategy, p.isa,
+                                         p.precision, p.threads, *p.poll, distance});
   out.strategy = choice.strategy;
   out.precision = choice.precision;
   out.bf16 = bf16_join_kernels(p.isa);
@@ -257,12 +264,12 @@ Prepared prepare(const PrepareParams& p) {
     const Precision second = p.second == Precision::any ? choice.second : p.second;
     const std::int64_t width = tasks(p.rows.d, kRoughStep) * kRoughStep;
     const std::int64_t given = static_cast<std::int64_t>(p.rows.element_size()) * p.rows.d;
-    const auto fits = [&](std::int64_t bytes) {
+    const auto room = [&](std::int64_t bytes) {
       return p.n * (bytes + 4 * out.units + 100) <= p.n * given + p.spare_bytes;
     };
-    if (second == Precision::int8 && out.precision == Precision::int8 && fits(width))
+    if (second == Precision::int8 && out.precision == Precision::int8 && room(width))
       out.whole_int8_width = width;
-    else if (second == Precision::bfloat16 && out.bf16 && fits(2 * width))
+    else if (second == Precision::bfloat16 && out.bf16 && room(2 * width))
       out.whole_width = width;
   }
   if (!pruned) {

@@ -216,6 +216,20 @@ def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
         assert counts["pairs_refined"] <= counts["pairs_second"] < 0.5 * counts["pairs_filtered"]
 
 
+def test_int8_sums_stay_in_range() -> None:
+    # Beyond 65,536 columns a sum of products could leave int32: the next arithmetic is taken.
+    x = np.ones((64, 70_000), dtype=np.float16)
+    x[:, ::2] = -1
+    x[np.arange(64), np.arange(64)] = np.arange(64) % 7
+    rows = Rows(x, "float16")
+    found = cpu.knn(rows, np.arange(3), 2, 2, strategy="direct")
+    assert found[2]["arithmetic"] != "int8"
+    compare(rows, 2, found, np.arange(3))
+    if "int8" in _core.filter_arithmetics(cpu.active_isa()):
+        with pytest.raises(ValueError, match="at most 65536 columns"):
+            cpu.knn(rows, None, 2, 2, strategy="direct", arithmetic="int8")
+
+
 def test_structure_decides_the_strategy() -> None:
     n = cpu.DIRECT_ROWS + 1
     flat = in_dtype(gaussian(n, 300), "float32")

@@ -133,7 +133,9 @@ class Index:
         if strategy == "direct":
             strategy, (center, axes) = "full", middle(rows)
         else:
-            with threadpool_limits(threads, user_api="blas"):
+            # Two threads of OpenBLAS that wait for each other on a busy machine took up to 8 s for
+            # what one does in 0.4.
+            with threadpool_limits(1, user_api="blas"):
                 center, axes = principal_axes(rows, order_only=strategy == "full")
         self._index.prepare(
             _address(center),
