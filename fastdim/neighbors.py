@@ -295,7 +295,7 @@ def search_tensor(
     start = time.perf_counter()
     if isinstance(queries, torch.Tensor):
         queries = queries.cpu().numpy()
-    groups = None if duplicates == "keep" else Distinct(*devices.distinct(x))
+    groups = None if duplicates == "keep" else Distinct(*devices.distinct(backend, x))
     _check_duplicates(duplicates, groups, len(x))
     k, count, chosen = _plan_queries(len(x), k, queries, groups, seed)
     numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)

@@ -131,8 +131,13 @@ def knn_tensor(
     return distances, indices, plan, f"cuda-{on.name}"
 
 
-def distinct(x: Tensor) -> tuple[Int64, Int64]:
+def distinct(backend: str, x: Tensor) -> tuple[Int64, Int64]:
     """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    if backend == "triton":
+        from fastdim.backends import triton
+
+        triton.check_device(x.device)
+        return triton.distinct(x)
     torch = require("torch", "torch")
     _, inverse = torch.unique(x + 0.0, dim=0, return_inverse=True)
     first = torch.full((int(inverse.max()) + 1,), len(x), device=x.device)

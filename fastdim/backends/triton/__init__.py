@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch import device as Device
+
+    from .launch import PairStatistics, UnitRows
+
+Int64 = NDArray[np.int64]
 
 
 def default_device() -> Device:
@@ -43,6 +50,49 @@ def knn_tensor(
     from . import search
 
     return search.knn_tensor(x, k, queries)
+
+
+def unit_rows(x: Tensor) -> UnitRows:
+    """Unit rows less their mean, and what cosines need of them: see `launch.unit_rows`."""
+    _import()
+    from . import launch
+
+    return launch.unit_rows(x)
+
+
+def squares_by_row(unit: UnitRows) -> tuple[Tensor, Tensor, Tensor]:
+    """Forms (m,) of each unit row: see `launch.squares_by_row`."""
+    from . import launch
+
+    return launch.squares_by_row(unit)
+
+
+def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
+    """Moments, extremes and histogram of all pairs: see `launch.all_pairs`."""
+    from . import launch
+
+    return launch.all_pairs(unit, bins)
+
+
+def some_pairs(unit: UnitRows, left: Int64, right: Int64) -> NDArray[np.float64]:
+    """Cosines (pairs,) of the unit rows numbered left and right (pairs,)."""
+    import torch
+
+    from . import launch
+
+    device = unit.w.device
+    pairs = (torch.from_numpy(numbers).to(device) for numbers in (left, right))
+    found: NDArray[np.float64] = launch.some_pairs(unit, *pairs).cpu().numpy()
+    return found
+
+
+def distinct(x: Tensor) -> tuple[Int64, Int64]:
+    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    _import()
+    from . import launch
+
+    first, inverse = launch.distinct(x)
+    return first.cpu().numpy(), inverse.cpu().numpy()
 
 
 def _import() -> None:

@@ -64,6 +64,16 @@ def multiprocessors(x: Tensor) -> int:
     return int(torch.cuda.get_device_properties(x.device).multi_processor_count)
 
 
+def architecture(x: Tensor) -> str:
+    """ "sm_90", "gfx942" and so on; "" in the interpreter."""
+    if x.device.type == "cpu":
+        return ""
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(x.device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return f"sm_{major}{minor}"
+
+
 def name(x: Tensor) -> str:
     """The name of the device of x, as `Neighbors.backend` holds it."""
     if x.device.type == "cpu":

@@ -120,18 +120,23 @@ def rows_above(
     real = place < m
     query = tl.load(queries + place, mask=real, other=0)
     limit = tl.load(limits + place, mask=real, other=float("inf"))
+    lane = tl.arange(0, BLOCK_ROWS)
     for tile in range(tl.program_id(1), tiles, splits):
-        column = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        column = tile * BLOCK_ROWS + lane
         score = tile_scores(
             query, column, packed, start, width, BLOCK_QUERIES, BLOCK_ROWS, BLOCK_COLUMNS, UPCAST
         )
         wanted = (score >= limit[:, None]) & (column[None, :] != query[:, None])
         wanted = wanted & (column < n)[None, :] & real[:, None]
-        ones = wanted.to(tl.int32)
-        more = tl.sum(ones, axis=1)
-        if tl.max(more, axis=0) > 0:
-            first = tl.atomic_add(count + place, more, mask=real)
-            position = first[:, None] + tl.cumsum(ones, axis=1) - 1
-            at = found + place.to(tl.int64)[:, None] * ROOM + position
-            row = tl.broadcast_to(column[None, :], [BLOCK_QUERIES, BLOCK_ROWS])
-            tl.store(at, row, mask=wanted & (position < ROOM))
+        left = wanted.to(tl.int32)
+        more = tl.sum(left, axis=1)
+        waiting = tl.max(more, axis=0)
+        if waiting > 0:
+            to = tl.atomic_add(count + place, more, mask=real)
+            while waiting > 0:
+                at = tl.argmax(left, axis=1)
+                write = (tl.max(left, axis=1) > 0) & (to < ROOM)
+                tl.store(found + place.to(tl.int64) * ROOM + to, tile * BLOCK_ROWS + at, mask=write)
+                left = tl.where(lane[None, :] == at[:, None], 0, left)
+                to += 1
+                waiting -= 1

@@ -40,29 +40,14 @@ from fastdim.errors import BackendError
 
 from . import filter as filters
 from . import refine, rows
-from .device import interpreted, multiprocessors
+from .device import architecture, interpreted, multiprocessors
+from .launch import column_sums
+from .tiles import FILTER, LISTS, PADDING, PLAIN, ROOM, SPARE, filter_tile, tile_of
 
 SLACK = 2.0**-9
 LARGEST_K = 128
-# Candidates beyond k that the first pass keeps, for a gap behind the k-th neighbour; and the most
-# that one list of it holds in registers.
-SPARE = 6
-LONGEST_LIST = 32
-# Tile of the filter.
-QUERIES, ROWS, COLUMNS = 128, 128, 64
-FILTER = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
-PLAIN = {"num_warps": 4, "enable_fp_fusion": True}
-# Tiles of the other kernels: by launch, on a device and in the interpreter, which takes about as
-# long for a program whatever its tile.
-TILES = {
-    "column_parts": ({"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 256}),
-    "pack_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
-    "pair_distances": ({"BLOCK_PAIRS": 32, "BLOCK_COLUMNS": 64}, {"BLOCK_PAIRS": 2048}),
-    "all_distances": (
-        {"BLOCK_QUERIES": 8, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 16},
-        {"BLOCK_QUERIES": 32, "BLOCK_ROWS": 128},
-    ),
-}
+# Columns are padded to a multiple of this, a slice of the filter.
+SLICE = 64
 # Entries of the lists that are held at a time.
 HELD = 1 << 25
 
@@ -91,29 +76,11 @@ class Packed:
         return _rounded(low, -torch.inf)
 
 
-def tile_of(kernel: str) -> dict[str, int]:
-    """The tile of a kernel that is not the filter."""
-    usual, larger = TILES[kernel]
-    return usual | larger if interpreted() else usual
-
-
 def _rounded(value: Tensor, towards: float) -> Tensor:
     """float64 to float32, rounded towards -inf or inf."""
     single = value.to(torch.float32)
     past = single.double() > value if towards < 0 else single.double() < value
     return torch.where(past, torch.nextafter(single, torch.full_like(single, towards)), single)
-
-
-def column_sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum, minimum and maximum (d,) float64 of each column of x (n, d); the same on every run."""
-    n, d = x.shape
-    part_rows = max(256, triton.cdiv(n, 256))
-    parts = triton.cdiv(n, part_rows)
-    out = x.new_empty((parts, 3, d), dtype=torch.float64)
-    tile = tile_of("column_parts")
-    grid = (triton.cdiv(d, tile["BLOCK_COLUMNS"]), parts)
-    rows.column_parts[grid](x, out, n, d, x.stride(0), part_rows, **tile, **PLAIN)
-    return out[:, 0].sum(dim=0), out[:, 1].amin(dim=0), out[:, 2].amax(dim=0)
 
 
 def pack(x: Tensor) -> tuple[Packed, bool]:
@@ -126,12 +93,12 @@ def pack(x: Tensor) -> tuple[Packed, bool]:
     power = torch.where(largest > 0, 15 - torch.frexp(largest).exponent, 0).clamp(-1000, 1000)
     powers = (power.long() + torch.tensor([0, 480, 960], device=x.device)).clamp(max=1020)
     factors = ((powers + 1023) << 52).view(torch.float64)  # exact, unlike torch.ldexp
-    width, padded = triton.cdiv(d, COLUMNS) * COLUMNS, triton.cdiv(n, ROWS) * ROWS
+    width, padded = triton.cdiv(d, SLICE) * SLICE, triton.cdiv(n, PADDING) * PADDING
     sums = x.new_empty((3, padded), dtype=torch.float64)
 
     def into(dtype: torch.dtype) -> Tensor:
         values = x.new_empty((padded, width), dtype=dtype)
-        tile = tile_of("pack_rows")
+        tile = tile_of("pack_rows", interpreted())
         rows.pack_rows[(triton.cdiv(padded, tile["BLOCK_ROWS"]),)](
             x, mean, factors, values, sums, n, padded, d, width, x.stride(0), **tile, **PLAIN
         )
@@ -157,34 +124,31 @@ class Search:
 
     def __init__(self, x: Tensor, k: int) -> None:
         self.x, self.k, self.n = x, k, len(x)
-        if self.n > 2**31 - ROWS:
+        if self.n > 2**31 - PADDING:
             raise BackendError(
                 f"backend 'triton' numbers rows in 32 bits, and {self.n} rows are more: search "
                 "parts of them"
             )
         self.packed, self.coarse = pack(x)
         self.wide = x.dtype == torch.float64
-        self.tiles = self.packed.start.shape[0] // ROWS
         self.processors = multiprocessors(x)
-        self.shape = {
-            "BLOCK_QUERIES": QUERIES,
-            "BLOCK_ROWS": ROWS,
-            "BLOCK_COLUMNS": COLUMNS,
-            "UPCAST": interpreted(),
-        }
-        self.keep = min(LONGEST_LIST, triton.next_power_of_2(k + SPARE))
-        self.room = max(256, triton.next_power_of_2(4 * k))
+        tile = filter_tile(architecture(x))
+        self.shape = {**tile, "UPCAST": interpreted()}
+        self.height = tile["BLOCK_QUERIES"]
+        self.tiles = self.packed.start.shape[0] // tile["BLOCK_ROWS"]
+        self.keep = next((size for size in LISTS if size >= k + SPARE), LISTS[-1])
+        self.room = max(ROOM, triton.next_power_of_2(4 * k))
 
     def splits(self, m: int, lists: int = 1) -> int:
         """Parts of the rows that programs take, for m queries: enough programs, enough lists."""
-        fill = triton.cdiv(2 * self.processors, triton.cdiv(m, QUERIES))
+        fill = triton.cdiv(2 * self.processors, triton.cdiv(m, self.height))
         return int(max(1, min(self.tiles, max(lists, fill))))
 
     def distances(self, queries: Tensor, columns: Tensor) -> Tensor:
         """Distances (m, c) float64 of rows queries (m,) and columns (m, c); inf where that is -1"""
         m, c = columns.shape
         out = self.x.new_empty((m, c), dtype=torch.float64)
-        tile = tile_of("pair_distances")
+        tile = tile_of("pair_distances", interpreted())
         refine.pair_distances[(triton.cdiv(m * c, tile["BLOCK_PAIRS"]),)](
             self.x, queries, columns, self.packed.factors, out, m * c, c, self.x.shape[1],
             self.x.stride(0), WIDE=self.wide, **tile, **PLAIN,
@@ -208,7 +172,7 @@ class Search:
         scores = self.x.new_empty((m, splits, keep), dtype=torch.float32)
         found = self.x.new_empty((m, splits, keep), dtype=torch.int32)
         left_out = self.x.new_empty((m, splits), dtype=torch.float32)
-        filters.knn_filter[(triton.cdiv(m, QUERIES), splits)](
+        filters.knn_filter[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, scores, found, left_out, m,
             self.packed.values.shape[1], self.tiles, splits, KEEP=keep, **self.shape, **FILTER,
         )  # fmt: skip
@@ -223,7 +187,7 @@ class Search:
         splits = self.splits(m)
         count = torch.zeros(m, dtype=torch.int32, device=self.x.device)
         found = torch.full((m, self.room), -1, dtype=torch.int32, device=self.x.device)
-        filters.rows_above[(triton.cdiv(m, QUERIES), splits)](
+        filters.rows_above[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, self.packed.limits(queries, bounds),
             count, found, m, self.n, self.packed.values.shape[1], self.tiles, splits,
             ROOM=self.room, **self.shape, **FILTER,
@@ -235,7 +199,7 @@ class Search:
         """The k nearest among all rows, in float64."""
         m = len(queries)
         out = self.x.new_empty((m, self.n), dtype=torch.float64)
-        tile = tile_of("all_distances")
+        tile = tile_of("all_distances", interpreted())
         grid = (triton.cdiv(m, tile["BLOCK_QUERIES"]), triton.cdiv(self.n, tile["BLOCK_ROWS"]))
         refine.all_distances[grid](
             self.x, queries, self.packed.factors, out, m, self.n, self.x.shape[1],
@@ -251,11 +215,11 @@ class Search:
         distances = torch.full((m, k), torch.nan, dtype=torch.float64, device=device)
         indices = torch.full((m, k), -1, dtype=torch.int64, device=device)
         certain = torch.zeros(m, dtype=torch.bool, device=device)
-        listed = self.keep * self.splits(QUERIES, triton.cdiv(2 * k, self.keep))
-        for part in _parts(torch.arange(m, device=device), max(QUERIES, HELD // listed)):
+        listed = self.keep * self.splits(self.height, triton.cdiv(2 * k, self.keep))
+        for part in _parts(torch.arange(m, device=device), max(self.height, HELD // listed)):
             distances[part], indices[part], certain[part] = self.first_pass(queries[part])
         again = certain.logical_not().nonzero().flatten()
-        for part in _parts(again, max(QUERIES, HELD // self.room)):
+        for part in _parts(again, max(self.height, HELD // self.room)):
             near, found, done = self.second_pass(queries[part], distances[part, -1])
             distances[part[done]], indices[part[done]] = near[done], found[done]
             certain[part] = done
@@ -309,7 +273,7 @@ def _parts(numbers: Tensor, size: int) -> tuple[Tensor, ...]:
 
 def _memory(x: Tensor, k: int, error: Any) -> str:
     n, d = x.shape
-    rounded = 2 * n * triton.cdiv(d, COLUMNS) * COLUMNS
+    rounded = 2 * n * triton.cdiv(d, SLICE) * SLICE
     return (
         f"backend 'triton' ran out of memory on {x.device}: beyond x it holds {rounded} bytes of "
         f"rounded rows, about {n * (12 * k + 80)} of results and bounds, and up to 1 GiB of lists "

@@ -1,0 +1,46 @@
+"""Tiles and options of every launch, by architecture; what the report compiles."""
+
+from __future__ import annotations
+
+FILTER = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
+PLAIN = {"num_warps": 4, "enable_fp_fusion": True}
+# Lists of the filter, in registers. A query keeps at least SPARE candidates beyond its k, for a gap
+# behind the k-th neighbour.
+LISTS = (8, 16, 32)
+SPARE = 6
+# Rows that the second pass holds a query, at least.
+ROOM = 256
+# Rows are padded to a multiple of this.
+PADDING = 128
+
+# Tiles of the other kernels: on a device, and what differs in the interpreter, which takes about as
+# long for a program whatever its tile.
+TILES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "column_parts": ({"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 256}),
+    "pack_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
+    "row_statistics": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
+    "equal_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
+    "scaled_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
+    "pair_distances": ({"BLOCK_PAIRS": 32, "BLOCK_COLUMNS": 64}, {"BLOCK_PAIRS": 2048}),
+    "pair_cosines": ({"BLOCK_PAIRS": 32, "BLOCK_COLUMNS": 64}, {"BLOCK_PAIRS": 2048}),
+    "all_distances": (
+        {"BLOCK_QUERIES": 8, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 16},
+        {"BLOCK_QUERIES": 32, "BLOCK_ROWS": 128},
+    ),
+    "cosine_tiles": ({"BLOCK_ROWS": 64, "BLOCK_COLUMNS": 16}, {"BLOCK_COLUMNS": 64}),
+}
+
+
+def filter_tile(architecture: str) -> dict[str, int]:
+    """Tile of the filter on "sm_90", "gfx942" and so on.
+
+    On sm_100 the sums come out of tensor memory into registers that a tile of 128 rows would spill.
+    """
+    rows = 64 if architecture == "sm_100" else 128
+    return {"BLOCK_QUERIES": 128, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": 64}
+
+
+def tile_of(kernel: str, interpreted: bool) -> dict[str, int]:
+    """The tile of a kernel that is not the filter."""
+    usual, other = TILES[kernel]
+    return usual | other if interpreted else dict(usual)
