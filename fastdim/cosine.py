@@ -151,7 +151,7 @@ def cosine_stats(
         bins no narrower than 1e-3 (measured: 2 in 10,000 with 200 bins). Sampled pairs are exact.
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     backend: "cpu"; "triton" for Triton's kernels on a GPU, in float64 whatever `precision`, up to
-        4,095 bins; "auto" for the CPU, and for Triton where x is a torch tensor or DLPack array
+        2,047 bins; "auto" for the CPU, and for Triton where x is a torch tensor or DLPack array
         on a GPU.
 
     Raises InputError on bad values, fewer than two rows that are not zero, or a single column;

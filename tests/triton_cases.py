@@ -54,10 +54,15 @@ def check(engine: ModuleType, rows: Rows, k: int = 2, queries: Any = None) -> di
     return found
 
 
+proper_dot = interpreter.InterpreterBuilder.create_dot
+
+
 def truncating_dot(
     self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any
 ) -> Any:
     """Four products and the sum at a time, every term cut off at the last bit of the largest."""
+    if d.data.dtype == np.float64:
+        return proper_dot(self, a, b, d, input_precision, max_num_imprecise_acc)
     left, right = np.float64(a.data), np.float64(b.data)
     total = np.float64(d.data)
     for c in range(0, left.shape[1], 4):
@@ -97,6 +102,20 @@ def far_clusters() -> Rows:
     return as_rows(x.astype(np.float32))
 
 
+def steps_of_rounding() -> Rows:
+    """The last row is nearest to one that 16 bits put a whole step away, not to ten they do not.
+
+    Near zero float16 has steps of 2^-24, here 2^-38: no margin for sums covers them.
+    """
+    step = 2.0**-38
+    x = np.random.default_rng(8).uniform(0.1, 1.0, (240, 2))
+    x[0] = 1.0
+    near = np.zeros((12, 2))
+    near[:, 0] = [*np.linspace(1.40, 1.45, 10) * step, 0.4 * step, 0.6 * step]
+    x = np.concatenate([x, near])
+    return as_rows(np.concatenate([-x, x]).astype(np.float32))
+
+
 def wide_range() -> Rows:
     """Corners of two cubes that bfloat16 takes for one larger one; two opposite rows far out.
 
@@ -111,11 +130,14 @@ def wide_range() -> Rows:
 
 
 def wide_rows() -> Rows:
-    """40 rows 2^26 elements apart, in memory that is only reserved: offsets pass 2^31."""
-    step = 1 << 26
-    no_reserve = 0x4000
-    memory = mmap.mmap(-1, 41 * step * 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    whole = np.frombuffer(memory, dtype=np.float16).reshape(41, step)
-    rows = np.lib.stride_tricks.as_strided(whole, (40, 3), (step * 2, 2))
-    rows[:] = gaussian(40, 3)
+    """40 rows 2^26 elements apart, in memory that is only reserved: offsets pass 2^31.
+
+    As much memory lies before them, where offsets of 32 bits would read.
+    """
+    step, before, count = 1 << 26, 32, 40
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    memory = mmap.mmap(-1, (before + count + 1) * step * 2, flags=flags)
+    whole = np.frombuffer(memory, dtype=np.float16).reshape(-1, step)
+    rows = np.lib.stride_tricks.as_strided(whole[before:], (count, 3), (step * 2, 2))
+    rows[:] = gaussian(count, 3)
     return Rows(rows, "float16")

@@ -13,11 +13,12 @@ from fastdim.errors import BackendError, InputError
 
 from . import cosine, rows
 from .device import interpreted, multiprocessors
-from .tiles import PADDING, PLAIN, tile_of
+from .tiles import COSINE, PADDING, PLAIN, tile_of
 
 # Hashes are drawn anew this often if two different rows share one; once is already unlikely.
 SEEDS = 8
-LARGEST_BINS = 4095
+# More places would spill on gfx942.
+LARGEST_BINS = 2047
 
 
 def column_sums(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +166,7 @@ def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
     histogram = torch.zeros(bins, dtype=torch.int64, device=device)
     cosine.cosine_tiles[(tiles, parts)](
         unit.w, unit.slopes, unit.center, edges, moments, histogram, m, unit.w.shape[1], tiles,
-        parts, bins, BINS=max(16, triton.next_power_of_2(bins + 1)), **tile, **PLAIN,
+        parts, bins, BINS=max(16, triton.next_power_of_2(bins + 1)), **tile, **COSINE,
     )  # fmt: skip
     excess, squares = (float(moments[..., part].sum()) for part in (0, 1))
     count = m * (m - 1) // 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 FILTER = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
 PLAIN = {"num_warps": 4, "enable_fp_fusion": True}
+# Eight warps hold the float64 sums of 64 x 64 pairs without spilling, four do not.
+COSINE = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
 # Lists of the filter, in registers. A query keeps at least SPARE candidates beyond its k, for a gap
 # behind the k-th neighbour.
 LISTS = (8, 16, 32)
@@ -16,15 +18,15 @@ PADDING = 128
 # Tiles of the other kernels: on a device, and what differs in the interpreter, which takes about as
 # long for a program whatever its tile.
 TILES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
-    "column_parts": ({"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 256}),
+    "column_parts": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 256}),
     "pack_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
     "row_statistics": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
     "equal_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
-    "scaled_rows": ({"BLOCK_ROWS": 8, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
+    "scaled_rows": ({"BLOCK_ROWS": 4, "BLOCK_COLUMNS": 64}, {"BLOCK_ROWS": 128}),
     "pair_distances": ({"BLOCK_PAIRS": 32, "BLOCK_COLUMNS": 64}, {"BLOCK_PAIRS": 2048}),
     "pair_cosines": ({"BLOCK_PAIRS": 32, "BLOCK_COLUMNS": 64}, {"BLOCK_PAIRS": 2048}),
     "all_distances": (
-        {"BLOCK_QUERIES": 8, "BLOCK_ROWS": 32, "BLOCK_COLUMNS": 16},
+        {"BLOCK_QUERIES": 4, "BLOCK_ROWS": 16, "BLOCK_COLUMNS": 16},
         {"BLOCK_QUERIES": 32, "BLOCK_ROWS": 128},
     ),
     "cosine_tiles": ({"BLOCK_ROWS": 64, "BLOCK_COLUMNS": 16}, {"BLOCK_COLUMNS": 64}),
