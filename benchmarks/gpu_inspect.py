@@ -50,7 +50,8 @@ class Facts:
     """One compiled kernel. spilled: bytes (NVIDIA) or registers (AMD) that went to memory.
 
     stack: bytes a thread. shared: bytes a block. local: instructions on local (scratch) memory.
-    wide: global loads of 128 bits. tensor: tensor-core instructions by kind.
+    wide: global loads of 128 bits. tensor: tensor-core instructions by kind. loops: see
+    `filter_loops`.
     """
 
     registers: int
@@ -60,6 +61,7 @@ class Facts:
     local: int
     wide: int
     tensor: dict[str, int]
+    loops: tuple[int, int, int] | None = None
 
     def blocks(self, target: Target, warps: int) -> int:
         """Blocks that fit a multiprocessor at a time."""
@@ -113,7 +115,34 @@ def sass_facts(sass: str, registers: int, stack: int, shared: int) -> Facts:
         local=local,
         wide=len(re.findall(r"\b(?:LDG|LDGSTS)\.[^ ]*\b128\b", sass)),
         tensor=count_tensor(sass),
+        loops=filter_loops(sass),
     )
+
+
+def filter_loops(sass: str) -> tuple[int, int, int] | None:
+    """Instructions of a filter's loop over slices, of its loop of insertions, and of the rest of a
+    tile; None for a kernel that has no loop over tiles around both.
+    """
+    code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
+    spans = []
+    for at, text in code:
+        jump = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
+        if jump is not None and int(jump[1], 16) < at:
+            body = [line for place, line in code if int(jump[1], 16) <= place <= at]
+            multiplies = any(re.search(r"MMA", line) for line in body)
+            spans.append((len(body), int(jump[1], 16), at, multiplies))
+    slices = min((span for span in spans if span[3]), default=None)
+    if slices is None:
+        return None
+    around = [span for span in spans if span[1] < slices[1] and span[2] > slices[2]]
+    if not around:
+        return None
+    tile = min(around)
+    inner = [s for s in spans if not s[3] and tile[1] <= s[1] and s[2] <= tile[2]]
+    if not inner:
+        return None
+    insertion = max(inner)
+    return slices[0], insertion[0], tile[0] - slices[0] - insertion[0]
 
 
 def nvidia(cubin: bytes, shared: int) -> Facts:

@@ -241,6 +241,28 @@ def queue_size() -> int:
     return int(found[1])
 
 
+LOOPS = """
+### Loops of the Triton filter in float16, 8 kept
+Instructions of a slice of 64 columns (products), of one round of insertions, and of the rest of a
+tile: what `fastdim/backends/cost.py` counts with.
+
+| target | slice | insertion | rest of a tile |
+|---|---|---|---|"""
+
+
+def loop_lines(targets: list[str]) -> list[str]:
+    """The table of the filter's loops, of NVIDIA targets."""
+    lines = [LOOPS]
+    for name in targets:
+        if TARGETS[name].backend != "cuda":
+            continue
+        loops = next(cases(name, True)).compile(TARGETS[name]).loops
+        if loops is None:
+            raise RuntimeError(f"the filter's loops are not found in its code for {name}")
+        lines.append(f"| {name} | {loops[0]} | {loops[1]} | {loops[2]} |")
+    return lines
+
+
 INTRODUCTION = """# What the GPU compilers made of the kernels
 
 Written by `make gpu-report`; nothing here was run on a GPU. Triton {triton}, {nvcc}: {count}
@@ -271,6 +293,7 @@ def main() -> int:
         import triton
 
         more, faults, compiled = cuda_part()
+        lines += loop_lines(given.targets)
         lines, wrong, count = lines + more, wrong + faults, count + compiled
         version = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True)
         nvcc = re.search(r"release ([\d.]+)", version.stdout)

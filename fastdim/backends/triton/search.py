@@ -40,9 +40,9 @@ from fastdim.errors import BackendError
 
 from . import filter as filters
 from . import refine, rows
-from .device import architecture, interpreted, multiprocessors
+from .device import architecture, interpreted, multiprocessors, name
 from .launch import column_sums
-from .tiles import FILTER, LISTS, PADDING, PLAIN, ROOM, SPARE, filter_tile, tile_of
+from .tiles import LISTS, PADDING, PLAIN, ROOM, SPARE, filter_launch, splits_of, tile_of
 
 SLACK = 2.0**-9
 LARGEST_K = 128
@@ -122,7 +122,7 @@ def pack(x: Tensor) -> tuple[Packed, bool]:
 class Search:
     """One search: x (n, d) on its device, columns adjacent; k neighbours."""
 
-    def __init__(self, x: Tensor, k: int) -> None:
+    def __init__(self, x: Tensor, k: int, tuned: dict[str, int] | None = None) -> None:
         self.x, self.k, self.n = x, k, len(x)
         if self.n > 2**31 - PADDING:
             raise BackendError(
@@ -132,7 +132,7 @@ class Search:
         self.packed, self.coarse = pack(x)
         self.wide = x.dtype == torch.float64
         self.processors = multiprocessors(x)
-        tile = filter_tile(architecture(x))
+        tile, self.options = filter_launch(architecture(x), name(x), tuned)
         self.shape = {**tile, "UPCAST": interpreted()}
         self.height = tile["BLOCK_QUERIES"]
         self.tiles = self.packed.start.shape[0] // tile["BLOCK_ROWS"]
@@ -140,9 +140,8 @@ class Search:
         self.room = max(ROOM, triton.next_power_of_2(4 * k))
 
     def splits(self, m: int, lists: int = 1) -> int:
-        """Parts of the rows that programs take, for m queries: enough programs, enough lists."""
-        fill = triton.cdiv(2 * self.processors, triton.cdiv(m, self.height))
-        return int(max(1, min(self.tiles, max(lists, fill))))
+        """Parts of the rows that programs take, for m queries, each at least `lists` lists."""
+        return splits_of(triton.cdiv(m, self.height), self.tiles, self.processors, lists)
 
     def distances(self, queries: Tensor, columns: Tensor) -> Tensor:
         """Distances (m, c) float64 of rows queries (m,) and columns (m, c); inf where that is -1"""
@@ -174,7 +173,8 @@ class Search:
         left_out = self.x.new_empty((m, splits), dtype=torch.float32)
         filters.knn_filter[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, scores, found, left_out, m,
-            self.packed.values.shape[1], self.tiles, splits, KEEP=keep, **self.shape, **FILTER,
+            self.packed.values.shape[1], self.tiles, splits, KEEP=keep, **self.shape,
+            **self.options,
         )  # fmt: skip
         distances, indices = self.nearest(queries, found.flatten(1))
         limits = self.packed.limits(queries, distances[:, -1])
@@ -190,7 +190,7 @@ class Search:
         filters.rows_above[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, self.packed.limits(queries, bounds),
             count, found, m, self.n, self.packed.values.shape[1], self.tiles, splits,
-            ROOM=self.room, **self.shape, **FILTER,
+            ROOM=self.room, **self.shape, **self.options,
         )  # fmt: skip
         distances, indices = self.nearest(queries, found)
         return distances, indices, count <= self.room
@@ -241,14 +241,14 @@ class Search:
 
 
 def knn_tensor(
-    x: Tensor, k: int, queries: Tensor | None = None
+    x: Tensor, k: int, queries: Tensor | None = None, tuned: dict[str, int] | None = None
 ) -> tuple[Tensor, Tensor, dict[str, int | str]]:
     """Distances (m, k) float64, indices (m, k) int64 on the device of x, and the plan.
 
     x: (n, d) float16, bfloat16, float32 or float64, finite. queries: (m,) row numbers on the same
-    device, None for every row. 1 <= k < n. Runs on torch's current stream; the host waits three
-    times, for what decides on the next step. Raises BackendError on k above 128, on 2^31 rows, and
-    when memory runs out.
+    device, None for every row. 1 <= k < n. tuned: see `tiles.filter_launch`. Runs on torch's
+    current stream; the host waits three times, for what decides on the next step. Raises
+    BackendError on k above 128, on 2^31 rows, and when memory runs out.
     """
     if k > LARGEST_K:
         raise BackendError(
@@ -262,7 +262,7 @@ def knn_tensor(
         queries = torch.arange(len(x), device=x.device)
     with torch.cuda.device(x.device if x.is_cuda else -1):
         try:
-            return Search(x, k).run(queries.to(torch.int32))
+            return Search(x, k, tuned).run(queries.to(torch.int32))
         except torch.OutOfMemoryError as error:
             raise BackendError(_memory(x, k, error)) from None
 

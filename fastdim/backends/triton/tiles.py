@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+# What `python -m benchmarks.gpu --tune` found best on each chip; empty until one has run it.
+TUNED = Path(__file__).with_name("tuned.json")
+OPTIONS = ("num_warps", "num_stages")
+
 FILTER = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
 PLAIN = {"num_warps": 4, "enable_fp_fusion": True}
 # Eight warps hold the float64 sums of 64 x 64 pairs without spilling, four do not.
@@ -40,6 +48,29 @@ def filter_tile(architecture: str) -> dict[str, int]:
     """
     rows = 64 if architecture == "sm_100" else 128
     return {"BLOCK_QUERIES": 128, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": 64}
+
+
+def filter_launch(
+    architecture: str, chip: str, tuned: dict[str, int] | None = None
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Tile and options of the filter on a chip of this name, as tuned there if it was.
+
+    tuned: sizes of the tile, "num_warps" and "num_stages" that take precedence.
+    """
+    if tuned is None:
+        tuned = json.loads(TUNED.read_text(encoding="utf-8")).get(chip, {})
+    sizes = {name: value for name, value in tuned.items() if name not in OPTIONS}
+    options = {name: value for name, value in tuned.items() if name in OPTIONS}
+    return filter_tile(architecture) | sizes, FILTER | options
+
+
+def splits_of(query_tiles: int, tiles: int, processors: int, lists: int = 1) -> int:
+    """Parts of the rows that programs take: at least `lists`, and two programs a multiprocessor.
+
+    More parts would finish closer together, but each fills its lists anew (`cost.py`).
+    """
+    fill = -(-2 * processors // query_tiles)
+    return min(tiles, max(lists, fill))
 
 
 def tile_of(kernel: str, interpreted: bool) -> dict[str, int]:
