@@ -93,8 +93,9 @@ def all_distances(
     WIDE: tl.constexpr,
 ):
     """Distances (m, n) of the rows numbered `queries` from every row, inf from themselves."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    # Only the first number of a grid may pass 65,535.
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    place = tl.program_id(1).to(tl.int64) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     query = tl.load(queries + place, mask=place < m, other=0).to(tl.int64)
     zero = tl.zeros([BLOCK_QUERIES, BLOCK_ROWS], tl.float64)
     sums = (zero, zero, zero)

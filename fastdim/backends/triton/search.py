@@ -200,7 +200,7 @@ class Search:
         m = len(queries)
         out = self.x.new_empty((m, self.n), dtype=torch.float64)
         tile = tile_of("all_distances", interpreted())
-        grid = (triton.cdiv(m, tile["BLOCK_QUERIES"]), triton.cdiv(self.n, tile["BLOCK_ROWS"]))
+        grid = (triton.cdiv(self.n, tile["BLOCK_ROWS"]), triton.cdiv(m, tile["BLOCK_QUERIES"]))
         refine.all_distances[grid](
             self.x, queries, self.packed.factors, out, m, self.n, self.x.shape[1],
             self.x.stride(0), WIDE=self.wide, **tile, **PLAIN,
@@ -224,7 +224,7 @@ class Search:
             distances[part[done]], indices[part[done]] = near[done], found[done]
             certain[part] = done
         rest = certain.logical_not().nonzero().flatten()
-        for part in _parts(rest, max(1, HELD // self.n)):
+        for part in _parts(rest, min(1 << 17, max(1, HELD // self.n))):
             distances[part], indices[part] = self.in_full(queries[part])
         return distances, indices, self.plan(len(again), len(rest))
 
