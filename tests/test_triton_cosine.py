@@ -151,6 +151,10 @@ def test_norms_hashes_and_scaled_rows(shared_storage: None) -> None:
     total, low, high = launch.column_sums(x)
     np.testing.assert_allclose(total.numpy(), values.sum(axis=0), rtol=1e-12)
     np.testing.assert_array_equal([low.numpy(), high.numpy()], [values.min(0), values.max(0)])
+    assert len(engine.distinct(x)[0]) == 40
+    unit = values / norms.numpy()[:, None]
+    cosines = engine.some_pairs(engine.unit_rows(x), np.array([39, 0]), np.array([0, 7]))
+    np.testing.assert_allclose(cosines, [unit[39] @ unit[0], unit[0] @ unit[7]], rtol=1e-13)
     chosen, mean = torch.tensor([39, 0, 7]), total / 40
     for dtype, tolerance in ((torch.float64, 1e-15), (torch.float32, 1e-6)):
         out, slopes = launch.scaled(x, chosen, 1 / norms, mean, dtype)

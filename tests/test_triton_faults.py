@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import gaussian
 from triton_cases import (
     cancelling,
     check,
+    check_far_tiles,
     far_clusters,
     load,
     shared_storage,
@@ -53,7 +56,12 @@ def steps(engine: ModuleType) -> None:
 
 
 def far_apart(engine: ModuleType) -> None:
-    check(engine, wide_rows())
+    rows = wide_rows()
+    check(engine, rows)
+    search = importlib.import_module(f"{engine.__name__}.search")
+    chosen = torch.tensor([39, 0], dtype=torch.int32)
+    distances, _ = search.Search(devices.upload(rows, "cpu"), 2).in_full(chosen)
+    np.testing.assert_allclose(distances.numpy(), naive.knn(rows, 2, chosen.numpy())[0], rtol=1e-12)
 
 
 def cosines(engine: ModuleType) -> None:
@@ -74,7 +82,11 @@ def repeated(engine: ModuleType) -> None:
     np.testing.assert_array_equal(inverse, want[1])
 
 
-CHECKS = (normal_rows, equal_rows, sums, rounding, steps, far_apart, cosines, repeated)
+def far_tiles(engine: ModuleType) -> None:
+    check_far_tiles(engine)
+
+
+CHECKS = (normal_rows, equal_rows, sums, rounding, steps, far_apart, far_tiles, cosines, repeated)
 FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
     "a dropped mask, self": (
         normal_rows,
@@ -95,6 +107,21 @@ FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
         far_apart,
         "column = tl.load(columns + pair, mask=pair < pairs, other=-1).to(tl.int64)",
         "column = tl.load(columns + pair, mask=pair < pairs, other=-1)",
+    ),
+    "a 32-bit index in the filter, queries": (
+        far_tiles,
+        "left = packed + queries.to(tl.int64)[:, None] * width",
+        "left = packed + queries[:, None] * width",
+    ),
+    "a 32-bit index in the filter, rows": (
+        far_tiles,
+        "right = packed + columns.to(tl.int64)[None, :] * width",
+        "right = packed + columns[None, :] * width",
+    ),
+    "a 32-bit index in full": (
+        far_apart,
+        "row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)\n    place",
+        "row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)\n    place",
     ),
     "a 32-bit index in rounding": (
         far_apart,

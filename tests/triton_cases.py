@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import mmap
 import shutil
@@ -129,15 +130,47 @@ def wide_range() -> Rows:
     return as_rows(np.concatenate([signs, -signs]).astype(np.float32))
 
 
+def reserved(count: int) -> np.ndarray:
+    """Zeros of float16 in memory that is only reserved until it is touched."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, 2 * count, flags=flags), dtype=np.float16)
+
+
+def check_far_tiles(engine: ModuleType) -> None:
+    """The filter over the first and the last tile of 2^25 rows of 64: offsets pass 2^31."""
+    filters = importlib.import_module(f"{engine.__name__}.filter")
+    tile, width = 128, 64
+    last = 1 << 25
+    rows = reserved((2 * last + tile) * width).reshape(-1, width)[last:]
+    values = gaussian(2 * tile, width).astype(np.float16)
+    rows[:tile], rows[last:] = values[:tile], values[tile:]
+    start = torch.from_numpy(reserved(2 * (last + tile)).view(np.float32))
+    queries = torch.tensor([5, last + 9], dtype=torch.int32)
+    tiles = last // tile + 1
+    splits = tiles - 1  # the first program takes the first tile and the last
+    scores = torch.full((2, splits, 8), torch.nan)
+    found, left_out = torch.zeros((2, splits, 8), dtype=torch.int32), torch.zeros(2, splits)
+    filters.knn_filter[(1, 1)](
+        queries, torch.from_numpy(rows), start, scores, found, left_out, 2, width, tiles,
+        splits, KEEP=8, BLOCK_QUERIES=16, BLOCK_ROWS=tile, BLOCK_COLUMNS=64, UPCAST=True,
+    )  # fmt: skip
+    for place, query in enumerate((5, tile + 9)):
+        products = values.astype(np.float64) @ values[query].astype(np.float64)
+        products[query] = -np.inf
+        order = np.argsort(-products)[:8]
+        numbers = np.where(order < tile, order, last - tile + order)
+        np.testing.assert_array_equal(np.sort(found[place, 0].numpy()), np.sort(numbers))
+        best = np.sort(scores[place, 0].numpy())[::-1]
+        np.testing.assert_allclose(best, products[order], rtol=1e-5)
+
+
 def wide_rows() -> Rows:
     """40 rows 2^26 elements apart, in memory that is only reserved: offsets pass 2^31.
 
     As much memory lies before them, where offsets of 32 bits would read.
     """
     step, before, count = 1 << 26, 32, 40
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
-    memory = mmap.mmap(-1, (before + count + 1) * step * 2, flags=flags)
-    whole = np.frombuffer(memory, dtype=np.float16).reshape(-1, step)
+    whole = reserved((before + count + 1) * step).reshape(-1, step)
     rows = np.lib.stride_tricks.as_strided(whole[before:], (count, 3), (step * 2, 2))
     rows[:] = gaussian(count, 3)
     return Rows(rows, "float16")

@@ -44,7 +44,8 @@ TILES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
 def filter_tile(architecture: str) -> dict[str, int]:
     """Tile of the filter on "sm_90", "gfx942" and so on.
 
-    On sm_100 (and 103) the sums come out of tensor memory into registers that a tile of 128 rows would spill.
+    On sm_100 and 103 the sums come out of tensor memory into registers that a tile of 128 rows
+    would spill.
     """
     rows = 64 if architecture.startswith("sm_10") else 128
     return {"BLOCK_QUERIES": 128, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": 64}
