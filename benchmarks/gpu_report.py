@@ -162,6 +162,16 @@ instructions | 128-bit loads | local accesses |
 |---|---|---|---|---|---|---|---|---|"""
 
 
+def compiled_targets() -> list[str]:
+    """The targets that the installed triton compiles every kernel for; fastdim refuses others."""
+    import triton
+
+    from fastdim.backends.triton.tiles import needed_triton
+
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    return [name for name in TARGETS if version >= needed_triton(name)]
+
+
 def triton_part(targets: list[str], quick: bool) -> tuple[list[str], list[str], int]:
     """Lines of the page, problems, and how many kernels were compiled."""
     lines, wrong, total = [], [], 0
@@ -284,8 +294,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a part of the configurations")
     parser.add_argument("--check", action="store_true", help="Triton alone, write nothing")
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS))
     given = parser.parse_args()
+    if given.targets is None:
+        given.targets = compiled_targets()
     if os.environ.get("TRITON_INTERPRET"):
         parser.error("unset TRITON_INTERPRET: the interpreter compiles nothing")
     lines, wrong, count = triton_part(given.targets, given.quick)

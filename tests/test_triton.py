@@ -24,6 +24,7 @@ from triton_cases import (
 from fastdim import BackendError, InputError, as_rows, knn, naive, prepare
 from fastdim.backends import devices
 from fastdim.backends import triton as engine
+from fastdim.backends.triton import device
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 __all__ = ["shared_storage", "worst_sums"]  # fixtures
@@ -190,6 +191,14 @@ def test_importing_the_package_imports_neither_triton_nor_torch() -> None:
         "import sys, fastdim, fastdim.backends.triton\nprint({'torch', 'triton'} & {*sys.modules})"
     )
     assert fresh(code).strip() == "set()"
+
+
+def test_a_triton_too_old_for_a_chip_is_refused() -> None:
+    for on, version in (("sm_90", "3.7.1"), ("sm_120", "3.7.1"), ("sm_100", "3.10.0"), ("", "3.7")):
+        device.check_version(on, version)
+    for on, version in (("sm_100", "3.8.0"), ("gfx942", "3.7.1"), ("sm_80", "3.6.0")):
+        with pytest.raises(BackendError, match=f"or more on {on}, and {version} is installed"):
+            device.check_version(on, version)
 
 
 def test_tensors_elsewhere_are_refused_by_backend() -> None:

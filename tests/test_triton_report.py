@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from gpu_inspect import TARGETS, Facts, count_tensor, sass_facts  # noqa: E402
-from gpu_report import problems  # noqa: E402
+from gpu_report import compiled_targets, problems  # noqa: E402
 
 GOOD = Facts(128, 0, 0, 98_304, 0, 24, {"HGMMA": 4})
 LABEL = "knn_filter float16, 8 kept"
@@ -27,7 +27,9 @@ def test_kernels_compile_without_spills_and_with_tensor_cores(tmp_path: Path) ->
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
-    assert "48 kernels compiled for sm_80, sm_90, sm_100, gfx942" in found.stdout
+    targets = compiled_targets()
+    assert set(targets) >= {"sm_80", "sm_90"}
+    assert f"{12 * len(targets)} kernels compiled for {', '.join(targets)}" in found.stdout
 
 
 def test_what_must_not_be_is_told() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+import triton
 from torch import Tensor
 from torch import device as Device
 
 from fastdim.errors import BackendError
 
 from .filter import knn_filter
+from .tiles import needed_triton
 
 LOWEST_CAPABILITY = (8, 0)
 # Programs that run at a time are counted in these; the interpreter runs one after the other.
@@ -55,6 +57,18 @@ def check_device(device: Device) -> None:
             f"backend 'triton' needs compute capability 8.0 or more; "
             f"{torch.cuda.get_device_name(device)} has {major}.{minor}: pass backend='cpu'"
         )
+    check_version(architecture(device), triton.__version__)
+
+
+def check_version(on: str, version: str) -> None:
+    """Raise BackendError unless this version of triton compiles the kernels for an architecture."""
+    needed = needed_triton(on)
+    if tuple(int(part) for part in version.split(".")[:2]) < needed:
+        wanted = ".".join(map(str, needed))
+        raise BackendError(
+            f"backend 'triton' needs triton {wanted} or more on {on}, and {version} is installed: "
+            f"pip install 'triton>={wanted}', or pass backend='cpu'"
+        )
 
 
 def multiprocessors(x: Tensor) -> int:
@@ -64,13 +78,13 @@ def multiprocessors(x: Tensor) -> int:
     return int(torch.cuda.get_device_properties(x.device).multi_processor_count)
 
 
-def architecture(x: Tensor) -> str:
-    """ "sm_90", "gfx942" and so on; "" in the interpreter."""
-    if x.device.type == "cpu":
+def architecture(device: Device) -> str:
+    """The target of compilation: "sm_90", "gfx942" and so on; "" in the interpreter."""
+    if device.type == "cpu":
         return ""
     if torch.version.hip is not None:
-        return str(torch.cuda.get_device_properties(x.device).gcnArchName).split(":")[0]
-    major, minor = torch.cuda.get_device_capability(x.device)
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 
 

@@ -132,7 +132,7 @@ class Search:
         self.packed, self.coarse = pack(x)
         self.wide = x.dtype == torch.float64
         self.processors = multiprocessors(x)
-        tile, self.options = filter_launch(architecture(x), name(x), tuned)
+        tile, self.options = filter_launch(architecture(x.device), name(x), tuned)
         self.shape = {**tile, "UPCAST": interpreted()}
         self.height = tile["BLOCK_QUERIES"]
         self.tiles = self.packed.start.shape[0] // tile["BLOCK_ROWS"]

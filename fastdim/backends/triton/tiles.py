@@ -41,6 +41,14 @@ TILES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
 }
 
 
+def needed_triton(architecture: str) -> tuple[int, int]:
+    """The lowest version of triton that compiles every kernel for this architecture.
+
+    3.7 stops at the filter for sm_100 and at the cosines for sm_100 and gfx942.
+    """
+    return (3, 9) if architecture.startswith(("sm_10", "gfx")) else (3, 7)
+
+
 def filter_tile(architecture: str) -> dict[str, int]:
     """Tile of the filter on "sm_90", "gfx942" and so on.
 
