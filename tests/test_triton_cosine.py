@@ -10,7 +10,7 @@ import torch
 from conftest import gaussian, in_dtype, token_like
 from triton_cases import shared_storage, wide_rows
 
-from fastdim import BackendError, InputError, cosine_stats, naive
+from fastdim import BackendError, InputError, cosine_stats, naive, twonn
 from fastdim.backends import devices
 from fastdim.backends import triton as engine
 from fastdim.backends.triton import launch
@@ -182,6 +182,8 @@ def test_search_of_a_tensor_returns_tensors() -> None:
         assert fetched.n_distinct == (50 if duplicates == "collapse" else None)
     with pytest.raises(InputError, match="10 of 60 rows equal"):
         search_tensor(tensor, 2, None, 0, "raise", "triton")
+    found = search_tensor(tensor, 2, None, 0, "collapse", "triton")
+    assert twonn(found).value == pytest.approx(twonn(x).value, rel=1e-6)
     far = torch.tensor([[3e38, 3e38], [-3e38, -3e38], [3e38, -3e38]])
     with pytest.raises(InputError, match="overflow float32"):
         search_tensor(far, 1, None, 0, "keep", "triton")
