@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity compat coverage study-estimators install clean
+.PHONY: help demo test lint bench parity compat coverage study-estimators gpu-report install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -41,6 +41,7 @@ help:
 	@echo "make compat  what other packages save when given our neighbours; same environment"
 	@echo "make coverage          how often intervals of the estimators hold what they are about"
 	@echo "make study-estimators  bias of every estimator on known dimensions; writes docs/study-estimators.md"
+	@echo "make gpu-report        compile every GPU kernel for every target (nvcc 13) and write docs/gpu-report.md"
 	@echo "make clean   remove .venv, build products and caches"
 	@echo "Variables: PYTHON=$(PYTHON) TORCH=$(TORCH) PIP_ARGS=$(PIP_ARGS) CONSTRAINTS=$(CONSTRAINTS)"
 
@@ -71,6 +72,9 @@ coverage: $(STAMPS)/test
 
 study-estimators: $(STAMPS)/test
 	$(PY) benchmarks/study.py
+
+gpu-report: $(STAMPS)/test
+	$(PY) benchmarks/gpu_report.py $(BENCH_ARGS)
 
 install: $(STAMPS)/native
 

@@ -210,7 +210,7 @@ def _to_numpy(x: Any, name: str) -> tuple[NDArray[Any], str]:
 def _torch_to_numpy(x: Any, torch: Any, name: str) -> tuple[NDArray[Any], str]:
     if x.device.type != "cpu":
         raise BackendError(
-            f"{name} lies on {x.device}, and fastdim computes on the CPU so far: pass {name}.cpu()"
+            f"{name} lies on {x.device}, and this function reads host memory: pass {name}.cpu()"
         )
     if x.layout != torch.strided or x.is_quantized:
         raise InputError(f"{name} is a sparse or quantized tensor: pass a dense one")
@@ -224,7 +224,7 @@ def _dlpack_to_numpy(x: Any, name: str) -> NDArray[Any]:
     device = int(x.__dlpack_device__()[0])
     if device != 1:  # kDLCPU
         raise BackendError(
-            f"{name} lies on DLPack device type {device}, and fastdim computes on the CPU so far: "
+            f"{name} lies on DLPack device type {device}, and this function reads host memory: "
             "copy it to CPU memory first"
         )
     try:

@@ -137,6 +137,7 @@ def cosine_stats(
     confidence: float = 0.95,
     precision: str = "exact",
     threads: int | None = None,
+    backend: str = "auto",
 ) -> CosineStats:
     """Mean, spread, extremes and histogram of the cosines of all pairs of rows of x (n, d).
 
@@ -149,10 +150,15 @@ def cosine_stats(
         an edge may fall on either side; "fast" tolerates one pair in a hundred one bin off, with
         bins no narrower than 1e-3 (measured: 2 in 10,000 with 200 bins). Sampled pairs are exact.
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
+    backend: "cpu"; "triton" for Triton's kernels on a GPU, in float64 whatever `precision`, up to
+        2,047 bins; "auto" for the CPU, and for Triton where x is a torch tensor or DLPack array
+        on a GPU.
 
-    Raises InputError on bad values, fewer than two rows that are not zero, or a single column.
+    Raises InputError on bad values, fewer than two rows that are not zero, or a single column;
+    BackendError on a backend that cannot run.
     """
-    rows = as_rows(x, min_rows=2, min_columns=2)
+    from fastdim import cosine_device
+
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
         raise InputError(f"bins must be a whole number >= 1, got {bins!r}")
     check_pairs(pairs)
@@ -163,6 +169,10 @@ def cosine_stats(
             f"precision='fast' keeps 99 % of the pairs in their bin up to {FAST_BINS} bins, got "
             f"{bins}: pass fewer bins, or precision='exact'"
         )
+    tensor = cosine_device.tensor_for(x, backend)
+    if tensor is not None:
+        return cosine_device.stats(tensor, int(bins), pairs, groups, seed, confidence)
+    rows = as_rows(x, min_rows=2, min_columns=2)
     workers = cpu.resolve_threads(threads)
     labels = as_groups(groups, rows.n)
     found, inverse = cosine_moments(rows, labels, confidence, rows.norms(), workers)
@@ -208,13 +218,26 @@ def cosine_moments(
             unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
             known = decompose_sums(unit, ids, inverse)
         s, total, by_row, shift, slopes = _from_rows(rows, known, threads)
+    taking = used if kept is None else used[kept]
+    labels = None if groups is None else np.unique(groups[taking], return_inverse=True)[1]
+    parts = (s, total, by_row, shift, slopes)
+    return moments_of(n, count, parts, labels, confidence), inverse
+
+
+def moments_of(
+    n: int,
+    count: int,
+    parts: tuple[float, float, Array, float, Array],
+    labels: Int64 | None,
+    confidence: float,
+) -> CosineStats:
+    """Mean and spread with their errors, from what `_from_rows` says of `count` of n rows."""
+    s, total, by_row, shift, slopes = parts
     mean = min(1.0, max(-1.0, s - shift))
     variance = max(0.0, total / (count * (count - 1)))
     std = math.sqrt(variance)
     mean_influence = 2.0 * slopes * count / (count - 1)
     std_influence = (by_row / (count - 1) - variance) / std if std > 0 else np.zeros(count)
-    taking = used if kept is None else used[kept]
-    labels = None if groups is None else np.unique(groups[taking], return_inverse=True)[1]
     errors = clustered_stderr(np.stack([mean_influence, std_influence], axis=1), labels)
     mean_error = float(errors[0]) if abs(mean) < 1.0 else 0.0
 
@@ -235,7 +258,7 @@ def cosine_moments(
 
     # atanh keeps a mean inside (-1, 1), log keeps a spread positive.
     room = max(1.0 - mean * mean, 1e-300)
-    found = CosineStats(
+    return CosineStats(
         mean=mean,
         std=std,
         second_moment=variance + mean**2,
@@ -253,7 +276,6 @@ def cosine_moments(
         std_estimate=estimate(std, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
         backend="",
     )
-    return found, inverse
 
 
 def add_pairs(
@@ -385,10 +407,23 @@ def _from_rows(
     forms = scores(rows, known, threads)
     squares = count * (forms.forms[:, 0] + known.eigenvalues[0] * np.square(forms.first))
     slopes = forms.linear[:, 0]
-    by_row = squares + 2.0 * count * forms.linear[:, 1]
+    by_row = deviations_by_row(squares, count * forms.linear[:, 1], slopes, slope_squares, spread)
+    return s, total, by_row, shift, slopes
+
+
+def deviations_by_row(
+    squares: Array, along: Array, slopes: Array, slope_squares: float, spread: float
+) -> Array:
+    """Of each row i, sum over j != i of (c_ij - mean)^2.
+
+    squares: sum_j (w_i.w_j)^2. along: w_i.sum_j a_j w_j. slope_squares: sum of a_j^2.
+    """
+    count = len(squares)
+    shift = spread / (count - 1)
+    by_row = squares + 2.0 * along
     by_row += count * np.square(slopes) + slope_squares - spread**2
     by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
-    return s, total, by_row, shift, slopes
+    return by_row
 
 
 def _from_pairs(rows: Rows, inverse: Array, count: int) -> tuple[float, float, Array, float, Array]:

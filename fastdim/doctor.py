@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastdim.backends.devices import check_backend
 from fastdim.errors import BackendError, FastdimError
-from fastdim.neighbors import check_backend
 from fastdim.sweeps.definition import installed_version
 
 PACKAGES = (
@@ -156,9 +156,6 @@ _BUILD_CUDA = (
     "with an NVIDIA card and CUDA's nvcc on the PATH, in the sources of fastdim:"
     ' CMAKE_ARGS="-DFASTDIM_CUDA=ON" pip install . (docs/cuda.md)'
 )
-_NOT_CALLED = {
-    "cuda": "knn() and the sweep do not call it yet, fastdim.backends.cuda runs it (docs/cuda.md)"
-}
 
 
 def _is_called(name: str) -> bool:
@@ -180,9 +177,8 @@ def _called(check: Check) -> Check:
     """A library that runs is no usable backend where fastdim does not call it."""
     if _is_called(check.name):
         return check
-    remark = _NOT_CALLED.get(check.name, f"fastdim has no {check.name} backend yet")
     fix = f"{check.fix}; backend cpu needs none of this" if check.fix else ""
-    return Check(check.name, False, f"{check.detail}; {remark}", fix)
+    return Check(check.name, False, f"{check.detail}; fastdim has no {check.name} backend yet", fix)
 
 
 def _cuda(answer: dict[str, Any]) -> Check:
@@ -210,7 +206,7 @@ def nvidia_driver() -> bool:
 
 
 def _triton(answer: dict[str, Any], torch: dict[str, Any]) -> Check:
-    fix = "pip install 'fastdim[gpu]'"
+    fix = "pip install 'fastdim[triton]'"
     if "error" in answer:
         if _missing(answer["error"]):
             return Check("triton", False, "triton is not installed", fix)

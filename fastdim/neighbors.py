@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
-from fastdim.backends import cpu
+from fastdim.backends import cpu, devices
+from fastdim.backends.devices import check_backend
 from fastdim.errors import BackendError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Int64 = NDArray[np.int64]
 DUPLICATES = ("keep", "collapse", "raise")
@@ -28,6 +32,7 @@ class Neighbors:
              equal to it.
     n_points: rows given. n_distinct: distinct rows, None if they were not counted ("keep").
     foreign: whether the queries were rows of another matrix, which `queries` then numbers.
+        These three are torch tensors where x lay on a GPU, on that GPU: `numpy()` fetches them.
     backend: what computed it, e.g. "cpu-avx512". seconds: wall time. plan: what the search did:
         strategy, arithmetic of its filter, axes of the first level and of both, and the pairs that
         went through the first filter, the second, and the float64 sum of differences.
@@ -48,6 +53,12 @@ class Neighbors:
     def k(self) -> int:
         """Neighbours a query."""
         return int(self.distances.shape[1])
+
+    def numpy(self) -> Neighbors:
+        """The same neighbours in host memory, as estimators take them."""
+        held: list[Any] = [self.distances, self.indices, self.queries]
+        fetched = [part if isinstance(part, np.ndarray) else part.cpu().numpy() for part in held]
+        return replace(self, distances=fetched[0], indices=fetched[1], queries=fetched[2])
 
     def __repr__(self) -> str:
         return (
@@ -87,7 +98,11 @@ def knn(
     duplicates: "keep" searches the rows as they are, so equal rows have distance 0. "collapse"
         searches the distinct rows only: None and int m then mean distinct rows, and an indexed row
         stands for the rows equal to it. "raise" refuses equal rows.
-    backend: "auto" or "cpu". threads: None for FASTDIM_NUM_THREADS, else all CPUs.
+    backend: "cpu"; "triton" for Triton's kernels and "cuda" for the extension `fastdim._cuda`, on a
+        GPU (docs/triton.md, docs/cuda.md), without rows of another matrix and with k up to 128 on
+        "triton"; "auto" for the CPU, and for what can run on its GPU where x is a torch tensor or
+        DLPack array there: results are tensors there too.
+    threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
         float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
@@ -96,26 +111,52 @@ def knn(
     Raises InputError on bad values, k >= number of rows searched, or bad queries; BackendError on
     a backend that cannot run.
     """
-    others = as_rows(queries, name="queries") if _is_matrix(queries) else None
-    rows = as_rows(x, min_rows=2 if others is None else 1)
     check_backend(backend)
     if duplicates not in DUPLICATES:
         raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
     check_strategy(strategy)
+    tensor = devices.device_tensor(x)
+    on = devices.choose(backend, tensor)
+    if on != "cpu":
+        _check_for_device(on, x, queries, strategy)
+    if tensor is not None:
+        return search_tensor(tensor, k, queries, seed, duplicates, on)
+    others = as_rows(queries, name="queries") if _is_matrix(queries) else None
+    rows = as_rows(x, min_rows=2 if others is None else 1)
     if strategy != "auto" and isinstance(rows, Prepared):
         raise InputError(
             f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"
         )
     workers = cpu.resolve_threads(threads)
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
-    if duplicates == "raise" and groups is not None and len(groups.first) < rows.n:
-        raise InputError(
-            f"{rows.n - len(groups.first)} of {rows.n} rows equal an earlier row: pass "
-            "duplicates='collapse' to search distinct rows, or 'keep' to allow distance 0"
-        )
+    _check_duplicates(duplicates, groups, rows.n)
+    if on != "cpu":
+        return _search_on(on, rows, k, queries, groups, seed, duplicates)
     if others is not None:
         return _lookup(rows, k, others, groups, workers, duplicates, strategy)
     return search(rows, k, queries, groups, workers, seed, duplicates, strategy)
+
+
+def _check_duplicates(duplicates: str, groups: Distinct | None, n: int) -> None:
+    if duplicates == "raise" and groups is not None and len(groups.first) < n:
+        raise InputError(
+            f"{n - len(groups.first)} of {n} rows equal an earlier row: pass "
+            "duplicates='collapse' to search distinct rows, or 'keep' to allow distance 0"
+        )
+
+
+def _check_for_device(backend: str, x: Any, queries: Any, strategy: str) -> None:
+    """Raise on what only the CPU does."""
+    if strategy != "auto" or isinstance(x, Prepared):
+        raise InputError(
+            f"strategy={strategy!r} and prepared rows are of the CPU: pass rows as they are to "
+            f"backend {backend!r}, or backend='cpu'"
+        )
+    if _is_matrix(queries):
+        raise BackendError(
+            f"backend {backend!r} does not look up rows of another matrix: pass row numbers as "
+            "queries, or backend='cpu'"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,15 +217,8 @@ def search(
 ) -> Neighbors:
     """`knn` on validated rows; over the first row of each group where groups are given."""
     start = time.perf_counter()
-    count = rows.n if groups is None else len(groups.first)
-    kind = "rows" if groups is None else "distinct rows"
-    k = whole_number("k", k, 1)
-    if k >= count:
-        raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
-    chosen = _choose(queries, rows.n, count, seed)
+    k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
     by_group = groups is not None and count < rows.n
-    if groups is not None and by_group and chosen is not None and not _is_count(queries):
-        chosen = groups.inverse[chosen]
     index = (
         rows.index
         if isinstance(rows, Prepared)
@@ -202,6 +236,87 @@ def search(
         n_distinct=None if groups is None else count,
         duplicates=duplicates or ("keep" if groups is None else "collapse"),
         backend=f"cpu-{plan['isa']}",
+        plan=plan,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _plan_queries(
+    n: int, k: int, queries: Any, groups: Distinct | None, seed: int
+) -> tuple[int, int, Int64 | None]:
+    """k, the rows (or groups) that are searched, and the chosen of them, None for all."""
+    count = n if groups is None else len(groups.first)
+    kind = "rows" if groups is None else "distinct rows"
+    k = whole_number("k", k, 1)
+    if k >= count:
+        raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
+    chosen = _choose(queries, n, count, seed)
+    if groups is not None and count < n and chosen is not None and not _is_count(queries):
+        chosen = groups.inverse[chosen]
+    return k, count, chosen
+
+
+def _search_on(
+    backend: str,
+    rows: Rows,
+    k: int,
+    queries: Any,
+    groups: Distinct | None,
+    seed: int,
+    duplicates: str,
+) -> Neighbors:
+    """`search` on a device, of rows in host memory."""
+    start = time.perf_counter()
+    k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
+    searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
+    distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
+    numbers = np.arange(count) if chosen is None else chosen
+    if groups is not None:
+        numbers, indices = groups.first[numbers], groups.first[indices]
+    return Neighbors(
+        distances=_in_precision(distances, rows.dtype),
+        indices=indices,
+        queries=numbers,
+        n_points=rows.n,
+        n_distinct=None if groups is None else count,
+        duplicates=duplicates,
+        backend=name,
+        plan=plan,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def search_tensor(
+    x: Tensor, k: int, queries: Any, seed: int, duplicates: str, backend: str
+) -> Neighbors:
+    """`search` of a checked tensor, where it lies; the results are tensors there."""
+    import torch
+
+    start = time.perf_counter()
+    if isinstance(queries, torch.Tensor):
+        queries = queries.cpu().numpy()
+    groups = None if duplicates == "keep" else Distinct(*devices.distinct(backend, x))
+    _check_duplicates(duplicates, groups, len(x))
+    k, count, chosen = _plan_queries(len(x), k, queries, groups, seed)
+    numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)
+    if groups is None or count == len(x):
+        distances, indices, plan, name = devices.knn_tensor(backend, x, numbers, k)
+    else:
+        first = torch.from_numpy(groups.first).to(x.device)
+        distances, indices, plan, name = devices.knn_tensor(backend, x[first], numbers, k)
+        numbers, indices = first[numbers], first[indices]
+    if x.dtype != torch.float64:
+        distances = distances.float()
+    if not bool(distances.isfinite().all()):
+        raise InputError(_OVERFLOW)
+    return Neighbors(
+        distances=distances,  # type: ignore[arg-type]  # tensors on a GPU, as Neighbors says
+        indices=indices,  # type: ignore[arg-type]
+        queries=numbers,  # type: ignore[arg-type]
+        n_points=len(x),
+        n_distinct=None if groups is None else count,
+        duplicates=duplicates,
+        backend=name,
         plan=plan,
         seconds=time.perf_counter() - start,
     )
@@ -265,19 +380,11 @@ def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             found = distances.astype(np.float32)
     if not np.isfinite(found).all():
-        raise InputError(
-            "distances overflow float32: pass the rows as float64, or divide them by a constant"
-        )
+        raise InputError(_OVERFLOW)
     return found
 
 
-def check_backend(backend: str) -> None:
-    """Raise BackendError unless the backend can run."""
-    if backend not in ("auto", "cpu"):
-        raise BackendError(
-            f"backend {backend!r} is not available: this version computes on the CPU only; "
-            "pass backend='cpu', or 'auto' to let fastdim choose"
-        )
+_OVERFLOW = "distances overflow float32: pass the rows as float64, or divide them by a constant"
 
 
 def _is_count(queries: Any) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from fastdim import Rows, _core
+
+# Triton makes its kernels, and its own library, for the interpreter or a GPU when it is imported.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(params=_core.supported_levels())

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import gaussian, in_dtype, token_like
 
+import fastdim
 from fastdim import naive
 from fastdim.arrays import Rows, as_rows
 from fastdim.backends import cuda
 from fastdim.errors import BackendError
+from fastdim.neighbors import search_tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
@@ -257,9 +260,40 @@ def test_planted_faults_are_found(tmp_path, fault):
         check_all(broken)
 
 
+def test_knn_calls_the_engine(emulated, monkeypatch):
+    def as_on_a_device(rows: Rows, queries: Any, k: int) -> Any:
+        distances, indices, plan = emulated(rows, queries, k)
+        return distances, indices, {"isa": "cuda H100", **plan}
+
+    monkeypatch.setattr(cuda, "knn", as_on_a_device)
+    x = gaussian(90, 7).astype(np.float32)
+    x[50:60] = x[3]
+    for options in ({}, {"duplicates": "collapse"}, {"queries": 9, "duplicates": "collapse"}):
+        ours, cpu = fastdim.knn(x, 3, backend="cuda", **options), fastdim.knn(x, 3, **options)
+        assert ours.backend == "cuda-H100"
+        np.testing.assert_array_equal(ours.distances, cpu.distances)
+        np.testing.assert_array_equal(ours.indices, cpu.indices)
+        np.testing.assert_array_equal(ours.queries, cpu.queries)
+
+
+def test_knn_of_a_tensor_calls_the_engine(monkeypatch):
+    """The hand-over alone: tensors of a device cannot be made here."""
+    x = torch.from_numpy(gaussian(30, 4))
+
+    def as_on_a_device(x: Any, k: int, queries: Any) -> Any:
+        found = naive.knn(x.numpy(), k, queries.numpy())
+        return *(torch.from_numpy(part) for part in found), torch.tensor([3, 0, 0])
+
+    monkeypatch.setattr(cuda, "knn_tensor", as_on_a_device)
+    monkeypatch.setattr(cuda, "device", lambda number: cuda.Device(0, "H100", 132, 1, "large"))
+    found = search_tensor(x, 2, [5, 1], 0, "keep", "cuda")
+    assert (found.backend, found.plan["queries_searched_again"]) == ("cuda-H100", 3)
+    np.testing.assert_array_equal(found.numpy().distances, naive.knn(x.numpy(), 2, [5, 1])[0])
+
+
 def test_without_extension_or_device_the_error_says_what_to_do():
     if has_device():
         assert cuda.device().multiprocessors > 0
         return
     with pytest.raises(BackendError, match=r"FASTDIM_CUDA=ON|finds no device"):
-        cuda.knn(as_rows(gaussian(8, 2)), None, 1)
+        fastdim.knn(gaussian(8, 2), 1, backend="cuda")

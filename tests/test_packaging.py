@@ -11,7 +11,7 @@ import pytest
 import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"models", "report", "faiss", "faiss-gpu", "gpu", "torch", "torchmetrics", "sklearn"}
+EXTRAS = {"models", "report", "faiss", "faiss-gpu", "triton", "torch", "torchmetrics", "sklearn"}
 EXTRAS |= {"test", "dev", "bench"}
 HEAVY = [
     "torch",

@@ -102,7 +102,10 @@ def neighbors_of(
 
 
 def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors:
-    """Neighbours that were computed before, with at least k columns; InputError otherwise."""
+    """Neighbours that were computed before, with at least k columns; InputError otherwise.
+
+    Those of a GPU are fetched to host memory.
+    """
     if queries is not None:
         raise InputError("queries belong to knn(): the neighbours passed are computed already")
     if found.foreign:
@@ -115,7 +118,7 @@ def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors
             f"{name} needs {k} neighbours a point, the Neighbors passed have {found.k}: compute "
             f"them with k >= {k}"
         )
-    return found
+    return found.numpy()
 
 
 def distinct_of(

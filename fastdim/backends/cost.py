@@ -1,0 +1,178 @@
+"""A roofline model of neighbour searches on GPUs: predicted seconds, by stated assumptions.
+
+Nothing here was measured by fastdim but the instruction counts (docs/gpu-report.md). Rates are
+those of the makers' data sheets, dense, with float32 sums. The model is first held against two
+published figures, torchid's TwoNN at n = 20,000, d = 1,024: 28.4 ms on an H100, 64.9 ms on an A100
+(`tests/test_triton_cost.py`); what it says of fastdim's kernels is a prediction.
+
+Assumptions:
+- Matrix products reach a share `GEMM` of the data sheet's rate, as large products do (816 of 989
+  TFLOP/s were published for an H200 at 8192^3, 50 of 67 in float32).
+- A matrix of distances is passed over at the rate of the memory. Both peers select by topk: by
+  radix, two bits a pass of 32, and gather once. torchid 0.5.1 writes the products, doubles them,
+  writes the sum of norms, subtracts and clamps; torch.cdist writes, clamps and roots. With the
+  latter's passes the model says 26, 119 and 1,912 ms for the sizes of docs/cuda.md, where cdist and
+  topk took 23.8, 102 and 1,605 ms on an H100.
+- A block of the filter multiplies and then selects, one after the other, one block a multiprocessor
+  (docs/gpu-report.md: registers). Four schedulers issue one warp's instruction a cycle each, and
+  `ISSUE` of the cycles are used.
+- Rows come in no certain order: the t-th tile of rows brings keep/t of its rows to a query's list.
+  A round of insertions serves all queries of a tile, so the largest of 128 Poisson numbers counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fastdim.backends.triton.tiles import splits_of
+
+GEMM = 0.8
+SELECT_PASSES = 16 + 1
+TORCHID_PASSES = 1 + 2 + 1 + 3 + 2 + SELECT_PASSES
+CDIST_PASSES = 1 + 2 + 2 + SELECT_PASSES
+ISSUE = 0.5
+WARPS = 8
+TILE_QUERIES = 128
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Data sheet of a chip: TFLOP/s of float16, float32 and float64 (matrix units where it has
+    them), GB/s of memory, multiprocessors, GHz under load.
+
+    loops: instructions of the Triton filter's slice of 64 columns, of an insertion, and of the rest
+    of a tile; tile_rows: its rows (docs/gpu-report.md). None where the code was not disassembled.
+    """
+
+    name: str
+    float16: float
+    float32: float
+    float64: float
+    memory: float
+    multiprocessors: int
+    clock: float
+    tile_rows: int
+    loops: tuple[int, int, int] | None
+
+
+SM_80 = (165, 895, 552)
+SM_90 = (73, 535, 507)
+SM_100 = (83, 290, 345)
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("A100", 312, 19.5, 19.5, 2_039, 108, 1.41, 128, SM_80),
+        Chip("H100", 989, 66.9, 66.9, 3_350, 132, 1.70, 128, SM_90),
+        Chip("H200", 989, 66.9, 66.9, 4_800, 132, 1.70, 128, SM_90),
+        Chip("B200", 2_250, 75, 37, 7_700, 148, 1.85, 64, SM_100),
+        # The code of sm_80 runs there; float16 with float32 sums.
+        Chip("RTX 4090", 165, 82.6, 1.3, 1_008, 128, 2.52, 128, SM_80),
+        Chip("MI300X", 1_307, 163, 163, 5_300, 304, 2.1, 128, None),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a search by part, and the share of the float16 rate that its filter reaches."""
+
+    filter: float
+    rows: float
+    distances: float
+    filter_share: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole search; launches and waits of the host are not in it."""
+        return self.filter + self.rows + self.distances
+
+
+def matrix_search(chip: Chip, n: int, d: int, passes: int = TORCHID_PASSES) -> float:
+    """Seconds of a search through a float32 matrix of distances, as torchid's."""
+    products = 2.0 * n * n * d / (GEMM * chip.float32 * 1e12)
+    return products + passes * 4.0 * n * n / (chip.memory * 1e9)
+
+
+def largest_of(mean: float, count: int) -> float:
+    """Expected largest of `count` independent Poisson numbers."""
+    expected, below, term = 0.0, 0.0, math.exp(-mean)
+    value = 0
+    while True:
+        below = min(1.0, below + term)
+        rest = 1.0 - below**count
+        expected += rest
+        value += 1
+        term *= mean / value
+        if rest < 1e-9 and value > mean:
+            return expected
+
+
+def insertion_rounds(tiles: int, tile_rows: int, keep: int) -> float:
+    """Expected rounds of insertions of one tile of queries over `tiles` tiles of rows."""
+    rounds = float(min(keep, tile_rows))
+    for tile in range(2, tiles + 1):
+        rounds += min(float(tile_rows), largest_of(keep / tile, TILE_QUERIES))
+    return rounds
+
+
+def search(chip: Chip, n: int, d: int, keep: int = 8, value_bytes: int = 4) -> Prediction:
+    """A search of all n rows by the Triton kernels, every row certain after the first pass.
+
+    The rows are read twice and written in 16 bits; `keep` candidates a query are read again for
+    their distances, from memory, and cost 4 float64 operations a column at a quarter of the rate.
+    """
+    tiles = math.ceil(n / chip.tile_rows)
+    query_tiles = math.ceil(n / TILE_QUERIES)
+    splits = splits_of(query_tiles, tiles, chip.multiprocessors)
+    waves = math.ceil(query_tiles * splits / chip.multiprocessors)
+    tiles_each = math.ceil(tiles / splits)
+    width = math.ceil(d / 64) * 64
+    per_block = chip.float16 * 1e12 / chip.multiprocessors
+    products = 2.0 * TILE_QUERIES * chip.tile_rows * width / (GEMM * per_block)
+    cycles = chip.clock * 1e9 * 4 * ISSUE / WARPS
+    select = rounds = 0.0
+    if chip.loops is not None:
+        rounds = insertion_rounds(tiles_each, chip.tile_rows, keep)
+        select = (chip.loops[2] * tiles_each + chip.loops[1] * rounds) / cycles
+    filtering = waves * (tiles_each * products + select)
+    moved = n * d * (2.0 * value_bytes + 2.0)
+    pairs = float(n) * keep * splits
+    bytes_seconds = pairs * d * value_bytes / (chip.memory * 1e9)
+    sums = pairs * d * 4 / (0.25 * chip.float64 * 1e12)
+    return Prediction(
+        filter=filtering,
+        rows=moved / (chip.memory * 1e9),
+        distances=max(bytes_seconds, sums),
+        filter_share=2.0 * n * n * d / filtering / (chip.float16 * 1e12),
+    )
+
+
+def cosines(chip: Chip, n: int, d: int) -> float:
+    """Seconds of the cosines of all pairs in float64, the products alone."""
+    return n * (n - 1.0) * d / (GEMM * chip.float64 * 1e12)
+
+
+PUBLISHED = {"H100": 28.4e-3, "A100": 64.9e-3}  # torchid's TwoNN, n = 20,000, d = 1,024
+SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
+
+
+def table() -> str:
+    """Predictions as a table in Markdown; "-" where the code was not disassembled."""
+    lines = [
+        "| chip | n x d | torchid | Triton search | its filter | "
+        "share of float16 rate | search against torchid |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for chip in CHIPS.values():
+        for n, d in SIZES:
+            matrix = matrix_search(chip, n, d)
+            ours = "- | - | - | -"
+            if chip.loops is not None:
+                found = search(chip, n, d)
+                ours = (
+                    f"{1e3 * found.total:.1f} ms | {1e3 * found.filter:.1f} ms | "
+                    f"{100 * found.filter_share:.0f} % | {matrix / found.total:.0f}x"
+                )
+            lines.append(f"| {chip.name} | {n:,} x {d:,} | {1e3 * matrix:,.0f} ms | {ours} |")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""Searches on a device: which backend takes an input, and its results as the same kind of array."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows
+from fastdim.backends import cuda
+from fastdim.errors import BackendError, InputError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Int64 = NDArray[np.int64]
+BACKENDS = ("auto", "cpu", "cuda", "triton")
+
+
+def check_backend(backend: str) -> None:
+    """Raise BackendError unless a backend has this name."""
+    if backend not in BACKENDS:
+        raise BackendError(
+            f"backend {backend!r} is not available: backends are {', '.join(BACKENDS)}; pass "
+            "backend='cpu', or 'auto' to let fastdim choose"
+        )
+
+
+def device_tensor(x: Any, name: str = "x") -> Tensor | None:
+    """x (n, d) as a checked torch tensor where it lies on a GPU, None where it does not.
+
+    Takes torch tensors and whatever has `__dlpack__` on a CUDA or ROCm device. Raises InputError on
+    a wrong shape, dtype or layout.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return check_matrix(x, name) if x.device.type == "cuda" else None
+    kinds = (2, 10)  # kDLCUDA, kDLROCM
+    if hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) in kinds:
+        return check_matrix(require("torch", "torch").from_dlpack(x), name)
+    return None
+
+
+def check_matrix(x: Tensor, name: str) -> Tensor:
+    """x (n, d) as a dense tensor of a supported dtype, columns adjacent, without NaN or Inf."""
+    from fastdim.torch.inputs import check_finite, check_tensor
+
+    x = check_tensor(x, name).detach().resolve_neg()
+    if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
+        raise InputError(
+            f"{name} needs two dimensions, at least 2 rows and 1 column; got shape {tuple(x.shape)}"
+        )
+    check_finite(x, name)
+    return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
+
+
+def choose(backend: str, x: Tensor | None) -> str:
+    """The backend that searches x: a device tensor, or None for rows in host memory.
+
+    "auto" keeps rows where they lie: the CPU for host memory; for a GPU the CUDA extension where it
+    is built and runs there, else Triton. Raises BackendError on "cpu" for a tensor on a GPU.
+    """
+    check_backend(backend)
+    if x is None:
+        return "cpu" if backend == "auto" else backend
+    if backend == "cpu":
+        raise BackendError(
+            f"x lies on {x.device}, and backend='cpu' reads host memory: pass x.cpu(), or "
+            "backend='auto' to search where it lies"
+        )
+    return _of_device(x) if backend == "auto" else backend
+
+
+def _of_device(x: Tensor) -> str:
+    torch = require("torch", "torch")
+    if torch.version.hip is not None:
+        return "triton"
+    try:
+        cuda.device(x.device.index)
+    except BackendError:
+        return "triton"
+    return "cuda"
+
+
+def upload(rows: Rows, device: Any) -> Tensor:
+    """Rows in host memory as a tensor on a device; on the CPU without a copy where it may write."""
+    torch = require("torch", "torch")
+    data = rows.data.view(np.int16) if rows.dtype == "bfloat16" else rows.data
+    if not data.flags.writeable:
+        data = data.copy()
+    tensor: Tensor = torch.from_numpy(data)
+    if rows.dtype == "bfloat16":
+        tensor = tensor.view(torch.bfloat16)
+    return tensor.to(device)
+
+
+def knn(
+    backend: str, rows: Rows, queries: Int64 | None, k: int
+) -> tuple[NDArray[np.float64], Int64, dict[str, int | str], str]:
+    """As `fastdim.backends.cpu.knn` on "cuda" or "triton", of rows in host memory; and who did it.
+
+    Raises BackendError where the backend cannot run.
+    """
+    if backend == "cuda":
+        distances, indices, plan = cuda.knn(rows, queries, k)
+        return distances, indices, plan, str(plan["isa"]).replace(" ", "-", 1)
+    from fastdim.backends import triton
+
+    device = triton.default_device()
+    x = upload(rows, device)
+    chosen = None if queries is None else require("torch", "torch").from_numpy(queries).to(device)
+    found, numbers, plan = triton.knn_tensor(x, k, chosen)
+    return found.cpu().numpy(), numbers.cpu().numpy(), plan, f"triton-{triton.device_name(x)}"
+
+
+def knn_tensor(
+    backend: str, x: Tensor, queries: Tensor | None, k: int
+) -> tuple[Tensor, Tensor, dict[str, int | str], str]:
+    """The same of a tensor on a device, results on that device."""
+    if backend == "triton":
+        from fastdim.backends import triton
+
+        triton.check_device(x.device)
+        distances, indices, plan = triton.knn_tensor(x, k, queries)
+        return distances, indices, plan, f"triton-{triton.device_name(x)}"
+    distances, indices, counts = cuda.knn_tensor(x, k, queries)
+    on = cuda.device(x.device.index)
+    plan = cuda.plan(on, on.tile, k + cuda.SPARE, counts.cpu().numpy())
+    return distances, indices, plan, f"cuda-{on.name}"
+
+
+def distinct(backend: str, x: Tensor) -> tuple[Int64, Int64]:
+    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    if backend == "triton":
+        from fastdim.backends import triton
+
+        triton.check_device(x.device)
+        return triton.distinct(x)
+    torch = require("torch", "torch")
+    _, inverse = torch.unique(x + 0.0, dim=0, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(x), device=x.device)
+    first.scatter_reduce_(0, inverse, torch.arange(len(x), device=x.device), "amin")
+    order = first.sort()
+    rank = torch.empty_like(order.indices)
+    rank[order.indices] = torch.arange(len(first), device=x.device)
+    return order.values.cpu().numpy(), rank[inverse].cpu().numpy()

@@ -1,0 +1,99 @@
+"""Cosine statistics on a device: the same quantities as `fastdim.cosine`, by the Triton kernels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastdim.arrays import as_groups, as_rows
+from fastdim.backends import devices
+from fastdim.cosine import (
+    ALL_PAIRS_ROWS,
+    SAMPLED_PAIRS,
+    CosineStats,
+    deviations_by_row,
+    draw_pairs,
+    moments_of,
+)
+from fastdim.errors import BackendError, InputError
+from fastdim.estimate import check_confidence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def tensor_for(x: Any, backend: str) -> Tensor | None:
+    """x as a tensor on the device of the Triton kernels where they take it, else None."""
+    tensor = devices.device_tensor(x)
+    on = "triton" if tensor is not None and backend == "auto" else devices.choose(backend, tensor)
+    if on == "cpu":
+        return None
+    if on != "triton":
+        raise BackendError(
+            f"backend {on!r} has no cosine statistics: pass backend='triton', or 'cpu' for rows in "
+            "host memory"
+        )
+    from fastdim.backends import triton
+
+    if tensor is None:
+        rows = as_rows(x, min_rows=2, min_columns=2)
+        return devices.upload(rows, triton.default_device())
+    triton.check_device(tensor.device)
+    if tensor.shape[1] < 2:
+        raise InputError(f"x needs at least 2 columns, got {tensor.shape[1]}")
+    return tensor
+
+
+def stats(
+    x: Tensor, bins: int, pairs: int | str | None, groups: Any, seed: int, confidence: float
+) -> CosineStats:
+    """`cosine_stats` on the device of x, float64 throughout."""
+    from fastdim.backends import triton
+
+    check_confidence(confidence)
+    labels = as_groups(groups, len(x))
+    unit = triton.unit_rows(x)
+    chosen = unit.chosen.cpu().numpy()
+    count = len(chosen)
+    if labels is not None:
+        labels = np.unique(labels[chosen], return_inverse=True)[1]
+    every = count * (count - 1) // 2
+    if pairs is None:
+        pairs = "all" if count <= ALL_PAIRS_ROWS else SAMPLED_PAIRS
+    norms2, squares, along = (part.cpu().numpy() for part in triton.squares_by_row(unit))
+    slopes = unit.slopes[:count].cpu().numpy()
+    slope_squares, spread = float(np.square(slopes).sum()), float(norms2.sum()) / count
+    by_row = deviations_by_row(squares, along, slopes, slope_squares, spread)
+    parts = (float(unit.center), float(by_row.sum()), by_row, spread / (count - 1), slopes)
+    found = moments_of(len(x), count, parts, labels, confidence)
+    edges = np.linspace(-1.0, 1.0, bins + 1)
+    if pairs == "all" or int(pairs) >= every:
+        kind, seen, band = "all", every, 0.0
+        visited = triton.all_pairs(unit, bins)
+        histogram, low, high = visited.histogram, visited.low, visited.high
+        # The pairs themselves say mean and spread better than differences of sums over rows.
+        found = replace(found, mean=min(1.0, max(-1.0, visited.mean)))
+        found = replace(found, std=math.sqrt(visited.variance))
+        found = replace(found, second_moment=visited.variance + found.mean**2)
+    else:
+        kind, seen = "sampled", int(pairs)
+        first, second = draw_pairs(np.random.default_rng(seed), count, seen)
+        cosines = triton.some_pairs(unit, first, second)
+        histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
+        low, high = float(cosines.min()), float(cosines.max())
+        band = math.sqrt(math.log(2.0 / (1.0 - confidence)) / (2.0 * seen))
+    return replace(
+        found,
+        min=low,
+        max=high,
+        histogram=histogram,
+        edges=edges,
+        n_pairs=seen,
+        pairs=kind,
+        band=band,
+        backend=f"triton-{triton.device_name(x)}",
+        arithmetic="float64",
+    )
