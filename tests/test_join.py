@@ -231,7 +231,7 @@ def test_int8_sums_stay_in_range() -> None:
 
 
 def test_structure_decides_the_strategy() -> None:
-    n = cpu.DIRECT_ROWS + 1
+    n = 1 + int(cpu.DIRECT_PAIRS**0.5)
     flat = in_dtype(gaussian(n, 300), "float32")
     bent = in_dtype(gaussian(n, 12) @ gaussian(12, 300, seed=1) + 0.01 * gaussian(n, 300),
                     "float32")  # fmt: skip
@@ -239,8 +239,8 @@ def test_structure_decides_the_strategy() -> None:
     assert cpu.knn(bent, None, 2, 2)[2]["strategy"] == "pruned"
     assert cpu.knn(bent, np.arange(20), 2, 2)[2]["strategy"] == "tiled"
     assert cpu.knn(bent, np.arange(200), 2, 2)[2]["strategy"] == "full"
-    assert cpu.knn(bent, np.arange(2000), 2, 2)[2]["strategy"] == "pruned"
-    # Fewer rows do not pay for axes and order where rounding them is enough.
+    assert cpu.knn(bent, np.arange(n - 1), 2, 2)[2]["strategy"] == "pruned"
+    # Fewer pairs do not pay for axes and order where rounding them is enough.
     rounded = len(_core.filter_arithmetics(cpu.active_isa())) > 1
     some = Rows(bent.data[:5000], bent.dtype)
     assert cpu.knn(some, None, 2, 2)[2]["strategy"] == ("full" if rounded else "pruned")

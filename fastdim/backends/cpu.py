@@ -18,14 +18,14 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 # Fewer distinct rows than MIN_PREPARED (MIN_ROUNDED where the filter has low precision) are
-# searched faster than they are prepared. Up to DIRECT_ROWS do not pay for axes and order there and
-# are only rounded; nor does less than one query to QUERIES_SHARE rows, and less than MIN_QUERIES
-# not even for rounding.
+# searched faster than they are prepared, and so are fewer queries than MIN_QUERIES. Rows are only
+# rounded, without axes and order, for less than one query to QUERIES_SHARE rows, and where there is
+# low precision for up to DIRECT_PAIRS pairs: those of all 12,000 rows, or of 4,000 and 36,000.
 MIN_PREPARED = 4096
 MIN_ROUNDED = 1024
-DIRECT_ROWS = 12_000
 MIN_QUERIES = 128
-QUERIES_SHARE = 20
+QUERIES_SHARE = 8
+DIRECT_PAIRS = 144_000_000
 
 # What prepared rows may take beyond the rows' own size: more, and the second level of a pruned
 # search reads further axes in float32 in place of all columns in bfloat16.
@@ -103,8 +103,8 @@ class Index:
     "direct" likewise, on rows as they come, "tiled" scans as it is; "auto" chooses by size and from
     a sample. k: neighbours that the choice is made for. arithmetic: of the filter, "float32",
     "bfloat16", "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known.
-    Holds the rows, which must not change. Raises BackendError if bfloat16 or int8 is asked for and
-    cannot run here.
+    queries: about how many rows a search will ask about, None for all. Holds the rows, which must
+    not change. Raises BackendError if bfloat16 or int8 is asked for and cannot run here.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class Index:
         strategy: str = "auto",
         arithmetic: str = "",
         groups: tuple[Int64, Int64] | None = None,
+        queries: int | None = None,
     ) -> None:
         self.rows = rows
         isa = active_isa()
@@ -127,7 +128,7 @@ class Index:
         known = (_address(first), len(first), _address(inverse)) if groups else (0, 0, 0)
         self._index = _core.Index(*_matrix(rows), *known, threads, isa)
         if strategy == "auto":
-            strategy = self._by_size(len(_core.filter_arithmetics(isa)) > 1)
+            strategy = self._by_size(queries, len(_core.filter_arithmetics(isa)) > 1)
         if strategy == "tiled" or self._index.groups() < 2:
             return
         if strategy == "direct":
@@ -150,13 +151,15 @@ class Index:
             threads,
         )
 
-    def _by_size(self, low_precision: bool) -> str:
-        """What the size alone decides, else "auto"."""
+    def _by_size(self, queries: int | None, low_precision: bool) -> str:
+        """What the sizes alone decide, else "auto"."""
         groups = self._index.groups()
-        if low_precision and MIN_ROUNDED <= groups <= DIRECT_ROWS:
-            return "direct"
-        if groups < MIN_PREPARED:
+        asked = groups if queries is None else min(queries, groups)
+        if groups < (MIN_ROUNDED if low_precision else MIN_PREPARED) or asked < MIN_QUERIES:
             return "tiled"
+        few = low_precision and asked * groups <= DIRECT_PAIRS
+        if few or asked * QUERIES_SHARE < groups:
+            return "direct"
         return "full" if self.rows.d <= DIRECT_COLUMNS else "auto"
 
     @property
@@ -257,10 +260,9 @@ def index_for(
     arithmetic: str = "",
     groups: tuple[Int64, Int64] | None = None,
 ) -> Index:
-    """The index for one search: a few queries do not pay for preparing the rows in full."""
-    if strategy == "auto" and queries is not None and len(queries) * QUERIES_SHARE < rows.n:
-        strategy = "tiled" if len(queries) < MIN_QUERIES else "direct"
-    return Index(rows, k, threads, strategy, arithmetic, groups)
+    """The index for one search."""
+    count = None if queries is None else len(queries)
+    return Index(rows, k, threads, strategy, arithmetic, groups, count)
 
 
 def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:

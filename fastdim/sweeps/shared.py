@@ -85,7 +85,7 @@ class SharedLayer:
         """The first of each group of equal rows, ready to be searched."""
         first = self.distinct.first
         rows = self.rows if len(first) == self.rows.n else self.rows.take(first)
-        return prepare(rows, k=NEIGHBORS, threads=self.threads)
+        return prepare(rows, k=NEIGHBORS, queries=self.definition.queries, threads=self.threads)
 
     def decomposition(self, kept: Int64, unit: bool) -> Decomposition:
         """Covariance of the rows `kept`, or of their directions, decomposed.
