@@ -29,6 +29,7 @@ from fastdim.estimate import (
     bounded_exp,
     check_confidence,
     clustered_stderr,
+    group_sums,
     transformed_interval,
 )
 from fastdim.moments import near_mean, one_blas_thread, sums
@@ -215,10 +216,15 @@ def cosine_moments(
     std_influence = (by_row / (count - 1) - variance) / std if std > 0 else np.zeros(count)
     taking = used if kept is None else used[kept]
     labels = None if groups is None else np.unique(groups[taking], return_inverse=True)[1]
-    errors = clustered_stderr(np.stack([mean_influence, std_influence], axis=1), labels)
+    influence = np.stack([mean_influence, std_influence], axis=1)
+    errors = clustered_stderr(influence, labels)
+    parts = None
+    if groups is not None:
+        parts = group_sums(influence, groups[taking], int(groups.max()) + 1) / count
     mean_error = float(errors[0]) if abs(mean) < 1.0 else 0.0
 
-    def estimate(value: float, error: float, forward: Any, backward: Any, slope: float) -> Estimate:
+    def estimate(place: int, error: float, forward: Any, backward: Any, slope: float) -> Estimate:
+        value = (mean, std)[place]
         lower, upper = transformed_interval(value, error, confidence, forward, backward, slope)
         return Estimate(
             value=value,
@@ -231,6 +237,7 @@ def cosine_moments(
             method="all pairs, by sums over rows",
             interval="influence function",
             confidence=confidence,
+            by_group=None if parts is None else parts[:, place],
         )
 
     # atanh keeps a mean inside (-1, 1), log keeps a spread positive.
@@ -249,8 +256,8 @@ def cosine_moments(
         pairs="",
         band=0.0,
         confidence=confidence,
-        mean_estimate=estimate(mean, mean_error, math.atanh, math.tanh, 1.0 / room),
-        std_estimate=estimate(std, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
+        mean_estimate=estimate(0, mean_error, math.atanh, math.tanh, 1.0 / room),
+        std_estimate=estimate(1, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
         backend="",
     )
     return found, inverse
