@@ -1,0 +1,25 @@
+"""Verdicts on profiles, as results of tests: shapes over the depth, differences, training phases.
+
+    Sweep or table -> curves.curve_of -> moves.find_moves (all pairs of places, one error)
+                                          -> moves.split (monotone pieces)
+                                             -> shape.profile_shape, robust.robust_shape
+                                             -> phases.phases
+                      compare.compare_profiles (two curves at common depths)
+
+No forward pass and no activations are needed: a sweep keeps what each document adds to a metric.
+"""
+
+from __future__ import annotations
+
+from fastdim.diagnose.robust import Flip, RobustShape, robust_shape
+from fastdim.diagnose.shape import SHAPES, Interval, ProfileShape, profile_shape
+
+__all__ = [
+    "SHAPES",
+    "Flip",
+    "Interval",
+    "ProfileShape",
+    "RobustShape",
+    "profile_shape",
+    "robust_shape",
+]
