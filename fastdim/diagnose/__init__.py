@@ -11,6 +11,8 @@ No forward pass and no activations are needed: a sweep keeps what each document 
 
 from __future__ import annotations
 
+from fastdim.diagnose.compare import ProfileDifference, compare_profiles
+from fastdim.diagnose.phases import LayerPhases, TrainingPhases, phases
 from fastdim.diagnose.robust import Flip, RobustShape, robust_shape
 from fastdim.diagnose.shape import SHAPES, Interval, ProfileShape, profile_shape
 
@@ -18,8 +20,13 @@ __all__ = [
     "SHAPES",
     "Flip",
     "Interval",
+    "LayerPhases",
+    "ProfileDifference",
     "ProfileShape",
     "RobustShape",
+    "TrainingPhases",
+    "compare_profiles",
+    "phases",
     "profile_shape",
     "robust_shape",
 ]

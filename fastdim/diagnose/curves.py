@@ -142,45 +142,71 @@ def curve_of(
     Raises InputError where nothing or more than one model fits, an argument is unknown, fewer than
     `least` sites have a value, or the metric has no error.
     """
-    rows, documents = _rows(table, metric, filter)
+    rows, documents = rows_of(table, metric, filter)
     for name, wanted in (("model", model), ("revision", revision), ("stack", stack)):
-        rows = _one(rows, name, wanted)
+        rows = one_of(rows, name, wanted)
     rows = sorted((r for r in rows if r["site"] in sites), key=lambda r: int(r["layer"]))
-    good = [r for r in rows if r["status"] == "ok" and math.isfinite(r["value"])]
-    bad = tuple((_label(r), str(r["reason"])) for r in rows if r not in good)
+    layers = [int(row["layer"]) for row in rows]
+    # From the first place to the last, whatever has no value between them.
+    span = max(1, layers[-1] - layers[0]) if layers else 1
+    return build(
+        rows,
+        documents,
+        metric,
+        filter,
+        labels=[label_of(row) for row in rows],
+        positions=[(layer - layers[0]) / span for layer in layers],
+        what=f"sites ({', '.join(sites)})",
+        least=least,
+    )
+
+
+def build(
+    rows: Sequence[Mapping[str, Any]],
+    documents: Documents | None,
+    metric: str,
+    filter_name: str,
+    *,
+    labels: Sequence[str],
+    positions: Sequence[float],
+    what: str,
+    least: int,
+) -> Curve:
+    """The curve of rows in their order; `what` they are, for messages. Failed ones are left out."""
+    good = [n for n, r in enumerate(rows) if r["status"] == "ok" and math.isfinite(r["value"])]
+    bad = [(labels[n], str(r["reason"])) for n, r in enumerate(rows) if n not in good]
     if len(good) < least:
         why = f"; {bad[0][0]} failed: {bad[0][1]}" if bad else ""
         raise InputError(
-            f"{metric} under the filter {filter} has {len(good)} values over the sites "
-            f"{', '.join(sites)}, and {least} are needed{why}"
+            f"{metric} under the filter {filter_name} has {len(good)} values over {what}, and "
+            f"{least} are needed{why}"
         )
-    values = np.array([r["value"] for r in good])
+    used = [rows[n] for n in good]
+    names = tuple(labels[n] for n in good)
+    values = np.array([row["value"] for row in used])
     scale = scale_of(metric, values)
     slope = scale.slope(values)
-    layers = tuple(int(r["layer"]) for r in good)
-    stderr = np.array([r["stderr"] for r in good]) * slope
+    stderr = np.array([row["stderr"] for row in used]) * slope
     parts = None
-    basis = "standard errors of the table, sites taken as independent"
+    basis = "standard errors of the table, places taken as independent"
     if documents is not None:
-        parts, numbers = _parts(documents, good, metric, filter)
+        parts, numbers = _parts(documents, used, names, metric, filter_name)
         parts = _widened(parts * slope, stderr)
         basis = f"bootstrap over {len(numbers)} groups of documents"
     elif not np.isfinite(stderr).all():
         raise InputError(
-            f"{metric} has no standard error in this table, so no shape can be tested: give a "
+            f"{metric} has no standard error in this table, so nothing can be tested: give a "
             "metric that has one, or fill the column stderr"
         )
-    # From the first measured place to the last, whatever is missing between them.
-    first, last = int(rows[0]["layer"]), int(rows[-1]["layer"])
-    positions = (np.array(layers, dtype=np.float64) - first) / max(1, last - first)
     return Curve(
-        str(good[0]["model"]), str(good[0]["revision"]), metric, filter,
-        tuple(_label(r) for r in good), layers, positions, values, scale.forward(values), scale,
-        parts, stderr, basis, bad,
+        str(used[0]["model"]), str(used[0]["revision"]), metric, filter_name, names,
+        tuple(int(row["layer"]) for row in used), np.array([positions[n] for n in good]), values,
+        scale.forward(values), scale, parts, stderr, basis, tuple(bad),
     )  # fmt: skip
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def label_of(row: Mapping[str, Any]) -> str:
+    """What a place of the network is called: "block 3", "decoder block 0", "final norm"."""
     kind = str(row["site"])
     block = row["block"]
     known = kind == "block" and block is not None and block == block
@@ -193,7 +219,7 @@ _COLUMNS = ("model", "revision", "stack", "site", "block", "layer", "value", "st
 Documents = dict[tuple[str, str, int], dict[str, Any] | None]
 
 
-def _rows(
+def rows_of(
     table: Sweep | pandas.DataFrame, metric: str, filter_name: str
 ) -> tuple[list[dict[str, Any]], Documents | None]:
     """Rows of the metric and filter, and by (model, revision, layer) what documents add."""
@@ -245,7 +271,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _one(rows: list[dict[str, Any]], name: str, wanted: str | None) -> list[dict[str, Any]]:
+def one_of(rows: list[dict[str, Any]], name: str, wanted: str | None) -> list[dict[str, Any]]:
     """The rows of the one model, revision or stack; InputError unless it is one."""
     known = list(dict.fromkeys(str(row[name]) for row in rows))
     if wanted is None and len(known) > 1:
@@ -258,14 +284,18 @@ def _one(rows: list[dict[str, Any]], name: str, wanted: str | None) -> list[dict
 
 
 def _parts(
-    documents: Documents, rows: Sequence[Mapping[str, Any]], metric: str, filter_name: str
+    documents: Documents,
+    rows: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    metric: str,
+    filter_name: str,
 ) -> tuple[Array, list[int]]:
     """What each document group adds to the metric at each site (g, L), and the groups' numbers."""
     found = [documents.get((r["model"], r["revision"], int(r["layer"]))) for r in rows]
-    for row, entry in zip(rows, found, strict=True):
+    for label, entry in zip(labels, found, strict=True):
         if entry is None or metric not in entry:
             raise InputError(
-                f"{_label(row)} has no contributions of documents to {metric} under the filter "
+                f"{label} has no contributions of documents to {metric} under the filter "
                 f"{filter_name}: the metric has none, the run has fewer than two documents, or it "
                 "was made before they were kept. Pass the table alone (Sweep.table) to take the "
                 "sites as independent, or run the sweep again"

@@ -103,6 +103,7 @@ class ModelInput:
             store_dtype=store.dtype,
             document_rule=documents.rule,
             n_documents=len(documents),
+            tokens_sha256=documents.sha256,
         )
         return Source(store.sites, store.rows, store.tokens, store.token_text)
 
