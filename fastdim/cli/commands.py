@@ -206,8 +206,16 @@ def _progress(options: argparse.Namespace) -> Progress:
     return Progress() if options.quiet else Terminal(Console(stderr=True))
 
 
+def track(options: argparse.Namespace) -> int:
+    """`fastdim track`: checkpoints of one training, and the phases of its layers."""
+    from fastdim.cli.training import track as run_track
+
+    return run_track(options, _analysis(options), _progress(options))
+
+
 _COMMANDS = {
     "sweep": sweep,
+    "track": track,
     "profile": profile,
     "report": report,
     "ls": ls,

@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_sweep(command("sweep", "measure every layer of one or more models"))
     _add_profile(command("profile", "measure activations that were written elsewhere"))
+    _add_track(command("track", "measure checkpoints of one training on the same tokens"))
     _add_report(command("report", "rebuild table, report and plot from saved runs (no torch)"))
     ls = command("ls", "list the runs in folders (no torch)")
     ls.add_argument("folders", nargs="*", default=["."], metavar="DIR")
@@ -98,8 +99,29 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
         " Python package)",
     )
     sub.add_argument("--model", dest="model", nargs="+", metavar="MODEL", help="the same")
-    sub.add_argument("--config", metavar="FILE.yaml", help="options from a file; unknown keys fail")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
     sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    _add_texts(sub)
+    sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
+    _add_model(sub)
+    _add_sample(sub)
+    _add_analysis(sub)
+    _add_output(sub)
+    sub.add_argument(
+        "--keep-activations",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the hidden states on disk after the analysis",
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="load the model, print the plan, compute nothing"
+    )
+
+
+_CONFIG = "options from a file; unknown keys fail"
+
+
+def _add_texts(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--texts",
         metavar="TEXTS",
@@ -107,7 +129,9 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
         " standard library)",
     )
     sub.add_argument("--text-field", default="text", help="key of the text in a .jsonl file")
-    sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
+
+
+def _add_model(sub: argparse.ArgumentParser) -> None:
     model = sub.add_argument_group("model")
     model.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the model's own)")
     model.add_argument("--device", default=Defaults.device, help="default: %(default)s")
@@ -117,6 +141,9 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the model's repository run its own Python code (off unless asked for)",
     )
+
+
+def _add_sample(sub: argparse.ArgumentParser) -> None:
     sample = sub.add_argument_group("sample")
     sample.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
     sample.add_argument(
@@ -139,17 +166,6 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     )
     sample.add_argument(
         "--store-dtype", help="float16 or bfloat16 on disk (default: as the model computes)"
-    )
-    _add_analysis(sub)
-    _add_output(sub)
-    sub.add_argument(
-        "--keep-activations",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep the hidden states on disk after the analysis",
-    )
-    sub.add_argument(
-        "--dry-run", action="store_true", help="load the model, print the plan, compute nothing"
     )
 
 
@@ -202,6 +218,41 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--config", metavar="FILE.yaml", help="options from a file; unknown keys fail")
     sub.add_argument("--name", help="what the table calls the model (default: the file's name)")
     sub.add_argument("--output", metavar="DIR", help="folder to write to (default: print only)")
+    _add_analysis(sub)
+    _add_output(sub)
+
+
+def _add_track(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="hub name with --revisions; with --checkpoints, what the table calls the model",
+    )
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument(
+        "--revisions", nargs="+", metavar="NAME", help="of a hub model, such as step1000"
+    )
+    which.add_argument(
+        "--checkpoints", nargs="+", metavar="DIR", help="local folders, such as out/checkpoint-*"
+    )
+    sub.add_argument(
+        "--steps", nargs="+", type=int, metavar="N", help="one each, where names tell none"
+    )
+    sub.add_argument(
+        "--keep",
+        choices=("none", "stats", "rows"),
+        default="stats",
+        help="left on disk of each checkpoint beside its metrics: nothing, what documents add and"
+        " the strongest rows, or the activations too; " + _DEFAULT,
+    )
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
+    _add_texts(sub)
+    sub.add_argument(
+        "--output", metavar="DIR", help="folder of the track; started again, it goes on"
+    )
+    _add_model(sub)
+    _add_sample(sub)
     _add_analysis(sub)
     _add_output(sub)
 

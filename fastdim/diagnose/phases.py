@@ -113,7 +113,9 @@ class TrainingPhases:
         lines = [f"{self.metric} ({self.filter}) over {len(self.steps)} checkpoints:"]
         for verdict, names in self.verdicts.items():
             lines.append(f"  {verdict}: {', '.join(names)}")
-        lines += [f"  {label}: failed ({reason})" for label, reason in self.failed]
+        if self.failed:
+            label, reason = self.failed[0]
+            lines.append(f"  {len(self.failed)} values are missing, the first {label}: {reason}")
         lines += [f"  warning: {text}" for text in self.warnings]
         return "\n".join(lines)
 
