@@ -13,12 +13,12 @@ from report_tables import COMMON, sites
 from test_sweep_contributions import documents_of_rows, piece
 
 import fastdim
-from fastdim.diagnose import SHAPES, profile_shape, robust_shape
+from fastdim.diagnose import SHAPES, id_scales, profile_shape, robust_shape
 from fastdim.diagnose.curves import curve_of
 from fastdim.diagnose.moves import Piece, find_moves, split
 from fastdim.diagnose.shape import shape_of
 from fastdim.diagnose.unimodal import stretch, unimodal
-from fastdim.errors import InputError
+from fastdim.errors import InputError, StoreError
 from fastdim.sweeps.schema import to_frame
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -243,3 +243,24 @@ def test_bad_tables() -> None:
         robust_shape(table, "id_twonn")
     with pytest.raises(InputError, match="contributions"):
         curve_of(sweep_of_pieces([1.0, 2.0, 3.0, 4.0]), "cosine_median", "all")
+
+
+def test_scales_of_the_dimension_from_kept_activations(tmp_path: Path) -> None:
+    from test_sweep_run import OPTIONS, TEXTS, model
+
+    out = tmp_path / "run"
+    sweep = fastdim.sweep(model(), TEXTS, output=out, formats=("csv",), **OPTIONS)
+    scales = id_scales(out, largest=4, sites=("embedding", "block", "final_norm"))
+    assert set(scales["metric"]) == {"id_gride_1", "id_gride_2", "id_gride_4"}
+    assert set(scales["status"]) == {"ok"}
+    rows = fastdim.Store.open(out / "activations").rows(2)
+    first = scales.query("layer == 2 and metric == 'id_gride_1'")["value"].item()
+    assert first == pytest.approx(fastdim.gride(rows, 1, 2).value)
+    places = ("embedding", "block", "final_norm")
+    found = robust_shape(sweep, "id_twonn", sites=places, scales=scales)
+    assert set(found.by_scale) == set(scales["metric"])
+    with pytest.raises(InputError, match="scales belong"):
+        robust_shape(sweep, "anisotropy", sites=places, scales=scales)
+    sweep.save(tmp_path / "saved")
+    with pytest.raises(StoreError, match="no activations"):
+        id_scales(tmp_path / "saved")

@@ -20,7 +20,7 @@ from fastdim.track import Track, find_checkpoints, track
 
 TEXTS = [f"{TEXT[n : n + 40]} {n}" for n in range(0, 160, 4)]
 OPTIONS: dict[str, Any] = {"context": 16, "max_tokens": 300, "batch_size": 8, "threads": 1}
-OPTIONS |= {"filters": ["all", "no_outliers"], "queries": None, "pairs": 500}
+OPTIONS |= {"filters": ["all"], "queries": None, "pairs": 500, "formats": ("csv",)}
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def checkpoints(tmp_path: Path) -> Path:
 
 def test_every_checkpoint_is_measured_on_the_same_tokens(checkpoints: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = track(None, TEXTS, out, checkpoints=[checkpoints / "checkpoint-*"], **OPTIONS)
+    options = OPTIONS | {"formats": ("parquet", "csv", "html", "png")}
+    found = track(None, TEXTS, out, checkpoints=[checkpoints / "checkpoint-*"], **options)
     assert found.steps == {"checkpoint-1": 1, "checkpoint-10": 10, "checkpoint-100": 100}
     table = found.table
     assert set(table["status"]) == {"ok"}

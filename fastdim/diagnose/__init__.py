@@ -14,6 +14,7 @@ from __future__ import annotations
 from fastdim.diagnose.compare import ProfileDifference, compare_profiles
 from fastdim.diagnose.phases import LayerPhases, TrainingPhases, phases
 from fastdim.diagnose.robust import Flip, RobustShape, robust_shape
+from fastdim.diagnose.scales import id_scales
 from fastdim.diagnose.shape import SHAPES, Interval, ProfileShape, profile_shape
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RobustShape",
     "TrainingPhases",
     "compare_profiles",
+    "id_scales",
     "phases",
     "profile_shape",
     "robust_shape",

@@ -18,6 +18,10 @@ from fastdim.diagnose.curves import REPLICATES, Curve
 Array = NDArray[np.float64]
 Signs = NDArray[np.int8]
 
+# A tenth of the error is left for that of the bootstrap itself: 2,000 replicates tell the level of
+# 5 % to 0.5 %, and simulated flat profiles came to 4.8 and 5.2 % without it.
+KEPT_BACK = 0.9
+
 
 @dataclass(frozen=True, eq=False)
 class Moves:
@@ -63,7 +67,8 @@ def find_moves(
     upper = np.triu(np.ones((count, count), dtype=bool), 1)
     t = np.where(upper, (curve.z[None, :] - curve.z[:, None]) / spread, 0.0)
     null = np.sort(_largest(curve, spread, replicates, seed))
-    critical = float(np.quantile(null, confidence, method="higher"))
+    level = 1.0 - KEPT_BACK * (1.0 - confidence)
+    critical = float(np.quantile(null, level, method="higher"))
     signs = np.where(np.abs(t) > critical, np.sign(t), 0.0).astype(np.int8)
     for i, j in zip(*np.nonzero(signs), strict=True):
         if abs(curve.difference(int(i), int(j))) < smallest:
