@@ -213,7 +213,15 @@ def track(options: argparse.Namespace) -> int:
     return run_track(options, _analysis(options), _progress(options))
 
 
+def attention(options: argparse.Namespace) -> int:
+    """`fastdim attention`: statistics of every head."""
+    from fastdim.cli.heads import attention as run_attention
+
+    return run_attention(options, _progress(options))
+
+
 _COMMANDS = {
+    "attention": attention,
     "sweep": sweep,
     "track": track,
     "profile": profile,

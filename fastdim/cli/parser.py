@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(command("sweep", "measure every layer of one or more models"))
     _add_profile(command("profile", "measure activations that were written elsewhere"))
     _add_track(command("track", "measure checkpoints of one training on the same tokens"))
+    _add_attention(command("attention", "measure every attention head of a model"))
     _add_report(command("report", "rebuild table, report and plot from saved runs (no torch)"))
     ls = command("ls", "list the runs in folders (no torch)")
     ls.add_argument("folders", nargs="*", default=["."], metavar="DIR")
@@ -143,20 +144,24 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sample(sub: argparse.ArgumentParser) -> None:
-    sample = sub.add_argument_group("sample")
-    sample.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
-    sample.add_argument(
+def _add_tokens(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
+    group.add_argument(
         "--context", type=count, default=Defaults.context, help="tokens a document; " + _DEFAULT
     )
-    sample.add_argument(
-        "--tokens-per-document", type=count, help="keep at most this many of each document's tokens"
-    )
-    sample.add_argument(
+    group.add_argument(
         "--pack",
         action=argparse.BooleanOptionalAction,
         default=Defaults.pack,
         help="documents are packed contexts of consecutive text; --no-pack: one text a document",
+    )
+
+
+def _add_sample(sub: argparse.ArgumentParser) -> None:
+    sample = sub.add_argument_group("sample")
+    _add_tokens(sample)
+    sample.add_argument(
+        "--tokens-per-document", type=count, help="keep at most this many of each document's tokens"
     )
     sample.add_argument(
         "--layers",
@@ -255,6 +260,19 @@ def _add_track(sub: argparse.ArgumentParser) -> None:
     _add_sample(sub)
     _add_analysis(sub)
     _add_output(sub)
+
+
+def _add_attention(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="as for a sweep")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
+    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    _add_texts(sub)
+    sub.add_argument("--output", metavar="DIR", help="folder for attention.csv")
+    _add_model(sub)
+    _add_tokens(sub.add_argument_group("sample"))
+    sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
+    sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def _add_report(sub: argparse.ArgumentParser) -> None:

@@ -72,4 +72,5 @@ def id_scales(
             rows.append({**blank, **measured, "metric": f"id_gride_{order}"})
     if not rows:
         raise InputError(f"{folder} has no sites {', '.join(sites)}")
-    return to_frame(rows)
+    frame: pandas.DataFrame = to_frame(rows)
+    return frame
