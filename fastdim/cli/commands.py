@@ -220,8 +220,16 @@ def attention(options: argparse.Namespace) -> int:
     return run_attention(options, _progress(options))
 
 
+def causes(options: argparse.Namespace) -> int:
+    """`fastdim causes`: ablations of every layer."""
+    from fastdim.cli.causes import causes as run_causes
+
+    return run_causes(options, _progress(options))
+
+
 _COMMANDS = {
     "attention": attention,
+    "causes": causes,
     "sweep": sweep,
     "track": track,
     "profile": profile,

@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_profile(command("profile", "measure activations that were written elsewhere"))
     _add_track(command("track", "measure checkpoints of one training on the same tokens"))
     _add_attention(command("attention", "measure every attention head of a model"))
+    _add_causes(command("causes", "say how much of each layer's numbers is whose work"))
     _add_report(command("report", "rebuild table, report and plot from saved runs (no torch)"))
     ls = command("ls", "list the runs in folders (no torch)")
     ls.add_argument("folders", nargs="*", default=["."], metavar="DIR")
@@ -272,6 +273,23 @@ def _add_attention(sub: argparse.ArgumentParser) -> None:
     _add_tokens(sub.add_argument_group("sample"))
     sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
     sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_causes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="as for a sweep")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
+    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    _add_texts(sub)
+    sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
+    _add_model(sub)
+    group = sub.add_argument_group("sample")
+    _add_tokens(group)
+    group.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
+    group.add_argument("--queries", type=count, default=1000, help=_QUERIES)
+    sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
+    sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+    sub.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")
     sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
