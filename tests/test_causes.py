@@ -32,7 +32,7 @@ def layer(kind: str, seed: int = 0) -> LayerCauses:
     x = rng.standard_normal((n, 12))
     position = np.tile(np.arange(LENGTH), DOCUMENTS)
     # Three quarters of the rows are of frequent tokens, the rest of tokens that stand twice.
-    token = np.where(np.arange(n) % 4 > 0, rng.integers(0, 8, n), 100 + np.arange(n) // 8)
+    token = np.where(np.arange(n) % 4 > 0, rng.integers(0, 5, n), 100 + np.arange(n) // 8)
     if kind == "position":
         x[position == 0, 0] += 12.0
     elif kind == "rare":
