@@ -1,8 +1,9 @@
-"""How often profile_shape names a simulated shape right, and how often it sees one in flat noise.
+"""How often profile_shape and phases name what was simulated, and what they see in flat noise.
 
 Profiles of a known shape over the depth, with the errors of documents: each document moves all
 sites, neighbouring sites together, now and then far. `signal` is the height of the shape in
-standard errors of one site. Writes a table; `--profiles` sets how many a cell.
+standard errors of one site. Series of checkpoints have independent errors and moves of `signal`
+errors of one checkpoint each. Writes tables; `--profiles` sets how many a cell.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.diagnose.curves import SCALES, Curve
+from fastdim.diagnose.phases import layer_phases
 from fastdim.diagnose.shape import SHAPES, shape_of
 
 Array = NDArray[np.float64]
@@ -105,6 +107,55 @@ CASES = [
     (6, 200, 0.5, True),
 ]
 SIGNALS = (6.0, 8.0, 10.0, 15.0)
+FLATS = 10  # flat profiles for each of another shape: their share is a small one
+
+# Turning points of the series, in units of the signal.
+SERIES: dict[str, tuple[float, ...]] = {
+    "none": (0.0, 0.0),
+    "expansion": (0.0, 1.0),
+    "collapse": (1.0, 0.0),
+    "expansion, compression": (0.0, 1.0, 0.0),
+    "collapse, expansion": (1.0, 0.0, 1.0),
+    "collapse, expansion, compression": (1.0, 0.0, 1.0, 0.0),
+}
+
+
+def series(turns: tuple[float, ...], checkpoints: int, signal: float, seed: int) -> str:
+    """The verdict on one simulated series of a layer."""
+    rng = np.random.default_rng([seed, checkpoints, len(turns), int(10 * signal)])
+    places = np.linspace(0.0, checkpoints - 1.0, len(turns))
+    truth = signal * np.interp(np.arange(checkpoints), places, turns)
+    z = truth + rng.standard_normal(checkpoints)
+    labels = tuple(f"step{1 << n}" for n in range(checkpoints))
+    curve = Curve(
+        "simulated", "", "mean_cosine", "all", labels, (0,) * checkpoints,
+        2.0 ** np.arange(checkpoints), z, z, SCALES["plain"], None, np.ones(checkpoints), "errors",
+    )  # fmt: skip
+    return layer_phases("block 0", 0, curve, 0.0, 0.95, 0).verdict
+
+
+def phases_page(profiles: int, signals: tuple[float, ...]) -> list[str]:
+    """Shares of series named right."""
+    lines = [
+        "",
+        "## Training phases",
+        "",
+        "Errors of the checkpoints are independent; each move is `signal` errors of one checkpoint."
+        " `none`: share of constant series that are called so (at least 95 % is promised).",
+        "",
+        "| checkpoints | signal | " + " | ".join(SERIES) + " |",
+        "|---|---|" + "---|" * len(SERIES),
+    ]
+    for checkpoints in (9, 20):
+        for signal in signals:
+            cells = []
+            for verdict, turns in SERIES.items():
+                count = FLATS * profiles if verdict == "none" else profiles
+                right = [series(turns, checkpoints, signal, n) == verdict for n in range(count)]
+                cells.append(f"{100 * float(np.mean(right)):.1f} %")
+            lines.append(f"| {checkpoints} | {signal:g} | " + " | ".join(cells) + " |")
+            print(lines[-1], file=sys.stderr)
+    return lines
 
 
 def page(profiles: int, signals: tuple[float, ...]) -> str:
@@ -112,7 +163,8 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
     lines = [
         "# How often a simulated shape is named right",
         "",
-        f"{profiles} profiles a cell, made by `benchmarks/profile_shapes.py`. Signal: height of the"
+        f"{profiles} profiles a cell, {FLATS * profiles} flat ones, made by "
+        f"`benchmarks/profile_shapes.py --profiles {profiles}`. Signal: height of the"
         " shape in standard errors of one site.",
         "Flat: share of flat profiles called anything else (at most 5 % is promised).",
         "",
@@ -123,8 +175,8 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
     ]
     for sites, documents, together, heavy in CASES:
         case = (sites, documents, together, heavy)
-        flat = study("flat", 4 * profiles, sites, 0.0, *case[1:])
-        wrong = 1.0 - flat["flat"] / (4 * profiles)
+        flat = study("flat", FLATS * profiles, sites, 0.0, *case[1:])
+        wrong = 1.0 - flat["flat"] / (FLATS * profiles)
         for signal in signals:
             cells = []
             for shape in SHAPES:
@@ -139,6 +191,7 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
                 + f" | {100 * wrong:.1f} % |"
             )
             print(lines[-1], file=sys.stderr)
+    lines += phases_page(profiles, signals)
     return "\n".join(lines) + "\n"
 
 

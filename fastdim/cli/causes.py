@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fastdim.cli.display import wide
 from fastdim.errors import InputError
 from fastdim.extract.shards import write_bytes
 from fastdim.extract.texts import load_texts
@@ -75,6 +76,7 @@ def causes(options: argparse.Namespace, progress: Progress) -> int:
                 numbers += [value["share", name] for name in FACTORS]
                 numbers.append(value["ablation", everything])
                 table.add_row(str(block), *(f"{number:.3g}" for number in numbers))
+            wide(console, table)
             console.print(table)
         console.print(f"written: {folder / 'causes.csv'}", soft_wrap=True, highlight=False)
     failed = int((found["status"] == "failed").sum())

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from fastdim.cli.display import Terminal, duration, split_text
+from fastdim.cli.display import Terminal, duration, split_text, wide
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
@@ -184,8 +183,7 @@ def ls(options: argparse.Namespace) -> int:
             duration(sum(record.seconds.values())),
         )
     console = Console()
-    if not console.is_terminal:  # a file has no width: nothing is folded there
-        console.width = Measurement.get(console, console.options.update(max_width=10_000), table)[1]
+    wide(console, table)
     console.print(table)
     return FINISHED
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fastdim.cli.display import wide
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors, write_bytes
 from fastdim.extract.texts import load_texts
@@ -59,6 +60,7 @@ def attention(options: argparse.Namespace, progress: Progress) -> int:
         layers = found.layers()
         for label, row in zip(layers.index, layers.to_dict("records"), strict=True):
             table.add_row(str(label[0]), *(f"{row[name]:.3g}" for name in SHOWN))
+        wide(console, table)
         console.print(table)
         if written is not None:
             console.print(f"written: {written}", soft_wrap=True, highlight=False)

@@ -92,15 +92,18 @@ def _largest(curve: Curve, spread: Array, replicates: int, seed: int) -> Array:
         return null
     g = len(parts)
     weights = curve.weights(replicates, seed)
+    deviations = weights @ parts
     for first in range(len(curve.z) - 1):
         apart = parts[:, first + 1 :] - parts[:, first : first + 1]
-        moved = weights @ apart
-        variance = weights @ np.square(apart) - np.square(moved) / g
+        moved = np.square(deviations[:, first + 1 :] - deviations[:, first : first + 1])
+        variance = weights @ np.square(apart)
+        variance -= moved / g
+        variance *= g / (g - 1)
         # Documents that all weigh nothing, or are all the same, give a replicate no error.
-        error = np.sqrt(np.maximum(variance, 0.0) * (g / (g - 1)))
-        error = np.maximum(error, 0.1 * spread[first, first + 1 :])
-        np.maximum(null, (np.abs(moved) / error).max(axis=1), out=null)
-    return null
+        np.maximum(variance, np.square(0.1 * spread[first, first + 1 :]), out=variance)
+        moved /= variance
+        np.maximum(null, moved.max(axis=1), out=null)
+    return np.sqrt(null)
 
 
 @dataclass(frozen=True)

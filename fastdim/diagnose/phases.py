@@ -182,7 +182,7 @@ def phases(
             positions=[float(place) for place in places],
             what="checkpoints", least=3,
         )  # fmt: skip
-        found.append(_layer(label, layer, curve, smallest, level, seed))
+        found.append(layer_phases(label, layer, curve, smallest, level, seed))
     ordered_steps = tuple(sorted(known.values()))
     return TrainingPhases(
         metric, filter, ordered_steps, tuple(found), tuple(failed),
@@ -190,9 +190,10 @@ def phases(
     )  # fmt: skip
 
 
-def _layer(
+def layer_phases(
     label: str, layer: int, curve: Curve, smallest: float, confidence: float, seed: int
 ) -> LayerPhases:
+    """The phases of one curve over checkpoints, whose positions are steps."""
     moves = find_moves(curve, smallest, confidence, seed)
     pieces = split(moves.signs, curve.z)
     named: list[Phase] = []

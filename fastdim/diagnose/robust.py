@@ -37,9 +37,14 @@ class Flip:
     share: float
 
     def __str__(self) -> str:
+        left = (
+            f"without {self.removed} of {self.n_rows} rows"
+            if self.removed
+            else f"of the same {self.n_rows} rows"
+        )
         text = (
             f"{self.filter}: {self.shape}; most at {self.label}, {self.before:.3g} to "
-            f"{self.after:.3g} without {self.removed} of {self.n_rows} rows"
+            f"{self.after:.3g} {left}"
         )
         if self.rows:
             named = ", ".join(_named(row) for row in self.rows)
