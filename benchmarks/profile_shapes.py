@@ -129,7 +129,7 @@ def series(turns: tuple[float, ...], checkpoints: int, signal: float, seed: int)
     labels = tuple(f"step{1 << n}" for n in range(checkpoints))
     curve = Curve(
         "simulated", "", "mean_cosine", "all", labels, (0,) * checkpoints,
-        2.0 ** np.arange(checkpoints), z, z, SCALES["plain"], None, np.ones(checkpoints), "errors",
+        np.array([float(1 << n) for n in range(checkpoints)]), z, z, SCALES["plain"], None, np.ones(checkpoints), "errors",
     )  # fmt: skip
     return layer_phases("block 0", 0, curve, 0.0, 0.95, 0).verdict
 
