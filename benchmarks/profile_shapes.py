@@ -126,10 +126,12 @@ def series(turns: tuple[float, ...], checkpoints: int, signal: float, seed: int)
     places = np.linspace(0.0, checkpoints - 1.0, len(turns))
     truth = signal * np.interp(np.arange(checkpoints), places, turns)
     z = truth + rng.standard_normal(checkpoints)
-    labels = tuple(f"step{1 << n}" for n in range(checkpoints))
+    steps = [1 << n for n in range(checkpoints)]
+    labels = tuple(f"step{step}" for step in steps)
     curve = Curve(
         "simulated", "", "mean_cosine", "all", labels, (0,) * checkpoints,
-        np.array([float(1 << n) for n in range(checkpoints)]), z, z, SCALES["plain"], None, np.ones(checkpoints), "errors",
+        np.array(steps, dtype=np.float64), z, z, SCALES["plain"], None, np.ones(checkpoints),
+        "errors of the table",
     )  # fmt: skip
     return layer_phases("block 0", 0, curve, 0.0, 0.95, 0).verdict
 

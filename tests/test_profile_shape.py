@@ -191,6 +191,16 @@ def test_a_shape_that_a_few_rows_make_is_told_with_the_rows() -> None:
     assert "s1^2" in str(found)
 
 
+def test_none_of_these_that_move_otherwise_are_not_the_same() -> None:
+    wave = np.sin(np.linspace(0, 3 * np.pi, BLOCKS))
+    up = profile_shape(frame(8.0 + 4.0 * wave, 0.001), "id_twonn")
+    down = profile_shape(frame(8.0 - 4.0 * wave, 0.001), "id_twonn")
+    assert up.shape == down.shape == "none-of-these"
+    assert up.directions == (1, -1, 1, -1)
+    assert down.directions == (-1, 1, -1, 1)
+    assert not up.same_as(down)
+
+
 def test_a_shape_of_all_rows_holds_under_every_filter() -> None:
     bell = [1.0, 1.5, 2.5, 3.0, 2.5, 1.5, 1.0]
     found = robust_shape(sweep_of_pieces(bell), "anisotropy")

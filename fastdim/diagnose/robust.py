@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Flip:
     """A verdict that another filter changes, and the rows behind it.
 
+    told: the rises and falls of the shape under the filter.
     label: the site where the metric changes most; before, after: its values there. removed: rows
     the filter leaves out there, of n_rows. rows: of the ten rows that carry most of s_1^2 there,
     those left out: share of s_1^2, token, document, position, norm. share: their sum.
@@ -28,6 +29,7 @@ class Flip:
 
     filter: str
     shape: str
+    told: str
     label: str
     before: float
     after: float
@@ -43,8 +45,8 @@ class Flip:
             else f"of the same {self.n_rows} rows"
         )
         text = (
-            f"{self.filter}: {self.shape}; most at {self.label}, {self.before:.3g} to "
-            f"{self.after:.3g} {left}"
+            f"{self.filter}: {self.shape} ({self.told}); most at {self.label}, "
+            f"{self.before:.3g} to {self.after:.3g} {left}"
         )
         if self.rows:
             named = ", ".join(_named(row) for row in self.rows)
@@ -62,7 +64,8 @@ def _named(row: Mapping[str, Any]) -> str:
 class RobustShape:
     """The shape with all tokens, under every other filter, and of every scale.
 
-    holds: whether all are the same. flips: filters under which the shape is another one. scales:
+    holds: whether all are the same. flips: filters under which the shape is another one, or
+    none-of-these with other rises and falls. scales:
     shape by scale of the dimension, for `id_twonn` where scales were given.
     """
 
@@ -73,9 +76,9 @@ class RobustShape:
 
     @property
     def holds(self) -> bool:
-        """Whether the shape is the same under every filter and scale."""
+        """Whether it rises and falls alike under every filter and scale."""
         others = (*self.by_filter.values(), *self.by_scale.values())
-        return all(other.shape == self.shape.shape for other in others)
+        return all(other.same_as(self.shape) for other in others)
 
     def __str__(self) -> str:
         names = ", ".join(f"{name}: {found.shape}" for name, found in self.by_filter.items())
@@ -122,7 +125,7 @@ def robust_shape(
         if name != "all":
             by_filter[name] = profile_shape(sweep, metric, name, **options)
     flips = tuple(
-        _flip(sweep, whole, other) for other in by_filter.values() if other.shape != whole.shape
+        _flip(sweep, whole, other) for other in by_filter.values() if not other.same_as(whole)
     )
     by_scale = {}
     if scales is not None:
@@ -153,6 +156,7 @@ def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape) -> Flip:
     return Flip(
         filter=other.filter,
         shape=other.shape,
+        told=other.reason.partition(" (")[0].partition(";")[0],
         label=whole.curve.labels[whole.curve.layers.index(layer)],
         before=float(before[layer]),
         after=float(after[layer]),

@@ -46,7 +46,8 @@ class Interval(NamedTuple):
 class ProfileShape:
     """The verdict on one metric of one model under one token filter.
 
-    shape: one of SHAPES. p_flat: against all sites being equal; p_monotone: against never falling
+    shape: one of SHAPES. directions: of its pieces, +1 up and -1 down; None where no pieces explain
+    the differences. p_flat: against all sites being equal; p_monotone: against never falling
     and against never rising, the larger of the two. Both adjusted for all pairs of sites.
     peak: middle of the top (of the bottom, for a valley), which is what lies above four fifths of
     the height, as a share of the depth: 0 at the first site, 1 at the last. width: share of the
@@ -58,6 +59,7 @@ class ProfileShape:
     """
 
     shape: str
+    directions: tuple[int, ...] | None
     metric: str
     filter: str
     model: str
@@ -75,6 +77,10 @@ class ProfileShape:
     curve: Curve
     moves: Moves
     missing: tuple[tuple[str, str], ...]
+
+    def same_as(self, other: ProfileShape) -> bool:
+        """Whether both rise and fall alike: two none-of-these may be as different as any others."""
+        return (self.shape, self.directions) == (other.shape, other.directions)
 
     def __repr__(self) -> str:
         return f"ProfileShape({self.shape}: {self.metric}, {self.filter}, {self.model})"
@@ -152,6 +158,7 @@ def shape_of(curve: Curve, smallest: float, confidence: float, seed: int) -> Pro
     reason = _reason(curve, moves, directions, smallest, confidence, flatness)
     return ProfileShape(
         shape=shape,
+        directions=None if directions is None else tuple(directions),
         metric=curve.metric,
         filter=curve.filter,
         model=curve.model,
