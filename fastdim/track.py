@@ -20,7 +20,7 @@ from fastdim.extract.texts import Corpus, load_texts
 from fastdim.layer import METRICS
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS
-from fastdim.sweeps.folder import RunFolder, write_json
+from fastdim.sweeps.folder import RunFolder, read_json, write_json
 from fastdim.sweeps.inputs import ModelInput
 from fastdim.sweeps.jobs import Job, prepare_model, run_job
 from fastdim.sweeps.options import FORMATS, Defaults
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas
 
 KEEP = ("none", "stats", "rows")
+# Checkpoints that could not be measured, and why; they have no run of their own.
+FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,20 @@ class Track(Sweep):
 
     @classmethod
     def load(cls, *folders: str | Path) -> Track:
-        """Read the folder of a track. Raises StoreError where its runs are not of a track."""
-        loaded = Sweep.load(*folders)
-        if any("step" not in run.sample for run in loaded.runs):
+        """Read the folder of a track, failed checkpoints too. Raises StoreError where its runs are
+        not of a track.
+        """
+        runs = Sweep.load(*folders).runs
+        if any("step" not in run.sample for run in runs):
             raise StoreError(f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`")
-        return cls(loaded.runs)
+        runs.sort(key=lambda run: int(run.sample["step"]))
+        failed = []
+        for path in (Path(folder) / FAILED for folder in folders):
+            for entry in read_json(path) if path.is_file() else []:
+                reason = str(entry.pop("reason"))
+                failed.append((str(entry["name"]), reason))
+                runs.append(_failed(runs[0], Checkpoint(**entry), reason))
+        return cls(runs, failed)
 
     @property
     def steps(self) -> dict[str, int]:
@@ -192,10 +203,11 @@ def track(
         records.append(record)
     if not records:
         raise failures[0][1]
-    failed = []
-    for checkpoint, reason in failures:
-        failed.append((checkpoint.name, str(reason)))
-        records.append(_failed(records[0], checkpoint, str(reason)))
+    failed = [(checkpoint.name, str(reason)) for checkpoint, reason in failures]
+    first = records[0]
+    records += [_failed(first, checkpoint, str(reason)) for checkpoint, reason in failures]
+    told = [{**asdict(checkpoint), "reason": str(reason)} for checkpoint, reason in failures]
+    write_json(output / FAILED, told)
     result = Track(records, failed)
     result.write_results(output, formats)
     return result

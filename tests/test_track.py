@@ -136,6 +136,9 @@ def test_a_bad_checkpoint_has_rows_with_its_reason_and_the_rest_goes_on(
     assert set(bad["status"]) == {"failed"}
     assert all(reason in text for text in bad["reason"])
     assert set(table[table["revision"] != "checkpoint-10"]["status"]) == {"ok"}
+    again = Track.load(tmp_path / "out")
+    assert again.failed == found.failed
+    pd.testing.assert_frame_equal(again.table, table)
 
 
 def test_the_command_line(
