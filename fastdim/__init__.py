@@ -21,6 +21,8 @@ each query, so the n x n distances and cosines never exist. numpy's part reads t
 16 MB decoded to float64, so no second copy of x exists either; half precision stays half. Chunks
 and threads never change a result. Shards are written while the model runs and read layer by layer.
 
+`fastdim.diagnose` (shapes of profiles, differences, training phases), `fastdim.track`
+(checkpoints), `fastdim.attention` and `fastdim.causes`: docs/shapes.md, docs/attention.md.
 `fastdim.torch` (differentiable functions, a loss) and `fastdim.torchmetrics` (over the batches of a
 loop) are packages of their own, imported only when asked for: docs/torch.md.
 

@@ -29,6 +29,7 @@ from fastdim.estimate import (
     bounded_exp,
     check_confidence,
     clustered_stderr,
+    group_sums,
     transformed_interval,
 )
 from fastdim.moments import near_mean, one_blas_thread, sums
@@ -219,29 +220,38 @@ def cosine_moments(
             known = decompose_sums(unit, ids, inverse)
         s, total, by_row, shift, slopes = _from_rows(rows, known, threads)
     taking = used if kept is None else used[kept]
-    labels = None if groups is None else np.unique(groups[taking], return_inverse=True)[1]
+    labels = None if groups is None else groups[taking]
+    group_count = 0 if groups is None else int(groups.max()) + 1
     parts = (s, total, by_row, shift, slopes)
-    return moments_of(n, count, parts, labels, confidence), inverse
+    return moments_of(n, count, parts, labels, group_count, confidence), inverse
 
 
 def moments_of(
     n: int,
     count: int,
     parts: tuple[float, float, Array, float, Array],
-    labels: Int64 | None,
+    groups: Int64 | None,
+    group_count: int,
     confidence: float,
 ) -> CosineStats:
-    """Mean and spread with their errors, from what `_from_rows` says of `count` of n rows."""
+    """Mean and spread with their errors, from what `_from_rows` says of `count` of n rows.
+
+    groups: label below group_count of each row that takes part, None where rows are independent.
+    """
     s, total, by_row, shift, slopes = parts
     mean = min(1.0, max(-1.0, s - shift))
     variance = max(0.0, total / (count * (count - 1)))
     std = math.sqrt(variance)
     mean_influence = 2.0 * slopes * count / (count - 1)
     std_influence = (by_row / (count - 1) - variance) / std if std > 0 else np.zeros(count)
-    errors = clustered_stderr(np.stack([mean_influence, std_influence], axis=1), labels)
+    influence = np.stack([mean_influence, std_influence], axis=1)
+    labels = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    errors = clustered_stderr(influence, labels)
+    by_group = None if groups is None else group_sums(influence, groups, group_count) / count
     mean_error = float(errors[0]) if abs(mean) < 1.0 else 0.0
 
-    def estimate(value: float, error: float, forward: Any, backward: Any, slope: float) -> Estimate:
+    def estimate(place: int, error: float, forward: Any, backward: Any, slope: float) -> Estimate:
+        value = (mean, std)[place]
         lower, upper = transformed_interval(value, error, confidence, forward, backward, slope)
         return Estimate(
             value=value,
@@ -254,6 +264,7 @@ def moments_of(
             method="all pairs, by sums over rows",
             interval="influence function",
             confidence=confidence,
+            by_group=None if by_group is None else by_group[:, place],
         )
 
     # atanh keeps a mean inside (-1, 1), log keeps a spread positive.
@@ -272,8 +283,8 @@ def moments_of(
         pairs="",
         band=0.0,
         confidence=confidence,
-        mean_estimate=estimate(mean, mean_error, math.atanh, math.tanh, 1.0 / room),
-        std_estimate=estimate(std, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
+        mean_estimate=estimate(0, mean_error, math.atanh, math.tanh, 1.0 / room),
+        std_estimate=estimate(1, float(errors[1]), math.log, bounded_exp, 1.0 / max(std, 1e-300)),
         backend="",
     )
 

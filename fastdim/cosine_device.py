@@ -58,8 +58,9 @@ def stats(
     unit = triton.unit_rows(x)
     chosen = unit.chosen.cpu().numpy()
     count = len(chosen)
+    group_count = 0 if labels is None else int(labels.max()) + 1
     if labels is not None:
-        labels = np.unique(labels[chosen], return_inverse=True)[1]
+        labels = labels[chosen]
     every = count * (count - 1) // 2
     if pairs is None:
         pairs = "all" if count <= ALL_PAIRS_ROWS else SAMPLED_PAIRS
@@ -68,7 +69,7 @@ def stats(
     slope_squares, spread = float(np.square(slopes).sum()), float(norms2.sum()) / count
     by_row = deviations_by_row(squares, along, slopes, slope_squares, spread)
     parts = (float(unit.center), float(by_row.sum()), by_row, spread / (count - 1), slopes)
-    found = moments_of(len(x), count, parts, labels, confidence)
+    found = moments_of(len(x), count, parts, labels, group_count, confidence)
     edges = np.linspace(-1.0, 1.0, bins + 1)
     if pairs == "all" or int(pairs) >= every:
         kind, seen, band = "all", every, 0.0

@@ -8,7 +8,7 @@ sums are the influence of every row on every statistic.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from fastdim.estimate import (
     bounded_exp,
     check_confidence,
     clustered_stderr,
+    group_sums,
     transformed_interval,
 )
 from fastdim.moments import Sums, near_mean, one_blas_thread, sums
@@ -124,8 +125,12 @@ def spectrum_of(
     influence, first = _influence(rows, found, slopes, threads)
     # The values do not change with the scale of x, so the influences already sum to zero (Euler).
     errors = clustered_stderr(influence, labels)
+    parts = None if labels is None else group_sums(influence, labels) / found.count
     estimates = {
-        name: _estimate(name, float(values[place]), float(errors[place]), found.count, confidence)
+        name: replace(
+            _estimate(name, float(values[place]), float(errors[place]), found.count, confidence),
+            by_group=None if parts is None else parts[:, place],
+        )
         for place, name in enumerate(STATISTICS)
     }
     return Spectrum(

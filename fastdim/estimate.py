@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
@@ -19,6 +19,9 @@ class Estimate:
 
     `n_points` rows were given, `n_distinct` of them differ (None: not counted), and `n_queries`
     entered the estimate. `method` and `interval` say how value and interval were formed.
+    by_group: (g,) first-order change of the value when the rows of one group (a document) count
+    once more; None where rows were not grouped. Summing to zero, they are what a bootstrap over
+    documents needs.
     """
 
     value: float
@@ -31,6 +34,7 @@ class Estimate:
     method: str
     interval: str
     confidence: float
+    by_group: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
     def __float__(self) -> float:
         return self.value
@@ -51,6 +55,15 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + check_confidence(confidence) / 2)
 
 
+def group_sums(
+    influence: NDArray[np.float64], groups: NDArray[np.int64], count: int | None = None
+) -> NDArray[np.float64]:
+    """Sums (g, ...) of influence values (n, ...) within groups 0..g-1; count: g where larger."""
+    sums = np.zeros((count or int(groups.max()) + 1, *influence.shape[1:]))
+    np.add.at(sums, groups, influence)
+    return sums
+
+
 def clustered_stderr(
     influence: NDArray[np.float64], groups: NDArray[np.int64] | None
 ) -> NDArray[np.float64]:
@@ -64,9 +77,8 @@ def clustered_stderr(
     if groups is None:
         sums, count = influence, n
     else:
-        count = int(groups.max()) + 1
-        sums = np.zeros((count, *influence.shape[1:]))
-        np.add.at(sums, groups, influence)
+        sums = group_sums(influence, groups)
+        count = len(sums)
     if count < 2:
         return np.full(influence.shape[1:], math.nan)
     variance = np.square(sums).sum(axis=0) * (count / (count - 1)) / n**2

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from fastdim.cli.display import Terminal, duration, split_text
+from fastdim.cli.display import Terminal, duration, split_text, wide
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
@@ -184,8 +183,7 @@ def ls(options: argparse.Namespace) -> int:
             duration(sum(record.seconds.values())),
         )
     console = Console()
-    if not console.is_terminal:  # a file has no width: nothing is folded there
-        console.width = Measurement.get(console, console.options.update(max_width=10_000), table)[1]
+    wide(console, table)
     console.print(table)
     return FINISHED
 
@@ -206,8 +204,32 @@ def _progress(options: argparse.Namespace) -> Progress:
     return Progress() if options.quiet else Terminal(Console(stderr=True))
 
 
+def track(options: argparse.Namespace) -> int:
+    """`fastdim track`: checkpoints of one training, and the phases of its layers."""
+    from fastdim.cli.training import track as run_track
+
+    return run_track(options, _analysis(options), _progress(options))
+
+
+def attention(options: argparse.Namespace) -> int:
+    """`fastdim attention`: statistics of every head."""
+    from fastdim.cli.heads import attention as run_attention
+
+    return run_attention(options, _progress(options))
+
+
+def causes(options: argparse.Namespace) -> int:
+    """`fastdim causes`: ablations of every layer."""
+    from fastdim.cli.causes import causes as run_causes
+
+    return run_causes(options, _progress(options))
+
+
 _COMMANDS = {
+    "attention": attention,
+    "causes": causes,
     "sweep": sweep,
+    "track": track,
     "profile": profile,
     "report": report,
     "ls": ls,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,10 +17,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Table
 from rich.text import Text
 
 from fastdim.sweeps.plan import Plan, size
 from fastdim.sweeps.progress import Progress
+
+
+def wide(console: Console, table: Table) -> None:
+    """A file has no width: nothing is folded there."""
+    if not console.is_terminal:
+        console.width = Measurement.get(console, console.options.update(max_width=10_000), table)[1]
 
 
 def duration(seconds: float) -> str:

@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_sweep(command("sweep", "measure every layer of one or more models"))
     _add_profile(command("profile", "measure activations that were written elsewhere"))
+    _add_track(command("track", "measure checkpoints of one training on the same tokens"))
+    _add_attention(command("attention", "measure every attention head of a model"))
+    _add_causes(command("causes", "say how much of each layer's numbers is whose work"))
     _add_report(command("report", "rebuild table, report and plot from saved runs (no torch)"))
     ls = command("ls", "list the runs in folders (no torch)")
     ls.add_argument("folders", nargs="*", default=["."], metavar="DIR")
@@ -98,48 +101,12 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
         " Python package)",
     )
     sub.add_argument("--model", dest="model", nargs="+", metavar="MODEL", help="the same")
-    sub.add_argument("--config", metavar="FILE.yaml", help="options from a file; unknown keys fail")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
     sub.add_argument("--revision", help="branch, tag or commit of a hub model")
-    sub.add_argument(
-        "--texts",
-        metavar="TEXTS",
-        help="file, folder of .txt/.md, .jsonl, - (standard input), or docstrings (of the Python"
-        " standard library)",
-    )
-    sub.add_argument("--text-field", default="text", help="key of the text in a .jsonl file")
+    _add_texts(sub)
     sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
-    model = sub.add_argument_group("model")
-    model.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the model's own)")
-    model.add_argument("--device", default=Defaults.device, help="default: %(default)s")
-    model.add_argument("--batch-size", type=count, default=Defaults.batch_size, help=_DEFAULT)
-    model.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="let the model's repository run its own Python code (off unless asked for)",
-    )
-    sample = sub.add_argument_group("sample")
-    sample.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
-    sample.add_argument(
-        "--context", type=count, default=Defaults.context, help="tokens a document; " + _DEFAULT
-    )
-    sample.add_argument(
-        "--tokens-per-document", type=count, help="keep at most this many of each document's tokens"
-    )
-    sample.add_argument(
-        "--pack",
-        action=argparse.BooleanOptionalAction,
-        default=Defaults.pack,
-        help="documents are packed contexts of consecutive text; --no-pack: one text a document",
-    )
-    sample.add_argument(
-        "--layers",
-        default=Defaults.layers,
-        help='"all", or numbers in the order of the forward pass, 0 = the embedding, 1 = the output'
-        ' of block 0 and so on ("0,5,10-20"); also "embedding", "blocks", "final_norm"',
-    )
-    sample.add_argument(
-        "--store-dtype", help="float16 or bfloat16 on disk (default: as the model computes)"
-    )
+    _add_model(sub)
+    _add_sample(sub)
     _add_analysis(sub)
     _add_output(sub)
     sub.add_argument(
@@ -150,6 +117,61 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--dry-run", action="store_true", help="load the model, print the plan, compute nothing"
+    )
+
+
+_CONFIG = "options from a file; unknown keys fail"
+
+
+def _add_texts(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--texts",
+        metavar="TEXTS",
+        help="file, folder of .txt/.md, .jsonl, - (standard input), or docstrings (of the Python"
+        " standard library)",
+    )
+    sub.add_argument("--text-field", default="text", help="key of the text in a .jsonl file")
+
+
+def _add_model(sub: argparse.ArgumentParser) -> None:
+    model = sub.add_argument_group("model")
+    model.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the model's own)")
+    model.add_argument("--device", default=Defaults.device, help="default: %(default)s")
+    model.add_argument("--batch-size", type=count, default=Defaults.batch_size, help=_DEFAULT)
+    model.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="let the model's repository run its own Python code (off unless asked for)",
+    )
+
+
+def _add_tokens(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-tokens", type=count, default=Defaults.max_tokens, help=_DEFAULT)
+    group.add_argument(
+        "--context", type=count, default=Defaults.context, help="tokens a document; " + _DEFAULT
+    )
+    group.add_argument(
+        "--pack",
+        action=argparse.BooleanOptionalAction,
+        default=Defaults.pack,
+        help="documents are packed contexts of consecutive text; --no-pack: one text a document",
+    )
+
+
+def _add_sample(sub: argparse.ArgumentParser) -> None:
+    sample = sub.add_argument_group("sample")
+    _add_tokens(sample)
+    sample.add_argument(
+        "--tokens-per-document", type=count, help="keep at most this many of each document's tokens"
+    )
+    sample.add_argument(
+        "--layers",
+        default=Defaults.layers,
+        help='"all", or numbers in the order of the forward pass, 0 = the embedding, 1 = the output'
+        ' of block 0 and so on ("0,5,10-20"); also "embedding", "blocks", "final_norm"',
+    )
+    sample.add_argument(
+        "--store-dtype", help="float16 or bfloat16 on disk (default: as the model computes)"
     )
 
 
@@ -204,6 +226,71 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--output", metavar="DIR", help="folder to write to (default: print only)")
     _add_analysis(sub)
     _add_output(sub)
+
+
+def _add_track(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="hub name with --revisions; with --checkpoints, what the table calls the model",
+    )
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument(
+        "--revisions", nargs="+", metavar="NAME", help="of a hub model, such as step1000"
+    )
+    which.add_argument(
+        "--checkpoints", nargs="+", metavar="DIR", help="local folders, such as out/checkpoint-*"
+    )
+    sub.add_argument(
+        "--steps", nargs="+", type=int, metavar="N", help="one each, where names tell none"
+    )
+    sub.add_argument(
+        "--keep",
+        choices=("none", "stats", "rows"),
+        default="stats",
+        help="left on disk of each checkpoint beside its metrics: nothing, what documents add and"
+        " the strongest rows, or the activations too; " + _DEFAULT,
+    )
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
+    _add_texts(sub)
+    sub.add_argument(
+        "--output", metavar="DIR", help="folder of the track; started again, it goes on"
+    )
+    _add_model(sub)
+    _add_sample(sub)
+    _add_analysis(sub)
+    _add_output(sub)
+
+
+def _add_attention(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="as for a sweep")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
+    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    _add_texts(sub)
+    sub.add_argument("--output", metavar="DIR", help="folder for attention.csv")
+    _add_model(sub)
+    _add_tokens(sub.add_argument_group("sample"))
+    sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
+    sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_causes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="as for a sweep")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
+    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    _add_texts(sub)
+    sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
+    _add_model(sub)
+    group = sub.add_argument_group("sample")
+    _add_tokens(group)
+    group.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
+    group.add_argument("--queries", type=count, default=1000, help=_QUERIES)
+    sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
+    sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+    sub.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")
+    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def _add_report(sub: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from fastdim.report import prose, svg, tables, words
 from fastdim.report.data import Sample, read_sample
 from fastdim.report.findings import Finding, findings_of
 from fastdim.report.panels import MANY_REVISIONS, panels_of, scale_of, thin
+from fastdim.report.shapes import ModelShapes, section
 from fastdim.report.style import style_sheet
 from fastdim.report.words import escape
 
@@ -54,12 +55,14 @@ def render(
     definition: Mapping[str, Any],
     *,
     twin: str = "report.json",
+    shapes: Sequence[ModelShapes] = (),
 ) -> str:
     """The report of a results table as one HTML document.
 
     table: tidy table of a sweep, one row a (model, revision, layer, filter, metric). extras: one
     entry a (model, layer, filter) with norms and top rows (`Sweep.layers`). definition: everything
     recorded about the sample (`Sweep.definition`). twin: name of the JSON file with all numbers.
+    shapes: verdicts on the profiles (`fastdim.report.shapes`).
 
     The document stays under 1 MB by leaving out detail, never by leaving out a curve, up to 20
     revisions a model; it says what it left out. Raises InputError for an empty table, missing
@@ -69,7 +72,7 @@ def render(
     found = findings_of(sample)
     document = ""
     for detail in DETAILS:
-        document = _document(sample, found, definition, twin, detail)
+        document = _document(sample, found, definition, twin, detail, shapes)
         if len(document.encode()) <= MOST_BYTES:
             break
     return document
@@ -81,6 +84,7 @@ def _document(
     definition: Mapping[str, Any],
     twin: str,
     detail: Detail,
+    shapes: Sequence[ModelShapes],
 ) -> str:
     names = words.listing([sample.name(model) for model in sample.models])
     many = [len(thin(sample.revisions(m), detail.drawn_revisions)) for m in sample.models]
@@ -97,7 +101,7 @@ def _document(
         '<a class="skip" href="#findings">Skip to the findings</a>',
         f"<header><h1>Representation profile of {escape(names)}</h1>",
         prose.opening(sample),
-        prose.contents(sample, bool(failed)),
+        prose.contents(sample, bool(failed), bool(shapes)),
         "</header><main>",
     ]
     if failed:
@@ -107,6 +111,7 @@ def _document(
         )
     parts += [
         prose.findings_section(sample, found),
+        section(shapes, {model: sample.name(model) for model in sample.models}),
         '<section id="reading"><h2>How to read this</h2>',
         prose.reading(sample),
         "</section>",

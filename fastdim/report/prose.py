@@ -75,10 +75,12 @@ def _rule(rule: str) -> str:
     return f"{known[kind]}: {escape(rule)}" if kind in known and context else escape(rule)
 
 
-def contents(sample: Sample, failed: bool) -> str:
+def contents(sample: Sample, failed: bool, shapes: bool = False) -> str:
     """Links to the sections and metrics."""
     links = [("failures", "Failures")] if failed else []
-    links += [("findings", "Findings"), ("reading", "How to read this")]
+    links += [("findings", "Findings")]
+    links += [("shapes", "Shapes")] if shapes else []
+    links += [("reading", "How to read this")]
     links += [(f"m{i}", title_of(metric)) for i, metric in enumerate(sample.metrics)]
     links += [("tokens", "Tokens that carry most"), ("sample", "The sample")]
     inner = " ".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in links)

@@ -97,6 +97,7 @@ th:first-child,td.t,th.t{text-align:left}
 tbody th{font-weight:400;position:sticky;left:0;background:var(--bg)}
 tbody tr:nth-child(2n) td,tbody tr:nth-child(2n) th{background:var(--tint)}
 td small{color:var(--soft);font-size:11.5px;margin-left:5px}
+td.v small{display:block;margin:0}
 td.wrap,th.wrap{white-space:normal;text-align:left;min-width:24em}
 td.x{color:var(--bad)}
 .wide thead th{white-space:normal;vertical-align:bottom}.wide td{padding-left:8px}

@@ -45,12 +45,13 @@ def twin_of(
     extras: Sequence[Mapping[str, Any]],
     definition: Mapping[str, Any],
     findings: Sequence[Finding],
+    shapes: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The twin as a JSON object.
 
     Columns that hold one value in all rows stand once, in `constant`; the others are the lists of
     `rows`, in the order of `columns`. `dtypes` are those of the table. Floats are written with all
-    their digits.
+    their digits. shapes: verdicts on the shape of profiles.
     """
     names = [str(name) for name in table.columns]
     data = {name: [plain(value) for value in table[name].tolist()] for name in names}
@@ -69,6 +70,7 @@ def twin_of(
         },
         "findings": [asdict(item) for item in findings],
         "rules": RULES,
+        "shapes": plain(list(shapes)),
         "order": names,
         "dtypes": {name: str(table[name].dtype) for name in names},
         "constant": constant,

@@ -11,6 +11,7 @@ from fastdim.metrics import METRICS
 from fastdim.report.data import read_sample
 from fastdim.report.findings import findings_of
 from fastdim.report.page import render
+from fastdim.report.shapes import shapes_of
 from fastdim.report.twin import twin_of, write_twin
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def write_report(sweep: SweepLike, path: str | Path) -> tuple[Path, Path]:
     twin_path = path.with_suffix(".json")
     table, extras, definition = sweep.table, sweep.layers, sweep.definition
     findings = findings_of(read_sample(table, extras, tuple(METRICS)))
-    page = render(table, extras, definition, twin=twin_path.name)
-    twin = write_twin(twin_of(table, extras, definition, findings))
+    shapes = shapes_of(sweep)
+    page = render(table, extras, definition, twin=twin_path.name, shapes=shapes)
+    told = [item.to_json() for item in shapes]
+    twin = write_twin(twin_of(table, extras, definition, findings, told))
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, text in ((path, page), (twin_path, twin)):
         write_bytes(target, text.encode())

@@ -33,6 +33,15 @@ class Input(Protocol):
         """Tell `progress` the plan, make the rows that are missing, write sample.json."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """Sites of a model, hash of the tokens it reads, names of parameters with NaN or infinities."""
+
+    sites: list[Site]
+    tokens_sha256: str
+    bad_parameters: tuple[str, ...]
+
+
 class ModelInput:
     """A model, by name or in memory (module and tokenizer), and the texts it reads."""
 
@@ -103,8 +112,21 @@ class ModelInput:
             store_dtype=store.dtype,
             document_rule=documents.rule,
             n_documents=len(documents),
+            tokens_sha256=documents.sha256,
         )
         return Source(store.sites, store.rows, store.tokens, store.token_text)
+
+    def describe(self, definition: Definition) -> Description:
+        """What the model and its documents are, before anything is run. Loads the model."""
+        import torch
+
+        loaded, documents, sites = self._prepare(definition)
+        bad = [
+            name
+            for name, value in loaded.model.named_parameters()
+            if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        ]
+        return Description(sites, documents.sha256, tuple(bad))
 
     def _prepare(self, definition: Definition) -> tuple[Any, Any, list[Site]]:
         """Model, documents and sites, made once."""

@@ -12,6 +12,7 @@ from fastdim.arrays import as_groups, as_rows
 from fastdim.errors import InputError, StoreError
 from fastdim.extract.store import Site, TokenTable
 from fastdim.layer import METRICS, measure_job
+from fastdim.sweeps.contributions import contributions
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, Filter, LayerRows, apply
 from fastdim.sweeps.schema import encode_float, encode_metric, failed_metric
@@ -85,7 +86,8 @@ def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any
     filtered = apply(item, layer, shared.definition.outlier_factor)
     documents = None if tokens is None else tokens.document[filtered.kept]
     groups = as_groups(documents, len(filtered.kept))
-    measured = measure_job(SharedJob(shared, filtered, groups))
+    job = SharedJob(shared, filtered, groups)
+    measured = measure_job(job)
     by_name = {metric.name: metric for metric in measured.metrics}
     norms = layer.norms[filtered.kept]
     indices, shares = measured.top_rows
@@ -100,7 +102,10 @@ def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any
         ],
     }
     metrics = [encode_metric(by_name[name]) for name in METRICS]
-    return {"metrics": metrics, "extras": extras}
+    computed = [metric.name for metric in measured.metrics if metric.status == "ok"]
+    numbers = None if tokens is None else tokens.document
+    beside = contributions(job, numbers, filtered.kept, computed)
+    return {"metrics": metrics, "extras": extras, "documents": beside}
 
 
 def _top_row(row: int, share: float, layer: Layer, norms: NDArray[np.float64]) -> dict[str, Any]:

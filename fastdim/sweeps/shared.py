@@ -284,11 +284,21 @@ class SharedJob(Job):
             return super().norms
         return self.shared.layer.norms[self.filtered.kept]
 
+    @property
+    def _apart(self) -> bool:
+        """Whether the neighbours are searched for this filter alone."""
+        few = len(self.distinct.first) < 3
+        return self.filtered.normalize or not self.shared.shares(self.n) or few
+
     def _neighbors(self) -> Neighbors:
-        apart = self.filtered.normalize or not self.shared.shares(self.n)
-        if apart or len(self.distinct.first) < 3:
+        if self._apart:
             return super()._neighbors()
         return self.shared.neighbors(self.filtered.kept)
+
+    def query_rows(self) -> Int64:
+        """Row of the layer (m,) that each query of `neighbors` is, the first of its equals."""
+        queries = self.neighbors.queries
+        return self.filtered.kept[queries] if self._apart else queries
 
     @cached_property
     def spectrum(self) -> Spectrum:

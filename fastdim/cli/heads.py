@@ -1,0 +1,67 @@
+"""`fastdim attention`: statistics of every head of a model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fastdim.cli.display import wide
+from fastdim.errors import InputError
+from fastdim.extract.shards import storage_errors, write_bytes
+from fastdim.extract.texts import load_texts
+from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.result import require_formats
+
+FINISHED, FAILED_ROWS = 0, 1
+SHOWN = {
+    "max_weight": "max", "entropy": "entropy", "first_key": "key 0", "sink_rate": "sinks",
+    "categorical": "categorical", "query_norm": "|q|", "key_norm": "|k|",
+    "mean_cosine": "cos(q,k)", "key_bias_std": "key bias",
+}  # fmt: skip
+
+
+def attention(options: argparse.Namespace, progress: Progress) -> int:
+    """Run the command; 1 if a row of the table is not a number."""
+    if options.texts is None:
+        raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
+    require_formats(("csv",), [options.model])
+    from fastdim.attention import attention as run
+
+    found = run(
+        options.model,
+        load_texts(options.texts, field=options.text_field),
+        revision=options.revision,
+        context=options.context,
+        pack=options.pack,
+        max_tokens=options.max_tokens,
+        batch_size=options.batch_size,
+        device=options.device,
+        dtype=options.dtype,
+        seed=options.seed,
+        confidence=options.confidence,
+        trust_remote_code=options.trust_remote_code,
+        progress=progress,
+    )
+    written = None
+    if options.output is not None:
+        folder = Path(options.output)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            written = folder / "attention.csv"
+            write_bytes(written, found.table.to_csv(index=False).encode())
+    if not options.quiet:
+        console = Console()
+        table = Table(box=None, pad_edge=False)
+        for heading in ("block", *SHOWN.values()):
+            table.add_column(heading, justify="right", no_wrap=True)
+        layers = found.layers()
+        for label, row in zip(layers.index, layers.to_dict("records"), strict=True):
+            table.add_row(str(label[0]), *(f"{row[name]:.3g}" for name in SHOWN))
+        wide(console, table)
+        console.print(table)
+        if written is not None:
+            console.print(f"written: {written}", soft_wrap=True, highlight=False)
+    return FAILED_ROWS if (found.table["status"] == "failed").any() else FINISHED

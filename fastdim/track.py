@@ -1,0 +1,291 @@
+"""A sweep over checkpoints of one training: the same tokens in each, one model in memory at a time.
+
+Each checkpoint is a run folder of its own below the output, so a stopped track goes on at its last
+finished piece. A checkpoint that cannot be measured has rows with its reason, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdim.diagnose.phases import step_of
+from fastdim.errors import FastdimError, InputError, ModelError, StoreError
+from fastdim.extract.texts import Corpus, load_texts
+from fastdim.layer import METRICS
+from fastdim.sweeps.definition import Definition
+from fastdim.sweeps.filters import FILTERS
+from fastdim.sweeps.folder import RunFolder, read_json, write_json
+from fastdim.sweeps.inputs import ModelInput
+from fastdim.sweeps.jobs import Job, prepare_model, run_job
+from fastdim.sweeps.options import FORMATS, Defaults
+from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.record import RunRecord
+from fastdim.sweeps.result import Sweep, require_formats
+from fastdim.sweeps.run import all_finished
+from fastdim.sweeps.schema import failed_metric
+
+if TYPE_CHECKING:
+    import pandas
+
+KEEP = ("none", "stats", "rows")
+# Checkpoints that could not be measured, and why; they have no run of their own.
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """name: revision or folder name; source, revision: as a sweep takes them; step of training."""
+
+    name: str
+    source: str
+    revision: str | None
+    step: int
+
+
+class Track(Sweep):
+    """The runs of all checkpoints in the order of their steps; `table` has a column `step`.
+
+    failed: (checkpoint, reason) of those that could not be measured; their rows say the same.
+    """
+
+    def __init__(self, runs: Sequence[RunRecord], failed: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(sorted(runs, key=lambda run: int(run.sample["step"])))
+        self.failed = list(failed)
+
+    @classmethod
+    def load(cls, *folders: str | Path) -> Track:
+        """Read the folder of a track, failed checkpoints too. Raises StoreError where its runs are
+        not of a track.
+        """
+        runs = Sweep.load(*folders).runs
+        if any("step" not in run.sample for run in runs):
+            raise StoreError(f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`")
+        runs.sort(key=lambda run: int(run.sample["step"]))
+        failed = []
+        for path in (Path(folder) / FAILED for folder in folders):
+            for entry in read_json(path) if path.is_file() else []:
+                reason = str(entry.pop("reason"))
+                failed.append((str(entry["name"]), reason))
+                runs.append(_failed(runs[0], Checkpoint(**entry), reason))
+        return cls(runs, failed)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Step of each checkpoint, by its name in the column `revision`."""
+        return {run.sample["revision"]: int(run.sample["step"]) for run in self.runs}
+
+    @cached_property
+    def table(self) -> pandas.DataFrame:
+        """The tidy table of all checkpoints, with the column `step` after `revision`."""
+        frame = Sweep(self.runs).table
+        steps = frame["revision"].map(self.steps).astype("Int64")
+        frame.insert(list(frame.columns).index("revision") + 1, "step", steps)
+        return frame
+
+
+def find_checkpoints(
+    model: str | None,
+    revisions: Sequence[str] | None,
+    checkpoints: Sequence[str | Path] | None,
+    steps: Sequence[int] | None = None,
+) -> list[Checkpoint]:
+    """The checkpoints asked for, by step. steps: one each, where their names tell none.
+
+    Raises InputError unless they are at least two revisions of a model, or two folders, each with a
+    step of its own; ModelError where a pattern finds nothing.
+    """
+    if (revisions is None) == (checkpoints is None):
+        raise InputError(
+            "say which checkpoints: a hub model with revisions=, or local folders with checkpoints="
+        )
+    if revisions is not None:
+        if model is None:
+            raise InputError("revisions belong to a model: name it")
+        places = [(name, model, name) for name in revisions]
+    else:
+        folders: list[str] = []
+        for pattern in checkpoints or ():
+            found = sorted(glob.glob(str(pattern)))
+            if not found:
+                raise ModelError(f"there is no checkpoint at {pattern}: check the path")
+            folders += found
+        places = [(Path(folder).name, folder, "") for folder in folders]
+    names = [name for name, _, _ in places]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two checkpoints are called {twice!r}: each needs a name of its own")
+    if len(places) < 2:
+        raise InputError(
+            f"a track needs at least 2 checkpoints, got {len(places)} ({', '.join(names)}); "
+            "one alone is measured by a sweep"
+        )
+    if steps is not None and len(steps) != len(places):
+        raise InputError(f"{len(steps)} steps for {len(places)} checkpoints: give one each")
+    found_steps: dict[int, str] = {}
+    made = []
+    for number, (name, source, revision) in enumerate(places):
+        step = step_of(name) if steps is None else int(steps[number])
+        if step is None:
+            raise InputError(
+                f"the checkpoint {name!r} has no step number in its name (as step1000 or "
+                "checkpoint-500 have): give one step for each checkpoint with steps= (--steps)"
+            )
+        if step in found_steps:
+            raise InputError(f"{found_steps[step]!r} and {name!r} are both of step {step}")
+        found_steps[step] = name
+        made.append(Checkpoint(name, source, revision or None, step))
+    return sorted(made, key=lambda item: item.step)
+
+
+def track(
+    model: str | None,
+    texts: str | Path | Sequence[str] | Corpus,
+    output: str | Path,
+    *,
+    revisions: Sequence[str] | None = None,
+    checkpoints: Sequence[str | Path] | None = None,
+    steps: Sequence[int] | None = None,
+    keep: str = "stats",
+    formats: Sequence[str] = FORMATS,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Track:
+    """Measure every checkpoint of a training on the same tokens.
+
+    model: hub name of the revisions; with checkpoints, what the table calls the model (None: the
+        folder above them). revisions: "step1000", ...; checkpoints: folders or patterns.
+    keep: "none": the metrics alone; "stats": also what each document adds and the strongest rows;
+        "rows": also the activations of every checkpoint. Those of one are on disk at any time.
+    options: as `fastdim.sweep`, but revision, output and keep_activations.
+
+    A checkpoint of another architecture, with NaN or infinite weights, with a tokenizer that makes
+    other tokens, or that does not load, gives rows with status "failed" and the reason; the first
+    one that can be measured sets what the others must be.
+
+    Raises InputError and ModelError as `find_checkpoints`, on an unknown `keep`, and the first
+    checkpoint's own error if none can be measured; StoreError as a sweep.
+    """
+    if keep not in KEEP:
+        raise InputError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
+    chosen = find_checkpoints(model, revisions, checkpoints, steps)
+    require_formats(formats, [chosen[0].source])
+    corpus = texts if isinstance(texts, Corpus) else load_texts(texts)
+    settings = _defaults() | options
+    output = Path(output)
+    name = model or Path(chosen[0].source).resolve().parent.name
+    progress = progress or Progress()
+    records: list[RunRecord] = []
+    failures: list[tuple[Checkpoint, FastdimError]] = []
+    for checkpoint in chosen:
+        folder = output / re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name)
+        try:
+            job = prepare_model(
+                checkpoint.source,
+                corpus,
+                revision=checkpoint.revision,
+                keep_activations=True,
+                **settings,
+            )
+            job.check(folder)
+            _check_alike(job, folder, records[0] if records else None)
+            record = run_job(job, folder, (), progress)
+        except (InputError, ModelError) as error:
+            failures.append((checkpoint, error))
+            continue
+        record.sample |= {"model": name, "revision": checkpoint.name, "step": checkpoint.step}
+        _settle(record, folder, keep)
+        records.append(record)
+    if not records:
+        raise failures[0][1]
+    failed = [(checkpoint.name, str(reason)) for checkpoint, reason in failures]
+    first = records[0]
+    records += [_failed(first, checkpoint, str(reason)) for checkpoint, reason in failures]
+    told = [{**asdict(checkpoint), "reason": str(reason)} for checkpoint, reason in failures]
+    write_json(output / FAILED, told)
+    result = Track(records, failed)
+    result.write_results(output, formats)
+    return result
+
+
+def _defaults() -> dict[str, Any]:
+    """What a sweep takes where nothing is said."""
+    names = ("layers", "context", "pack", "max_tokens", "batch_size", "device", "queries", "pairs",
+             "outlier_factor")  # fmt: skip
+    others: dict[str, Any] = {
+        "filters": None, "tokens_per_document": None, "dtype": None, "store_dtype": None,
+        "seed": 0, "exact": False, "confidence": 0.95, "threads": None,
+        "trust_remote_code": False,
+    }  # fmt: skip
+    return {name: getattr(Defaults, name) for name in names} | others
+
+
+def _check_alike(job: Job, folder: Path, first: RunRecord | None) -> None:
+    """Raise ModelError where a checkpoint is not to be compared with the first."""
+    if all_finished(RunFolder(folder), job.definition):
+        return
+    assert isinstance(job.input, ModelInput)
+    found = job.input.describe(job.definition)
+    if found.bad_parameters:
+        raise ModelError(
+            f"{len(found.bad_parameters)} parameters hold NaN or infinite weights, the first "
+            f"{found.bad_parameters[0]}: the training diverged, or the file is damaged"
+        )
+    if first is None:
+        return
+    sites = [asdict(site) for site in found.sites]
+    if sites != first.sample["sites"]:
+        raise ModelError(
+            f"another architecture than {first.sample['revision']}: {len(sites)} sites of widths "
+            f"{sorted({site['width'] for site in sites})}, there {len(first.sample['sites'])} of "
+            f"{sorted({site['width'] for site in first.sample['sites']})}"
+        )
+    if found.tokens_sha256 != first.sample["tokens_sha256"]:
+        raise ModelError(
+            f"its tokenizer makes other tokens of the texts than that of "
+            f"{first.sample['revision']}: a vocabulary of its own, so no row can be compared"
+        )
+
+
+def _settle(record: RunRecord, folder: Path, keep: str) -> None:
+    """Write what is kept of a finished checkpoint, and remove the rest."""
+    run = RunFolder(folder)
+    write_json(folder / "sample.json", record.sample)
+    if keep != "rows" and run.activations.exists():
+        run.remove_activations()
+    if keep == "none":
+        for piece in record.pieces:
+            piece["documents"] = None
+            if piece["extras"]:
+                piece["extras"]["top_rows"] = []
+            write_json(run.piece_path(piece["site"]["layer"], piece["filter"]), piece)
+
+
+def _failed(first: RunRecord, checkpoint: Checkpoint, reason: str) -> RunRecord:
+    """Rows of a checkpoint that could not be measured, as the first one has them."""
+    definition: Definition = replace(
+        first.definition,
+        model=checkpoint.source,
+        revision=checkpoint.revision,
+        model_sha256="",
+    )
+    pieces = [
+        {
+            "definition": definition.sha256,
+            "site": site,
+            "filter": name,
+            "rule": FILTERS[name].stated(definition.outlier_factor),
+            "metrics": [failed_metric(metric, reason) for metric in METRICS],
+            "extras": None,
+            "documents": None,
+        }
+        for site in first.sample["sites"]
+        for name in definition.filters
+    ]
+    sample = {**first.sample, "revision": checkpoint.name, "step": checkpoint.step}
+    return RunRecord(definition, sample, pieces)

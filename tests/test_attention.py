@@ -1,0 +1,211 @@
+"""Statistics of attention heads against weights that transformers returns itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from test_extract_sites import FAMILIES, SMALL, VOCABULARY, Letters
+from tiny_model import TEXT, save_tiny
+
+import fastdim
+from fastdim.attention import STATISTICS, attention, correlate
+from fastdim.attention.heads import AVERAGED
+from fastdim.cli import main
+from fastdim.errors import InputError, ModelError
+
+TEXTS = [TEXT[start : start + length] for start, length in ((0, 16), (3, 9), (7, 16), (2, 5))]
+OPTIONS: dict[str, Any] = {"context": 16, "pack": False, "batch_size": 2}
+
+
+def grouped() -> Any:
+    config = transformers.LlamaConfig(
+        **SMALL, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2
+    )
+    return transformers.LlamaModel(config)
+
+
+def eager(model: Any) -> list[list[np.ndarray]]:
+    """By document, by layer: weights (heads, queries, keys), each text alone, so no padding."""
+    model.set_attn_implementation("eager")
+    found = []
+    for text in TEXTS:
+        ids = torch.tensor([Letters()(text)["input_ids"]])
+        with torch.inference_mode():
+            out = model(input_ids=ids, output_attentions=True)
+        found.append([layer[0].double().numpy() for layer in out.attentions])
+    return found
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "grouped"])
+def test_heads_agree_with_the_weights_of_the_model(family: str) -> None:
+    torch.manual_seed(0)
+    model = (FAMILIES | {"grouped": grouped})[family]().eval()
+    with torch.no_grad():  # small random weights attend evenly: make them differ
+        for name, value in model.named_parameters():
+            if value.ndim == 2 and "embed" not in name:
+                value *= 8.0
+    before = model.config._attn_implementation
+    found = attention((model, Letters()), TEXTS, **OPTIONS)
+    assert model.config._attn_implementation == before
+    weights = eager(model)
+    causal = family != "bert"
+    table = found.table
+    assert set(table["status"]) == {"ok"}
+    assert set(table["statistic"]) == set(STATISTICS)
+    for layer in range(3):
+        expected: dict[str, list[np.ndarray]] = {}
+        for document in weights:
+            p = document[layer][:, 1:] if causal else document[layer]
+            seen = np.arange(2, p.shape[2] + 1) if causal else np.full(p.shape[1], p.shape[2])
+            logs = np.log(np.where(p > 0, p, 1.0))
+            expected.setdefault("max_weight", []).append(p.max(-1))
+            expected.setdefault("entropy", []).append(-(p * logs).sum(-1) / np.log(seen))
+            expected.setdefault("first_key", []).append(p[..., 0])
+            expected.setdefault("categorical", []).append(p.max(-1) > 0.9)
+        rows = table[(table["block"] == layer) & table["head"].notna()]
+        for name, parts in expected.items():
+            mine = rows[rows["statistic"] == name].sort_values("head")["value"].to_numpy(float)
+            np.testing.assert_allclose(mine, np.concatenate(parts, 1).mean(1), atol=2e-6)
+        assert set(rows["n_queries"]) == {sum(map(len, TEXTS)) - len(TEXTS) * causal}
+
+
+def test_means_of_queries_and_keys_of_grouped_heads() -> None:
+    torch.manual_seed(0)
+    model = grouped().eval()
+    seen: list[tuple[Any, Any]] = []
+    from fastdim.attention.capture import watched
+
+    ids = torch.tensor([Letters()(TEXTS[0])["input_ids"]])
+
+    def see(path: str, query: Any, key: Any, *rest: Any) -> None:
+        seen.append((query[0].double().numpy(), key[0].double().numpy()))
+
+    with torch.inference_mode(), watched(model, see):
+        model(input_ids=ids)
+    found = attention((model, Letters()), TEXTS[:1], **OPTIONS).table
+    query, key = seen[0][0][:, 1:], seen[0][1]
+    rows = found[(found["block"] == 0) & (found["head"] == 3)].set_index("statistic")
+    assert rows.loc["max_weight", "key_head"] == 1
+    mean_q, mean_k = query[3].mean(0), key[1].mean(0)
+    cosine = mean_q @ mean_k / np.linalg.norm(mean_q) / np.linalg.norm(mean_k)
+    assert rows.loc["mean_cosine", "value"] == pytest.approx(cosine, abs=1e-6)
+    assert rows.loc["mean_query_norm", "value"] == pytest.approx(np.linalg.norm(mean_q))
+    spread = ((key[1] - mean_k) @ mean_q).std() / math.sqrt(query.shape[-1])
+    assert rows.loc["key_bias_std", "value"] == pytest.approx(spread, rel=1e-5)
+    assert rows.loc["query_norm", "value"] == pytest.approx(
+        np.linalg.norm(query[3], axis=1).mean(), rel=1e-5
+    )
+    assert rows.loc["key_norm", "value"] == pytest.approx(
+        np.linalg.norm(key[1], axis=1).mean(), rel=1e-5
+    )
+
+
+def test_errors_are_those_of_documents_and_batches_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = (FAMILIES["llama"]().eval(), Letters())
+    long = [TEXT[n : n + 16] for n in range(0, 240, 6)]
+    one = attention(model, long, context=16, pack=False, batch_size=1).table
+    many = attention(model, long, context=16, pack=False, batch_size=7).table
+    np.testing.assert_allclose(one["value"], many["value"], rtol=1e-4, atol=1e-6)
+    known = one["statistic"].isin(AVERAGED)
+    assert one.loc[known, "stderr"].notna().all()
+    assert (one.loc[known, "lower"] <= one.loc[known, "value"]).all()
+    assert one.loc[~known, "stderr"].isna().all()
+    halves = [attention(model, long[half::2], context=16, pack=False).table for half in (0, 1)]
+    apart = (halves[0]["value"] - halves[1]["value"])[known] / one.loc[known, "stderr"]
+    # Of a half each, so twice the variance, twice: t values with a standard deviation of 2.
+    assert 0.8 < float(np.sqrt((apart[np.isfinite(apart)] ** 2).mean())) < 4.0
+
+
+def test_an_encoder_decoder_has_both_stacks_and_the_attention_between() -> None:
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=VOCABULARY, d_model=16, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, max_position_embeddings=32,
+    )  # fmt: skip
+    found = attention((transformers.BartModel(config).eval(), Letters()), TEXTS, **OPTIONS).table
+    modules = found.groupby("stack")["module"].nunique().to_dict()
+    assert modules == {"encoder": 2, "decoder": 4}
+    assert set(found["status"]) == {"ok"}
+
+
+def test_heads_without_weights_are_one_clear_error() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.layer(torch.zeros(1, 4))
+
+    with pytest.raises(ModelError, match="no transformers model"):
+        attention((Own(), Letters()), TEXTS, **OPTIONS)
+    with pytest.raises(InputError, match="name or a pair"):
+        attention(3, TEXTS, **OPTIONS)  # type: ignore[arg-type]
+    mamba = transformers.MambaModel(
+        transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2)
+    )
+    with pytest.raises(ModelError, match="cannot be had"):
+        attention((mamba.eval(), Letters()), TEXTS, **OPTIONS)
+    from transformers import AttentionInterface
+
+    assert "fastdim" not in AttentionInterface._global_mapping
+
+
+def frames(attend: list[float], measured: list[float], revision: str = "") -> Any:
+    base = {"model": "m", "revision": revision}
+    left = pd.DataFrame(
+        [{**base, "block": n, "head": None, "statistic": "categorical", "value": value}
+         for n, value in enumerate(attend)]
+    )  # fmt: skip
+    right = pd.DataFrame(
+        [{**base, "block": n, "metric": "anisotropy", "filter": "all", "site": "block",
+          "status": "ok", "value": value} for n, value in enumerate(measured)]
+    )  # fmt: skip
+    return left, right
+
+
+def test_correlation_over_layers_and_over_steps() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal(12)
+    left, right = frames(list(truth), list(truth + 0.3 * rng.standard_normal(12)))
+    [row] = correlate(left, right).to_dict("records")
+    from scipy.stats import spearmanr
+
+    assert row["correlation"] == pytest.approx(spearmanr(left["value"], right["value"])[0])
+    assert row["lower"] < row["correlation"] < row["upper"]
+    assert row["n"] == 12
+    pairs = [frames([step, -step], [step, step], f"step{step}") for step in range(1, 7)]
+    left = pd.concat([pair[0] for pair in pairs])
+    right = pd.concat([pair[1] for pair in pairs])
+    found = correlate(left, right, over="steps").set_index("block")["correlation"]
+    assert found.to_dict() == {0: 1.0, 1: -1.0}
+    with pytest.raises(InputError, match="no 4 places in common"):
+        correlate(left, right)
+    with pytest.raises(InputError, match="unknown statistic"):
+        correlate(left, right, "kurtosis")
+    with pytest.raises(InputError, match="over must be"):
+        correlate(left, right, over="time")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT)
+    out = tmp_path / "out"
+    command = ["attention", str(model), "--texts", str(tmp_path / "text.txt"), "--output", str(out)]
+    assert main([*command, "--context", "16", "--max-tokens", "200"]) == 0
+    table = pd.read_csv(out / "attention.csv")
+    assert len(table) == 2 * (2 * 11 + 12)
+    told = capsys.readouterr().out
+    assert "categorical" in told
+    assert "attention.csv" in told
+    assert main(["attention", str(model), "--output", str(out)]) == 2
+    assert fastdim.Sweep  # the package stays importable without the command's extras

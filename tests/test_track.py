@@ -1,0 +1,204 @@
+"""Checkpoints of one training through a track: same tokens, resume, disk, and bad checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+from tiny_model import LETTERS, TEXT, save_tiny, tiny_tokenizer
+
+from fastdim.cli import main
+from fastdim.diagnose import phases
+from fastdim.errors import InputError, ModelError, StoreError
+from fastdim.sweeps import Sweep
+from fastdim.track import Track, find_checkpoints, track
+
+TEXTS = [f"{TEXT[n : n + 40]} {n}" for n in range(0, 160, 4)]
+OPTIONS: dict[str, Any] = {"context": 16, "max_tokens": 300, "batch_size": 8, "threads": 1}
+OPTIONS |= {"filters": ["all"], "queries": None, "pairs": 500, "formats": ("csv",)}
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    """Folders checkpoint-1, -10, -100 with other weights each."""
+    folder = tmp_path / "training"
+    for seed, step in enumerate((1, 10, 100)):
+        save_tiny(folder / f"checkpoint-{step}", seed)
+    return folder
+
+
+def test_every_checkpoint_is_measured_on_the_same_tokens(checkpoints: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = OPTIONS | {"formats": ("parquet", "csv", "html", "png")}
+    found = track(None, TEXTS, out, checkpoints=[checkpoints / "checkpoint-*"], **options)
+    assert found.steps == {"checkpoint-1": 1, "checkpoint-10": 10, "checkpoint-100": 100}
+    table = found.table
+    assert set(table["status"]) == {"ok"}
+    assert set(table["model"]) == {"training"}
+    assert table["step"].drop_duplicates().tolist() == [1, 10, 100]
+    assert len({run.sample["tokens_sha256"] for run in found.runs}) == 1
+    values = table.query("metric == 'anisotropy' and site == 'block' and filter == 'all'")
+    assert values["value"].nunique() == 6
+    for name in ("results.csv", "results.parquet", "report.html", "profiles.png"):
+        assert (out / name).stat().st_size > 0
+    # Activations go, what a bootstrap needs stays, and it comes back from the disk.
+    assert not list(out.glob("*/activations"))
+    again = Track.load(out)
+    pd.testing.assert_frame_equal(again.table, table)
+    assert len(phases(again, "anisotropy", smallest=0.0).layers) == 4
+
+
+def test_a_track_goes_on_without_running_what_is_finished(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    late = checkpoints / "checkpoint-100"
+    shutil.move(late, tmp_path / "later")
+    first = track("m", TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS)
+    shutil.move(tmp_path / "later", late)
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*/pieces/*.json")}
+    found = track("m", TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS)
+    assert len(found.runs) == len(first.runs) + 1
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with pytest.raises(StoreError, match="another run"):
+        track("m", TEXTS[:20], out, checkpoints=[checkpoints / "*"], **OPTIONS)
+
+
+@pytest.mark.parametrize("keep", ["none", "rows"])
+def test_what_is_kept(checkpoints: Path, tmp_path: Path, keep: str) -> None:
+    out = tmp_path / "out"
+    found = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep=keep, **OPTIONS)
+    assert len(list(out.glob("*/activations"))) == (3 if keep == "rows" else 0)
+    known = [piece["documents"] is not None for piece in Track.load(out).runs[0].pieces]
+    assert set(known) == {keep == "rows"}
+    # Finished all the same: nothing is run again.
+    shutil.rmtree(checkpoints / "checkpoint-1")
+    save_tiny(checkpoints / "checkpoint-1", 0)
+    again = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep=keep, **OPTIONS)
+    pd.testing.assert_frame_equal(again.table, found.table)
+
+
+def break_weights(folder: Path) -> None:
+    model = transformers.AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(folder)
+
+
+def change_vocabulary(folder: Path) -> None:
+    letters = tiny_tokenizer()
+    vocabulary = letters.get_vocab()
+    turned = {token: len(LETTERS) - number for token, number in vocabulary.items()}
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel(turned, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(
+        folder
+    )
+
+
+def change_architecture(folder: Path) -> None:
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = 3
+    transformers.LlamaModel(config).save_pretrained(folder)
+
+
+def remove_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (break_weights, "NaN or infinite weights, the first layers.1.mlp.up_proj.weight"),
+        (change_vocabulary, "tokenizer makes other tokens"),
+        (change_architecture, "another architecture than checkpoint-1: 5 sites"),
+        (remove_weights, "cannot open the model"),
+    ],
+)
+def test_a_bad_checkpoint_has_rows_with_its_reason_and_the_rest_goes_on(
+    checkpoints: Path, tmp_path: Path, spoil: Any, reason: str
+) -> None:
+    spoil(checkpoints / "checkpoint-10")
+    found = track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
+    [(name, told)] = found.failed
+    assert name == "checkpoint-10"
+    assert reason in told
+    table = found.table
+    bad = table[table["revision"] == "checkpoint-10"]
+    assert len(bad) == len(table) / 3
+    assert set(bad["status"]) == {"failed"}
+    assert all(reason in text for text in bad["reason"])
+    assert set(table[table["revision"] != "checkpoint-10"]["status"]) == {"ok"}
+    again = Track.load(tmp_path / "out")
+    assert again.failed == found.failed
+    pd.testing.assert_frame_equal(again.table, table)
+
+
+def test_the_command_line(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number, text in enumerate(TEXTS):
+        (texts / f"{number:02d}.txt").write_text(text)
+    command = ["track", "--checkpoints", str(checkpoints / "*"), "--texts", str(texts)]
+    command += ["--output", str(tmp_path / "out"), "--context", "16", "--max-tokens", "300"]
+    command += ["--filter", "all", "--threads", "1", "--formats", "csv"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "3 checkpoints measured, steps 1, 10, 100" in told
+    assert "id_twonn (all) over 3 checkpoints" in told
+    assert "first 10 steps" in told
+    break_weights(checkpoints / "checkpoint-100")
+    other = [*command[:6], str(tmp_path / "other"), *command[7:]]
+    assert other[5] == "--output"
+    assert main(other) == 1
+    told = capsys.readouterr()
+    assert "checkpoint checkpoint-100 failed" in told.err
+    assert "phases need at least 3" in told.out
+
+
+def test_bad_requests(checkpoints: Path, tmp_path: Path) -> None:
+    one = [checkpoints / "checkpoint-1"]
+    with pytest.raises(InputError, match="at least 2 checkpoints, got 1"):
+        find_checkpoints(None, None, one)
+    with pytest.raises(InputError, match="say which checkpoints"):
+        find_checkpoints("m", None, None)
+    with pytest.raises(InputError, match="say which checkpoints"):
+        find_checkpoints("m", ["step1", "step2"], one)
+    with pytest.raises(InputError, match="name it"):
+        find_checkpoints(None, ["step1", "step2"], None)
+    with pytest.raises(ModelError, match="no checkpoint at"):
+        find_checkpoints(None, None, [checkpoints / "nothing-*"])
+    with pytest.raises(InputError, match="'main' has no step number"):
+        find_checkpoints("m", ["step1", "main"], None)
+    with pytest.raises(InputError, match="both of step 1"):
+        find_checkpoints("m", ["step1", "checkpoint-1"], None)
+    with pytest.raises(InputError, match="two checkpoints are called"):
+        find_checkpoints("m", ["step1", "step1"], None)
+    with pytest.raises(InputError, match="1 steps for 2"):
+        find_checkpoints("m", ["a", "b"], None, [1])
+    given = find_checkpoints("m", ["main", "early"], None, [200, 100])
+    assert [(item.name, item.step) for item in given] == [("early", 100), ("main", 200)]
+    with pytest.raises(InputError, match="keep must be"):
+        track(None, TEXTS, tmp_path, checkpoints=[checkpoints / "*"], keep="all", **OPTIONS)
+    for folder in checkpoints.iterdir():
+        remove_weights(folder)
+    with pytest.raises(ModelError, match="cannot open"):
+        track(None, TEXTS, tmp_path / "o", checkpoints=[checkpoints / "*"], **OPTIONS)
+
+
+def test_a_sweep_is_no_track(checkpoints: Path, tmp_path: Path) -> None:
+    from fastdim import sweep
+
+    sweep(str(checkpoints / "checkpoint-1"), TEXTS, output=tmp_path / "s", **OPTIONS)
+    assert isinstance(Sweep.load(tmp_path / "s"), Sweep)
+    with pytest.raises(StoreError, match="not of `fastdim track`"):
+        Track.load(tmp_path / "s")
