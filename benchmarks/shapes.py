@@ -23,3 +23,10 @@ def sphere(n: int, d: int, rng: np.random.Generator) -> Array:
 def gaussian(n: int, d: int, rng: np.random.Generator) -> Array:
     """Standard normal rows (n, d): the density falls off."""
     return rng.standard_normal((n, d))
+
+
+def ball(n: int, d: int, rng: np.random.Generator) -> Array:
+    """Uniform in the unit ball."""
+    x = rng.standard_normal((n, d))
+    x *= rng.random((n, 1)) ** (1.0 / d) / np.linalg.norm(x, axis=1, keepdims=True)
+    return x

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shapes import gaussian, sphere, torus
+from shapes import ball, gaussian, sphere, torus
 from study_page import write_page
 from threadpoolctl import threadpool_limits
 
@@ -76,13 +76,6 @@ SLOW: dict[str, Callable[[Array, Neighbors], Any]] = {
 ESTIMATORS = (*FAST, *SLOW, "danco")
 SLOW_ROWS, SLOW_SEEDS = 2000, 2
 DANCO_LARGEST = 20  # balls of every dimension up to the columns are searched
-
-
-def ball(n: int, d: int, rng: np.random.Generator) -> Array:
-    """Uniform in the unit ball."""
-    x = rng.standard_normal((n, d))
-    x *= rng.random((n, 1)) ** (1.0 / d) / np.linalg.norm(x, axis=1, keepdims=True)
-    return x
 
 
 def cube(n: int, d: int, rng: np.random.Generator) -> Array:

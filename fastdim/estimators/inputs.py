@@ -203,10 +203,14 @@ def dependent_stderr(influence: Array, found: Neighbors, sharing: float) -> floa
     take a dimension that differs between regions for dependence: 2 to 5 times the true error on
     hidden states.
     """
-    count = len(influence)
+    return float(clustered_stderr(influence, None)) * widening(found, len(influence), sharing)
+
+
+def widening(found: Neighbors, count: int, sharing: float) -> float:
+    """What `dependent_stderr` multiplies the error of `count` independent query rows by."""
     everything = found.n_points if found.n_distinct is None else found.n_distinct
     share = min(1.0, (count - 1) / max(1, everything - 1))
-    return float(clustered_stderr(influence, None)) * math.sqrt(1.0 + (sharing - 1.0) * share)
+    return math.sqrt(1.0 + (sharing - 1.0) * share)
 
 
 def sharing_at(d: float, loss: float) -> float:
