@@ -416,9 +416,12 @@ def _from_rows(
     total = 2.0 * count * slope_squares + float(np.square(powers).sum()) - count * spread**2
     total -= count * (count - 1) * shift**2
     forms = scores(rows, known, threads)
-    squares = count * (forms.forms[:, 0] + known.eigenvalues[0] * np.square(forms.first))
+    top = known.eigenvalues[0]
+    squares = count * top * (forms.forms[:, 0] + np.square(forms.first))
     slopes = forms.linear[:, 0]
-    by_row = deviations_by_row(squares, count * forms.linear[:, 1], slopes, slope_squares, spread)
+    by_row = deviations_by_row(
+        squares, count * top * forms.linear[:, 1], slopes, slope_squares, spread
+    )
     return s, total, by_row, shift, slopes
 
 

@@ -276,9 +276,10 @@ def _descending(ascending: Array) -> Array:
 def scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     """Forms of every row y less the mean, computed once for a decomposition.
 
-    With z_k = y.v_k: first = z_0, rest = |y|^2 - z_0^2, forms[:, 0] = sum over k > 0 of l_k z_k^2,
-    forms[:, 1] the same with the slopes of the effective rank; linear = y.mean and y.(C mean) with
-    C the covariance. Without columns of y (`by_rows`) linear is empty.
+    With z_k = y.v_k: first = z_0, rest = |y|^2 - z_0^2, forms[:, 0] = sum over k > 0 of
+    l_k / l_0 z_k^2, forms[:, 1] the same with the slopes of the effective rank; linear = y.mean and
+    y.(C mean) / l_0 with C the covariance. Without columns of y (`by_rows`) linear is empty.
+    Eigenvalues enter as shares of the largest: products of the rows' fourth power may overflow.
     """
     if found.forms is None:
         found.forms = _scores(rows, found, threads)
@@ -287,14 +288,15 @@ def scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
 
 def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     powers = found.eigenvalues
-    weights = np.stack([powers, _statistics(powers)[1][:, 2] if powers[0] > 0 else powers])
+    relative = powers / powers[0] if powers[0] > 0.0 else powers
+    weights = np.stack([relative, _statistics(powers)[1][:, 2] if powers[0] > 0.0 else powers])
     weights[:, 0] = 0.0
     if found.by_rows:
         squares = np.square(found.axes) * (rows.n * powers)
         first = found.axes[:, 0] * math.sqrt(rows.n * powers[0])
         rest, none = squares[:, 1:].sum(axis=1), np.zeros((rows.n, 0))
         return cpu.RowForms(first, rest, none, squares @ weights.T, "float64")
-    lines = np.stack([found.mean, found.axes.T @ (powers * (found.axes @ found.mean))])
+    lines = np.stack([found.mean, found.axes.T @ (relative * (found.axes @ found.mean))])
     ids, scale = found.ids, found.scale
     if found.count * rows.d**2 > moments.DIRECT_WORK:
         return cpu.row_forms(rows, found.mean, ids, scale, found.axes, weights, lines, threads)
@@ -318,11 +320,12 @@ def _influence(
     """Influence of every row on the four values (n, 4), and its squared first score (n,)."""
     powers, forms = found.eigenvalues, scores(rows, found, threads)
     squares = np.square(forms.first)
-    total, power = float(powers.sum()), float(np.square(powers).sum())
+    top = float(powers[0])
+    total, power = float(powers.sum()) / top, float(np.square(powers / top).sum())
     # The slopes of anisotropy and stable rank are equal along all axes but the first.
     others = [
         slopes[-1, 0] * forms.rest,
-        2.0 * total / power * (forms.rest - total / power * forms.forms[:, 0]),
+        2.0 * total / power * (forms.rest - total / power * forms.forms[:, 0]) / top,
         forms.forms[:, 1],
         slopes[-1, 3] * forms.rest,
     ]
@@ -332,25 +335,27 @@ def _influence(
 
 def _statistics(eigenvalues: Array) -> tuple[Array, Array]:
     """The four values (4,) and their derivatives by each eigenvalue (r, 4)."""
+    # None of them changes with the unit, so the largest is 1: no square can overflow.
+    unit = float(eigenvalues[0])
+    eigenvalues = eigenvalues / unit
     total = float(eigenvalues.sum())
     squares = float(np.square(eigenvalues).sum())
-    top = float(eigenvalues[0])
     share = eigenvalues / total
     logs = np.log(share, out=np.zeros_like(share), where=share > 0)
     entropy = -float(share @ logs)
     leading = np.zeros_like(eigenvalues)
     leading[0] = 1.0
-    values = np.array([top / total, total**2 / squares, math.exp(entropy), total / top])
+    values = np.array([1.0 / total, total**2 / squares, math.exp(entropy), total])
     slopes = np.stack(
         [
             (leading - values[0]) / total,
             2.0 * total / squares - 2.0 * total**2 * eigenvalues / squares**2,
             np.where(share > 0, -(logs + entropy) / total * values[2], 0.0),
-            1.0 / top - leading * total / top**2,
+            1.0 - leading * total,
         ],
         axis=1,
     )
-    return values, slopes
+    return values, slopes / unit
 
 
 def _estimate(name: str, value: float, stderr: float, n: int, confidence: float) -> Estimate:

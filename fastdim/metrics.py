@@ -24,7 +24,8 @@ class Metric:
     lower, upper, stderr: nan where no uncertainty is defined. n_distinct: None if not counted.
     n_queries: what entered the value: query rows for id_twonn, pairs for quantiles of the cosine,
     else all rows. seconds: work shared by several metrics stands at the one that caused it first.
-    status: "ok", or "failed" with the reason (the error's own text) and nan values.
+    status: "ok", or "failed" with nan values. reason: the error's own text; with "ok" a warning
+    about the value ("warning: ..."), else empty.
     """
 
     name: str

@@ -249,3 +249,16 @@ def test_a_tokenizer_without_a_vocabulary_is_refused() -> None:
         check_tokenizer(empty, "folder")
     words = {token: place for place, token in enumerate([*empty.all_special_tokens, "hello"])}
     check_tokenizer(transformers.BertTokenizer(vocab=words), "folder")
+
+
+def test_near_copies_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that was computed and is warned of: one line, and the exit code of success."""
+    x = np.random.default_rng(0).standard_normal((400, 5))
+    np.save(tmp_path / "rows.npy", np.concatenate([x, x[:40] + 1e-9]))
+    code, text = said(
+        capsys, "profile", str(tmp_path / "rows.npy"), "--output", str(tmp_path / "out"), "--quiet"
+    )
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0].startswith("fastdim: layer 0, all, id_twonn: warning: 18.2% of the rows")
+    assert len(lines) <= 6

@@ -309,3 +309,22 @@ def test_every_public_estimator_says_what_it_is() -> None:
         assert found.method
         assert found.interval
         assert function.__name__ in fastdim.__all__
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60, 1e100])
+def test_the_unit_of_x_is_free(scale: float) -> None:
+    """Fourth powers of such rows leave float64, their spectra do not; warnings are errors."""
+    x = gaussian(80, 6).astype(np.float64) * np.arange(1.0, 7.0)
+    y = np.tanh(x @ np.arange(30.0).reshape(6, 5) / 30.0)
+    for function in (participation_ratio, effective_rank, stable_rank, rankme, alpha_req, isoscore):
+        plain, moved = function(x), function(scale * x)
+        for part in ("value", "lower", "upper"):
+            assert getattr(moved, part) == pytest.approx(getattr(plain, part), rel=1e-9)
+    for compare in (fastdim.linear_cka, fastdim.linearity_score):
+        plain, moved = compare(x, y), compare(scale * x, scale * y)
+        assert moved.value == pytest.approx(plain.value, rel=1e-9)
+        assert moved.stderr == pytest.approx(plain.stderr, rel=1e-6)
+    whole = fastdim.profile(scale * x)
+    assert whole.spectrum.estimates["anisotropy"].stderr == pytest.approx(
+        fastdim.spectrum(x).estimates["anisotropy"].stderr, rel=1e-9
+    )

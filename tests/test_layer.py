@@ -225,3 +225,22 @@ def test_results_print_as_numbers_not_as_arrays() -> None:
     assert repr(neighbors).startswith("Neighbors(k=3, 50 queries among 300 rows, ")
     assert f"anisotropy={found.spectrum.estimates['anisotropy']}" in repr(found.spectrum)
     assert "44,850 pairs (all) of 300 rows" in repr(found.cosine)
+
+
+def test_near_copies_are_warned_of() -> None:
+    """Rows equal up to rounding lower TwoNN: said from half a percent of the rows on."""
+    x = gaussian(1000, 6)
+    copied = x.copy()
+    copied[:30] = x[500:530] * (1 + 1e-7)
+    for count, text in ((0, ""), (2, ""), (30, "warning: 6.0% of the rows")):
+        found = profile(np.concatenate([x[30:], copied[:count]]))
+        metric = by_name(found.metrics())["id_twonn"]
+        assert metric.status == "ok"
+        assert metric.reason[: len("warning: 6.0% of the rows")] == text
+        assert ("near copies" in str(found)) == bool(text)
+    # Half of the rows and more, where no clean ratio is left to compare with.
+    half = by_name(measure(np.concatenate([x, x * (1 + 1e-7)])).metrics)["id_twonn"]
+    assert "100.0% of the rows" in half.reason
+    # A line has such ratios by itself: a hundredth of them.
+    line = np.random.default_rng(0).random((4000, 1)) * np.ones((1, 3))
+    assert by_name(measure(line).metrics)["id_twonn"].reason == ""

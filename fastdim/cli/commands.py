@@ -124,6 +124,12 @@ def _show(result: Sweep, output: Path | None, quiet: bool) -> int:
                 if path.stem in ("results", "report", "profiles")
             )
             console.print(f"written to {output}: {', '.join(files)}", soft_wrap=True)
+    warned = warnings_of(result)
+    for warning in warned[:MOST_REASONS]:
+        print(f"fastdim: {warning}", file=sys.stderr)
+    if len(warned) > MOST_REASONS:
+        more = len(warned) - MOST_REASONS
+        print(f'fastdim: and {more} more warnings, in the column "reason"', file=sys.stderr)
     if result.n_failed:
         print(
             f"fastdim: {result.n_failed} of {sum(len(run.pieces) for run in result.runs)} pieces"
@@ -141,6 +147,17 @@ def _show(result: Sweep, output: Path | None, quiet: bool) -> int:
 
 
 MOST_REASONS = 5
+
+
+def warnings_of(result: Sweep) -> list[str]:
+    """Site, filter, metric and text of each row that was computed and is warned of."""
+    table = result.table
+    warned = table[(table["status"] == "ok") & (table["reason"] != "")]
+    columns = (warned[name] for name in ("layer", "filter", "metric", "reason"))
+    return [
+        f"layer {layer}, {kind}, {metric}: {reason}"
+        for layer, kind, metric, reason in zip(*columns, strict=True)
+    ]
 
 
 def failure_reasons(result: Sweep) -> list[str]:

@@ -41,8 +41,10 @@ def linear_cka(
     first, second = pair_of(x, y, "linear_cka")
 
     def alignment(xx: Array, xy: Array, yy: Array) -> float:
-        below = math.sqrt(float(np.square(xx).sum()) * float(np.square(yy).sum()))
-        return float(np.square(xy).sum()) / below
+        # Each in units of its own: fourth powers of the rows may overflow.
+        a, b = math.sqrt(np.trace(xx)), math.sqrt(np.trace(yy))
+        below = float(np.linalg.norm(xx / a / a) * np.linalg.norm(yy / b / b))
+        return float(np.square(xy / a / b).sum()) / below
 
     return _jackknifed(first, second, alignment, "linear CKA", groups, jackknife, confidence)
 
@@ -86,8 +88,8 @@ def linearity_score(
         with one_blas_thread():
             powers, axes = np.linalg.eigh(xx)
         known = powers > len(powers) * np.finfo(np.float64).eps * powers[-1]
-        part = axes[:, known].T @ xy
-        return float((np.square(part) / powers[known, None]).sum()) / total
+        part = axes[:, known].T @ xy / np.sqrt(powers[known, None])
+        return float(np.square(part).sum()) / total
 
     label = "linearity of the residual" if residual else "linearity"
     return _jackknifed(first, second, explained, label, groups, jackknife, confidence)

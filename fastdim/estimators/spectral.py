@@ -198,7 +198,8 @@ def isoscore(
 
 def isotropy_of(powers: Array, columns: int) -> float:
     """(PR - 1) / (d - 1) of eigenvalues."""
-    ratio = powers.sum() ** 2 / np.square(powers).sum()
+    shares = powers / powers.sum()
+    ratio = 1.0 / np.square(shares).sum()
     return float(max(0.0, ratio - 1.0) / (columns - 1))
 
 
