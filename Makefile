@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity compat coverage study-estimators gpu-report install clean
+.PHONY: help demo test lint bench parity compat compare-estimators coverage study-estimators gpu-report install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench   compare with other libraries, after validating; writes benchmarks/results/<cpu>.md"
 	@echo "make parity  compare estimators with DADApy, which needs the environment of make bench"
 	@echo "make compat  what other packages save when given our neighbours; same environment"
+	@echo "make compare-estimators  times of estimators beside scikit-dimension and torchid; same environment"
 	@echo "make coverage          how often intervals of the estimators hold what they are about"
 	@echo "make study-estimators  bias of every estimator on known dimensions; writes docs/study-estimators.md"
 	@echo "make gpu-report        compile every GPU kernel for every target (nvcc 13) and write docs/gpu-report.md"
@@ -66,6 +67,11 @@ parity: $(BENCH_VENV)/stamp
 
 compat: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/compat.py $(BENCH_ARGS)
+
+# torchid asks for Python 3.13 but runs on older ones.
+compare-estimators: $(BENCH_VENV)/stamp
+	$(BENCH_VENV)/bin/python $(PIP) --no-deps --ignore-requires-python torchid==0.5.1 torchmetrics lightning-utilities
+	$(BENCH_VENV)/bin/python benchmarks/estimators.py --output benchmarks/results/estimators.md $(BENCH_ARGS)
 
 coverage: $(STAMPS)/test
 	$(PY) benchmarks/interval_coverage.py --output benchmarks/results/coverage.md

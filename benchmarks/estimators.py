@@ -1,14 +1,14 @@
 """Times of neighbour-based estimators beside scikit-dimension's and torchid's, values compared.
 
-    .venv/bin/python benchmarks/estimators.py --rows 20000 --columns 50 768 --output FILE.md
+    make compare-estimators        # writes benchmarks/results/estimators.md; under 12 minutes
+    .venv-bench/bin/python benchmarks/estimators.py --columns 50 --only MLE TLE --output FILE.md
 
-Gaussian rows of 10 dimensions in more columns. Each line: seconds of fastdim (search included, best
-of three), of scikit-dimension 0.5.0 (one run; where it takes n_jobs, the better of 1 and 2 if the
-first took under 10 seconds), of torchid on the CPU where it is installed (best of two), how many
-times faster fastdim is, and the values. A value that differs by more than the tolerance prints no
-ratio, and the exit status is 1. torchid 0.5.1 asks for Python 3.13 but runs on 3.11:
-
-    pip install --no-deps --ignore-requires-python torchid==0.5.1 torchmetrics lightning-utilities
+Gaussian rows of 10 dimensions in more columns, float32. Each line: seconds of fastdim (search
+included, best of two), of scikit-dimension 0.5.0 (one run; where it takes n_jobs and the first
+took under 10 seconds, the better of 1 and 2), of torchid's CPU path (one run), how many times
+faster fastdim is, and the values. Both peers hold all pairs in KNN and DANCo or loop over the rows
+in Python in ESS, so these have fewer rows, as their line says. A value that differs by more than
+the tolerance of its line prints no ratio, and the exit status is 1; a peer that fails says so.
 """
 
 from __future__ import annotations
@@ -33,19 +33,27 @@ from numpy.typing import NDArray
 
 import fastdim
 from fastdim.errors import require
+from fastdim.estimators.danco import ball_summary
 
 Matrix = NDArray[np.float32]
 TOLERANCE = 5e-3  # float32 rows: scikit-dimension's distances come from products
+RANDOM = 0.15  # both draw, or answer in whole numbers
+SIZES = [500, 750, 1000, 1500, 2000]
 
 
 @dataclass(frozen=True)
 class Line:
-    """The same estimator in three packages; jobs: whether scikit-dimension's takes n_jobs."""
+    """The same estimator in three packages.
+
+    jobs: whether scikit-dimension's takes n_jobs. most: rows at most.
+    """
 
     ours: Callable[[Matrix], Any]
     skdim: Callable[..., Any]
     torchid: Callable[[Any], Any] | None = None
     jobs: bool = True
+    most: int | None = None
+    tolerance: float = TOLERANCE
 
 
 def lines_of(torchid: Any) -> dict[str, Line]:
@@ -55,6 +63,7 @@ def lines_of(torchid: Any) -> dict[str, Line]:
     def other(name: str, **options: Any) -> Callable[[Any], Any] | None:
         return None if torchid is None else lambda t: getattr(torchid, name)(**options).fit(t)
 
+    graph = {"k": 2, "ps": np.array(SIZES), "M": 5, "gamma": 1}
     return {
         "TwoNN": Line(
             lambda x: fastdim.twonn(x, compat="skdim"),
@@ -81,10 +90,30 @@ def lines_of(torchid: Any) -> dict[str, Line]:
         ),
         "TLE": Line(fastdim.tle, lambda x, **jobs: ids.TLE().fit(x, **jobs), other("TLE")),
         "CorrInt": Line(fastdim.corrint, lambda x: ids.CorrInt().fit(x), other("CorrInt"), False),
-        "FisherS": Line(fastdim.fishers, lambda x: ids.FisherS().fit(x), other("FisherS"), False),
         "ESS": Line(
-            fastdim.ess, lambda x, **jobs: ids.ESS(random_state=0).fit(x, **jobs), other("ESS")
+            fastdim.ess,
+            lambda x, **jobs: ids.ESS(random_state=0).fit(x, **jobs),
+            other("ESS"),
+            most=5000,
         ),
+        "KNN": Line(
+            lambda x: fastdim.knn_graph(x, sizes=SIZES),
+            lambda x: ids.KNN(random_state=0, **graph).fit(x),
+            other("KNN", **graph),
+            False,
+            SIZES[-1],
+            RANDOM,
+        ),
+        "DANCo": Line(
+            lambda x: fastdim.danco(x, largest=15),
+            lambda x: ids.DANCo(D=15, random_state=0).fit(x),
+            other("DANCo", D=15, random_state=0),
+            False,
+            SIZES[-1],
+            RANDOM,
+        ),
+        "lPCA": Line(fastdim.lpca, lambda x: ids.lPCA().fit(x), None, False),
+        "FisherS": Line(fastdim.fishers, lambda x: ids.FisherS().fit(x), other("FisherS"), False),
     }
 
 
@@ -105,6 +134,32 @@ def timed(function: Callable[[Matrix], Any], x: Matrix, repeats: int) -> tuple[f
         found = function(x)
         best = min(best, time.perf_counter() - start)
     return best, found
+
+
+def compared(name: str, line: Line, x: Matrix) -> tuple[str, bool]:
+    """One line of the table, and whether all values agree."""
+    mine, value = timed(line.ours, x, 2)
+    found: list[tuple[float, float] | None] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rows that they drop
+        seconds, model = of_skdim(line, x)
+        found.append((seconds, float(np.ravel(model.dimension_)[0])))
+        if line.torchid is None:
+            found.append(None)
+        else:
+            tensor = require("torch", "models").from_numpy(x)
+            seconds, model = timed(line.torchid, tensor, 1)
+            found.append((seconds, float(model.dimension_)))
+    cells, values, right = [f"{mine:.2f}"], [f"{float(value):.4f}"], True
+    for peer in found:
+        if peer is None:
+            cells, values = [*cells, "", ""], [*values, ""]
+            continue
+        good = abs(float(value) / peer[1] - 1.0) <= line.tolerance
+        right &= good
+        cells += [f"{peer[0]:.2f}", f"{peer[0] / mine:.1f}" if good else "values differ"]
+        values.append(f"{peer[1]:.4f}")
+    return f"| {name} | {len(x):,} | {x.shape[1]} | {' | '.join([*cells, *values])} |", right
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,27 +191,10 @@ def main(arguments: list[str] | None = None) -> int:
         for name, line in lines_of(torchid).items():
             if options.only and name not in options.only:
                 continue
-            mine, value = timed(line.ours, x, 3)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # scikit-dimension's, of the rows it drops
-                other, model = of_skdim(line, x)
-                found = [(other, float(np.ravel(model.dimension_)[0]))]
-                if line.torchid is not None:
-                    tensor = require("torch", "models").from_numpy(x)
-                    other, model = timed(line.torchid, tensor, 2)
-                    found.append((other, float(model.dimension_)))
-            cells = []
-            for seconds, expected in found:
-                good = abs(float(value) / expected - 1.0) <= TOLERANCE
-                wrong += not good
-                cells += [f"{seconds:.2f}", f"{seconds / mine:.1f}" if good else "values differ"]
-            values = [f"{float(value):.4f}", *(f"{expected:.4f}" for _, expected in found)]
-            if len(found) == 1:
-                cells, values = [*cells, "", ""], [*values, ""]
-            lines.append(
-                f"| {name} | {options.rows} | {columns} | {mine:.2f} | {' | '.join(cells)} | "
-                f"{' | '.join(values)} |"
-            )
+            ball_summary.cache_clear()  # danco keeps the balls it has drawn
+            cells, right = compared(name, line, x[: line.most])
+            wrong += not right
+            lines.append(cells)
             print(lines[-1], flush=True)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -173,6 +173,41 @@ def test_neighbors_with_zeros(name: str) -> None:
     assert EVERY[name](knn(copied, 40, duplicates="collapse")) is not None
 
 
+BESIDE_ROWS: dict[str, Callable[[Any, Any], Any]] = {
+    "tle": lambda x, near: fastdim.tle(x, 8, neighbors=near),
+    "ess": lambda x, near: fastdim.ess(x, 8, neighbors=near),
+    "danco": lambda x, near: fastdim.danco(x, 8, neighbors=near),
+    "local_dimension": lambda x, near: fastdim.local_dimension(x, 8, neighbors=near),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_ROWS)
+def test_neighbors_beside_rows(name: str) -> None:
+    """The same three, where rows and their neighbours are both given."""
+    call = BESIDE_ROWS[name]
+    with pytest.raises(InputError, match=r"k >= \d"):
+        call(ROWS, knn(ROWS, 7, duplicates="collapse"))
+    copied = np.concatenate([ROWS, ROWS[:5]])
+    with pytest.raises(InputError, match="duplicates='collapse'"):
+        call(copied, knn(copied, 40))
+    assert call(copied, knn(copied, 40, duplicates="collapse")) is not None
+    damaged = knn(ROWS, 40, duplicates="collapse")
+    damaged.distances[3, 1] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        call(ROWS, damaged)
+    with pytest.raises(InputError, match="compute them from the same x"):
+        call(ROWS, knn(ROWS[:40], 20, duplicates="collapse"))
+
+
+def test_neighbors_given_to_overlap() -> None:
+    """It counts common rows, so a distance of zero is as good as another; columns must suffice."""
+    copied = np.concatenate([ROWS, ROWS[:5]])
+    with pytest.raises(InputError, match="k"):
+        fastdim.neighborhood_overlap(knn(ROWS, 3), knn(ROWS, 3), 8)
+    near = knn(copied, 8)
+    assert fastdim.neighborhood_overlap(near, near, 8).value == 1.0
+
+
 @pytest.mark.parametrize("name", TAKES_NEIGHBORS)
 def test_neighbors_that_hold_nan(name: str) -> None:
     damaged = knn(ROWS, 40, duplicates="collapse")

@@ -31,9 +31,9 @@ from fastdim.estimators.danco import (
     features_of,
     norm_divergence,
 )
-from fastdim.estimators.graphs import tree_edges
+from fastdim.estimators.graphs import nearest_lengths, tree_edges
 from fastdim.estimators.inputs import rows_and_neighbors
-from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
+from fastdim.estimators.special import digamma, log_bessel0, mean_resultant, student_quantile
 
 
 def cube(n: int = 400, d: int = 3, columns: int = 8, seed: int = 0) -> np.ndarray:
@@ -141,6 +141,38 @@ def test_graph_lengths_grow_with_the_dimension(function: Any) -> None:
         assert found.lower < found.value < found.upper
     doubled = np.repeat(cube(200, 2), 2, axis=0)
     assert function(doubled, [50, 100, 200]).n_distinct == 200
+
+
+def test_one_search_serves_every_subset() -> None:
+    """Few neighbours a subset: some rows are searched for again, and none is left out."""
+    x = as_rows(cube(300, 3).astype(np.float64))
+    rng = np.random.default_rng(0)
+    parts = np.stack([np.sort(rng.choice(300, size=40, replace=False)) for _ in range(4)])
+    wanted = [(naive.knn(x.float64(0, 300)[part], 2)[0] ** 1.5).sum() for part in parts]
+    for least in (20, 40, 300):  # too deep, deep enough, and 16 neighbours, of which 2 are inside
+        found = nearest_lengths(x, 2, 1.5, least, 2)(parts)
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_trees_at_once_are_trees_one_by_one() -> None:
+    sets = np.stack([gaussian(30, 3, seed) for seed in range(4)])
+    assert tree_edges(sets) == pytest.approx(np.stack([tree_edges(x) for x in sets]))
+    assert tree_edges(sets).shape == (4, 29)
+
+
+def test_few_rows_have_no_blocks() -> None:
+    """A value without an interval, said by nan."""
+    found = knn_graph(cube(9, 2), 5, sizes=[6, 9])
+    assert math.isfinite(found.value)
+    assert math.isnan(found.lower)
+    assert math.isnan(found.upper)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 40])
+def test_student_quantile(degrees: int) -> None:
+    for p in (0.6, 0.975, 0.9995):
+        expected = stats.t.ppf(p, degrees)
+        assert student_quantile(p, degrees) == pytest.approx(expected, rel=1e-10)
 
 
 def test_graph_length_by_hand() -> None:

@@ -23,9 +23,10 @@ from fastdim.neighbors import Neighbors
 Array = NDArray[np.float64]
 
 REPLICATES = 100
-# Of `widening`, on the summaries: 1.6 on flat tori of 5 and 10 dimensions, and 1.8 of 2, where the
-# value often is a whole number itself.
-SHARING = 1.8
+# Of `widening`, on the summaries: 1.6 on flat tori of 2, 5 and 10 dimensions with one set of balls.
+SHARING = 1.6
+# The balls are as many points, drawn once, and err as the rows do.
+WITH_BALLS = math.sqrt(2.0)
 # Where all angles of a row are equal, as on a line, the concentration would be infinite.
 LARGEST_CONCENTRATION = 1e6
 
@@ -64,22 +65,22 @@ def danco(
 
     x: rows (n, d), reduced to distinct rows; k + 1 >= number of distinct rows is refused.
         neighbors: of the same x with at least k + 1 columns, where known. largest: dimensions tried
-        at most; None for the columns of x, where a value is
-        cut and its interval is then one-sided or a point.
+        at most; None for the columns of x, where a value is cut.
     Directions use the arctangent of two arguments: that of the quotient jumps by pi at right
     angles, which is where angles lie in high dimension.
 
     Assumes what a ball has: uniform density, flat neighbourhoods, the same share of border. Bias:
     small, since balls of the same n have the same deficit; curvature and noise raise it. Interval:
-    100 bootstrap samples of the rows' features, the balls fixed. Cost: a search and O(n k^2 d) for
-    the rows and for each ball from 3/4 of the uncorrected dimension up.
+    100 bootstrap samples of the rows' features, widened for shared neighbours and for the draw of
+    the balls; one-sided or a point at the largest dimension. Cost: a search and O(n k^2 d) for the
+    rows and for each ball from 3/4 of the uncorrected dimension up.
     """
     k = whole_number("k", k, 2)
     rows, found = rows_and_neighbors(x, k + 1, "danco", neighbors, None, seed, threads)
     features, balls, value = point(rows, found, k, largest, seed)
     own = np.array(features.summary(k))
     count = len(features.log_mu)
-    factor = widening(found, count, SHARING)
+    factor = WITH_BALLS * widening(found, count, SHARING)
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(REPLICATES):

@@ -26,7 +26,9 @@ STEPS = 10
 DRAWS = 5
 # Disjoint blocks of rows behind an error, and rows beyond the smallest subset that each has.
 BLOCKS = 10
-ROOM = 12
+ROOM = 40
+# Neighbours beyond which every subset is searched by itself.
+DEEPEST = 256
 # Squared distances held at once.
 TREE_VALUES = 1 << 22
 
@@ -54,7 +56,9 @@ def knn_graph(
     Assumes rows independent of each other. Bias: low at high dimension, where the slope is near 1
     and small errors of it are large; borders add. Interval: the slope in up to 10 disjoint blocks
     of the rows, whose spread falls as 1/sqrt of their size; Student's t on the log scale, nan where
-    the rows do not fill two blocks. Cost: sizes x draws searches; the blocks add a tenth.
+    the rows do not fill two blocks or these tell no dimension. Cost: one search with about 16 n / p
+    neighbours, p the smallest size (where that is above 256, one a subset), then O(sizes x draws)
+    sums; the blocks add as much again at most.
     """
     rows, first, count = _distinct(x, "knn_graph", threads)
     k = whole_number("k", k, 1)
@@ -63,13 +67,44 @@ def knn_graph(
         raise InputError(f"knn_graph with k = {k} needs sizes above k, got {chosen.tolist()}")
     workers = cpu.resolve_threads(threads)
 
-    def lengths(parts: Int64) -> Array:
-        near = [search(rows.take(part), k, None, None, workers, 0).distances for part in parts]
-        return np.array([float((edges.astype(np.float64) ** gamma).sum()) for edges in near])
+    def among(chosen: Int64, least: int) -> Callable[[Int64], Array]:
+        return nearest_lengths(rows.take(chosen), k, gamma, least, workers)
 
     method = f"k-neighbour graph, k = {k}"
-    growth = _Growth(lengths, k + 1, whole_number("draws", draws, 2), gamma)
+    growth = _Growth(among, k + 1, whole_number("draws", draws, 2), gamma)
     return _grown(rows, first, chosen, growth, method, confidence, seed)
+
+
+def nearest_lengths(
+    rows: Rows, k: int, gamma: float, least: int, threads: int
+) -> Callable[[Int64], Array]:
+    """Lengths (b,) of the k-neighbour graphs of subsets (b, p >= least) of distinct rows.
+
+    The nearest of a subset are the first of all neighbours that lie in it, so one search serves
+    all subsets; rows of whose neighbours too few were drawn are searched for again.
+    """
+    depth = math.ceil((k + 4.0 * math.sqrt(k) + 8.0) * rows.n / least)
+    depth = min(depth, rows.n - 1)
+    near = None if depth > DEEPEST else search(rows, depth, None, None, threads, 0)
+
+    def length(part: Int64) -> float:
+        if near is None:
+            edges = search(rows.take(part), k, None, None, threads, 0).distances
+            return float((edges.astype(np.float64) ** gamma).sum())
+        drawn = np.zeros(rows.n, dtype=bool)
+        drawn[part] = True
+        kept = drawn[near.indices[part]]
+        rank = kept.cumsum(axis=1, dtype=np.int16)
+        enough = rank[:, -1] >= k
+        edges = near.distances[part][kept & (rank <= k) & enough[:, None]]
+        total = float((edges.astype(np.float64) ** gamma).sum())
+        left = np.flatnonzero(~enough)
+        if len(left):
+            edges = search(rows.take(part), k, left, None, threads, 0).distances
+            total += float((edges.astype(np.float64) ** gamma).sum())
+        return total
+
+    return lambda parts: np.array([length(part) for part in parts])
 
 
 def ph_dimension(
@@ -101,16 +136,19 @@ def ph_dimension(
     if chosen.min() < 2:
         raise InputError(f"ph_dimension needs sizes of at least 2, got {chosen.tolist()}")
 
-    def lengths(parts: Int64) -> Array:
-        at_once = max(1, TREE_VALUES // parts.shape[1] ** 2)
-        found = []
-        for start in range(0, len(parts), at_once):
-            some = parts[start : start + at_once]
-            points = rows.take(some.ravel()).float64(0, some.size).reshape(*some.shape, -1)
-            found.append((tree_edges(points) ** alpha).sum(axis=1))
-        return np.concatenate(found)
+    def among(chosen: Int64, least: int) -> Callable[[Int64], Array]:
+        def lengths(parts: Int64) -> Array:
+            at_once = max(1, TREE_VALUES // parts.shape[1] ** 2)
+            found = []
+            for start in range(0, len(parts), at_once):
+                some = chosen[parts[start : start + at_once]]
+                points = rows.take(some.ravel()).float64(0, some.size).reshape(*some.shape, -1)
+                found.append((tree_edges(points) ** alpha).sum(axis=1))
+            return np.concatenate(found)
 
-    growth = _Growth(lengths, 2, whole_number("draws", draws, 2), alpha)
+        return lengths
+
+    growth = _Growth(among, 2, whole_number("draws", draws, 2), alpha)
     return _grown(rows, first, chosen, growth, "PH0 dimension", confidence, seed)
 
 
@@ -166,20 +204,24 @@ def _sizes(sizes: Sequence[int] | None, count: int, least: int, most: int) -> In
 
 @dataclass(frozen=True)
 class _Growth:
-    """Lengths (b,) of graphs over subsets (b, p) of rows; the least p, draws a size, and power."""
+    """How a graph grows: lengths, the least number of points, draws a size, power of an edge.
 
-    lengths: Callable[[Int64], Array]
+    among(rows, least): a function of subsets (b, p >= least) of places in these rows, to (b,).
+    """
+
+    among: Callable[[Int64, int], Callable[[Int64], Array]]
     least: int
     draws: int
     power: float
 
-    def slopes(self, first: Int64, sizes: Int64, rng: np.random.Generator) -> Array:
-        """Slope (draws,) of log length on log size over subsets of the rows `first`."""
+    def slopes(self, chosen: Int64, sizes: Int64, rng: np.random.Generator) -> Array:
+        """Slope (draws,) of log length on log size over subsets of the rows `chosen`."""
+        lengths = self.among(chosen, int(sizes[0]))
         parts = [
-            [np.sort(rng.choice(first, size=size, replace=False)) for size in sizes]
+            [np.sort(rng.choice(len(chosen), size=size, replace=False)) for size in sizes]
             for _ in range(self.draws)
         ]
-        columns = (self.lengths(np.stack(column)) for column in zip(*parts, strict=True))
+        columns = (lengths(np.stack(column)) for column in zip(*parts, strict=True))
         logs = np.log(np.stack(list(columns), axis=1))
         x = np.log(sizes) - np.log(sizes).mean()
         return np.asarray(logs @ x / (x @ x))
@@ -209,10 +251,10 @@ def _grown(
         )
     value = power / (1.0 - slope)
     error, degrees = _error(first, sizes, slopes, growth, rng)
-    stderr = value**2 / power * error
+    stderr = value * error
     sample = Sample(rows.n, len(first), int(sizes.max()))
     if degrees:
-        half = student_quantile(0.5 + 0.5 * confidence, degrees) * stderr / value
+        half = student_quantile(0.5 + 0.5 * confidence, degrees) * error
         ends = value * math.exp(-min(half, 700.0)), value * bounded_exp(half)
     else:
         ends = math.nan, math.nan
@@ -222,11 +264,11 @@ def _grown(
 def _error(
     first: Int64, sizes: Int64, slopes: Array, growth: _Growth, rng: np.random.Generator
 ) -> tuple[float, int]:
-    """Standard error of the mean of `slopes`, and its degrees of freedom; nan and 0 if unknown.
+    """Standard error of log value, and its degrees of freedom; nan and 0 if unknown.
 
-    The mean slope of p rows has a variance of about v / p, so that of g blocks of p / g rows tells
-    v. Where subsets leave rows out, p < n, the draws see rows of their own: the rows' part is v / n
-    then, and the draws' the spread between them.
+    log value = -log(1 - slope) of p rows has a variance of about v / p, so that of g blocks of
+    p / g rows tells v. Where subsets leave rows out, p < n, the draws see rows of their own: the
+    rows' part is v / n then, and the draws' the spread between them.
     """
     count, largest = len(first), int(sizes.max())
     blocks = max(2, min(BLOCKS, largest // (growth.least + ROOM)))
@@ -235,8 +277,10 @@ def _error(
     if len(smaller) < 2:
         return math.nan, 0
     order = rng.permutation(first)[: blocks * size].reshape(blocks, size)
-    means = [float(growth.slopes(block, smaller, rng).mean()) for block in order]
+    means = np.array([float(growth.slopes(block, smaller, rng).mean()) for block in order])
+    if not means.mean() < 1.0:
+        return math.nan, 0
     share = largest / count
-    variance = float(np.var(means, ddof=1)) / blocks * share
-    variance += (1.0 - share) * float(slopes.var(ddof=1)) / len(slopes)
-    return math.sqrt(variance), blocks - 1
+    variance = float(means.var(ddof=1)) / blocks * share / (1.0 - means.mean()) ** 2
+    rest = float(slopes.var(ddof=1)) / len(slopes) / (1.0 - slopes.mean()) ** 2
+    return math.sqrt(variance + (1.0 - share) * rest), blocks - 1

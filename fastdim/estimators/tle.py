@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 
 # Measurements below this share of the radius are dropped, with their number.
 SMALLEST = 1e-4
-# Factor of `dependent_stderr`: 1.9, 1.6, 1.7 on flat tori of 2, 5, 10 dimensions.
-SHARING = 1.8
+# Factor of `dependent_stderr`: 2.0, 1.7, 1.8 on flat tori of 2, 5, 10 dimensions.
+SHARING = 1.9
 # Values of a block of neighbourhoods: a few arrays of it stay in the second cache.
 BLOCK_VALUES = 1 << 16
 
