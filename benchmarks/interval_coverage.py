@@ -286,9 +286,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"{platform.machine()}, fastdim {fastdim.__version__}, numpy {np.__version__}, {today}; "
         f"sets of {options.rows:,} rows, layers of SmolLM2-135M with {options.pool:,} rows. Share "
         "of 95 % intervals that hold the target; in brackets mean stderr over the true spread; in "
-        f"the head the number of sets, {options.costly} at most for {', '.join(COSTLY)}. Seeds from "
-        f"{FIRST_SEED:,} on, none of which served to choose a factor. danco: one draw of balls for "
-        "all sets, though its interval allows for that draw; with a draw a set see docs/estimators.md.",
+        f"the head the number of sets, {options.costly} at most for {', '.join(COSTLY)}. Seeds "
+        f"from {FIRST_SEED:,} on, which served to choose no factor. danco: one draw of balls for "
+        "all sets, though its interval allows for that draw.",
         "",
         f"| estimator | {' | '.join(titles)} |",
         f"|---|{'---|' * len(titles)}",

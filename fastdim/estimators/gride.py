@@ -26,9 +26,9 @@ Array = NDArray[np.float64]
 
 INTERVALS = ("robust", "fisher", "bootstrap")
 REPLICATES = 500
-# Of `dependent_stderr` where n2 = 2 n1: a + b/d; 1.6 to 2.0, 1.5 to 1.8, 1.5 to 1.8 on flat tori of
-# 2, 5, 10 dimensions at n1 = 1, 4, 16. Elsewhere the loss of `sharing_at`: 1.3, 1.5, 1.8 where
-# n1 = 1 and n2 is 11 or 21.
+# Of `dependent_stderr` where n2 = 2 n1: a and b of a + b/d. On flat tori of 2, 5, 10 dimensions the
+# factor is 1.6 to 2.0, 1.5 to 1.8 and 1.5 to 1.8 at n1 = 1, 4, 16. Elsewhere the loss of
+# `sharing_at`: with n1 = 1 and n2 of 11 or 21 the factor is 1.3, 1.5, 1.8.
 OCTAVE = (1.6, 0.7)
 LOSS = 1.6
 LARGEST_SCALE = 1024
