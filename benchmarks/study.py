@@ -14,6 +14,7 @@ import argparse
 import csv
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -181,19 +182,24 @@ def rows_of(case: Case) -> Array:
     return CHANGES[case.factor](x, case.level, rng) if case.factor in CHANGES else x
 
 
-def values(case: Case) -> dict[str, float]:
-    """Value of every estimator that is run on the case; nan where it refuses the rows."""
+def estimators_of(case: Case) -> dict[str, Callable[[Array, Neighbors], Any]]:
+    """What is run on the case."""
     chosen = dict(FAST)
     if case.n <= SLOW_ROWS and case.seed < SLOW_SEEDS:
         chosen.update(SLOW)
         if case.d <= DANCO_LARGEST:
             largest = 2 * case.d + 8
             chosen["danco"] = lambda x, r: fastdim.danco(x, neighbors=r, largest=largest, threads=1)
+    return chosen
+
+
+def values(case: Case) -> dict[str, float]:
+    """Value of every estimator that is run on the case; nan where it refuses the rows."""
     found = {}
     with threadpool_limits(1):
         x = rows_of(case)
         near = fastdim.knn(x, COLUMNS, duplicates="collapse", threads=1)
-        for name, estimator in chosen.items():
+        for name, estimator in estimators_of(case).items():
             try:
                 found[name] = float(estimator(x, near))
             except InputError as error:
@@ -202,29 +208,46 @@ def values(case: Case) -> dict[str, float]:
     return found
 
 
+HEAD = ("factor", "generator", "d", "n", "level", "seed", "estimator", "value")
+
+
+def whole_cases(path: Path) -> list[dict[str, str]]:
+    """Lines of cases that are there with every estimator: a killed run may leave a part of one."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    found: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for line in lines:
+        found[key_of(line)].add(line["estimator"])
+    whole = {case.key for case in cases() if found[case.key] == set(estimators_of(case))}
+    return [line for line in lines if key_of(line) in whole]
+
+
+def key_of(line: dict[str, str]) -> tuple[str, ...]:
+    """`Case.key` of a line."""
+    return tuple(line[name] for name in HEAD[:6])
+
+
 def run(folder: Path, workers: int) -> list[dict[str, str]]:
     """Compute what is missing; every line."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "values.csv"
-    head = ["factor", "generator", "d", "n", "level", "seed", "estimator", "value"]
-    lines: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [line for line in csv.DictReader(file) if line["value"]]
-    done = {tuple(line[name] for name in head[:6]) for line in lines}
+    lines = whole_cases(path)
+    done = {key_of(line) for line in lines}
     missing = [case for case in cases() if case.key not in done]
     print(f"{len(done)} sets of rows known, {len(missing)} to go", flush=True)
     start = time.perf_counter()
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file, ProcessPoolExecutor(workers) as pool:
-        writer = csv.DictWriter(file, head)
-        if new:
-            writer.writeheader()
+    with path.open("w", encoding="utf-8", newline="") as file, ProcessPoolExecutor(workers) as pool:
+        writer = csv.DictWriter(file, HEAD)
+        writer.writeheader()
+        writer.writerows(lines)
+        file.flush()
         for number, (case, found) in enumerate(
             zip(missing, pool.map(values, missing), strict=True), 1
         ):
             for name, value in found.items():
-                line = dict(zip(head, (*case.key, name, repr(value)), strict=True))
+                line = dict(zip(HEAD, (*case.key, name, repr(value)), strict=True))
                 writer.writerow(line)
                 lines.append(line)
             file.flush()
