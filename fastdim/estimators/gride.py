@@ -13,6 +13,7 @@ from fastdim.arrays import whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.inputs import (
+    SHARING,
     Sample,
     dependent_stderr,
     estimate_of,
@@ -27,7 +28,7 @@ Array = NDArray[np.float64]
 INTERVALS = ("robust", "fisher", "bootstrap")
 REPLICATES = 500
 # Of `dependent_stderr` where n2 = 2 n1: a and b of a + b/d. On flat tori of 2, 5, 10 dimensions the
-# factor is 1.6 to 2.0, 1.5 to 1.8 and 1.5 to 1.8 at n1 = 1, 4, 16. Elsewhere the loss of
+# factor is 1.9 to 2.0, 1.6 to 1.8 and 1.5 to 1.8 at n1 = 4 and 16. Elsewhere the loss of
 # `sharing_at`: with n1 = 1 and n2 of 11 or 21 the factor is 1.3, 1.5, 1.8.
 OCTAVE = (1.6, 0.7)
 LOSS = 1.6
@@ -182,6 +183,8 @@ def estimate(
 
 def _sharing(d: float, n1: int, n2: int) -> float:
     """Factor of `dependent_stderr` at dimension d."""
+    if (n1, n2) == (1, 2):
+        return SHARING  # the interval of `twonn`
     return OCTAVE[0] + OCTAVE[1] / max(d, 1.0) if n2 == 2 * n1 else sharing_at(d, LOSS)
 
 
