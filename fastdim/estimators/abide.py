@@ -90,7 +90,9 @@ def k_star(
     Compares, for k = 3, 4, ..., the volume of the k-th neighbour with that of the (k+1)-th
     neighbour's own k-th, -2 k (log v + log w - 2 log(v + w) + log 4) against the chi-squared
     quantile of `level` (Rodriguez et al., J. Chem. Theory Comput. 14:1206, 2018); the k that fails
-    first, k_max - 1 if none. Arguments and refusals as `abide`; dimension: of the volumes.
+    first, k_max - 1 if none. dimension: of the volumes. Arguments as `abide`: distinct rows, and
+    k_max >= their number is refused. Assumes that dimension for every row. Bias: a high dimension
+    makes it small. Whole numbers, no interval. Cost: one search, then O(n k_max).
     """
     if not dimension > 0.0:
         raise InputError(f"dimension must be above 0, got {dimension!r}")

@@ -91,8 +91,9 @@ def neighborhood_overlap(
 
     x, y: rows (n, d) and (n, e), or `Neighbors` of the same queries with at least k columns. Rows
     are searched as they are: an equal row is a neighbour at distance 0, and of more than k of them
-    the smaller row numbers are taken. k >= n is refused. groups: (n,) documents. Interval: rows, or
-    documents, on the logit scale; neighbourhoods overlap, so it is narrow. Cost: two searches.
+    the smaller row numbers are taken. k >= n is refused. groups: (n,) documents. Assumes the same
+    tokens in the same order. Bias: k / (n - 1) above 0 by chance. Interval: rows, or documents, on
+    the logit scale; neighbourhoods overlap, so it is narrow. Cost: two searches.
     """
     k = whole_number("k", k, 1)
     first, second = (
@@ -126,8 +127,10 @@ def information_imbalance(
     both directions.
 
     x, y: rows (n, d) and (n, e), as they are; of equal distances in y the smaller row number ranks
-    first. k >= n is refused. groups: (n,) documents. Interval: rows, or documents. Cost: a search
-    in x with k neighbours, and O(m n e) in y on a float64 copy of it; `queries=m` looks at m rows.
+    first. k >= n is refused. groups: (n,) documents. Assumes distances whose order means something
+    in both. Bias: none known; ties in x count in y as they fall. Interval: rows, or documents.
+    Cost: a search in x with k neighbours, and O(m n e) in y on a float64 copy of it; `queries=m`
+    looks at m rows.
     """
     rows_x, rows_y = pair_of(x, y, "information_imbalance")
     k = whole_number("k", k, 1)
@@ -182,9 +185,9 @@ def angular_distance(
     """Mean of arccos(cos(x_i, y_i)) / pi over the rows (Gromov et al., arXiv 2403.17887).
 
     Between layers that many blocks apart it says which blocks to drop: 0 where they leave every
-    direction alone. 1/2: right angles. Same columns needed; no centering; a zero row is refused;
-    duplicates count as rows; k plays no part. No bias known. Interval: rows, or documents (groups),
-    on the logit scale. Cost: O(n d).
+    direction alone. 1/2: right angles. Assumes that x and y share their axes: same columns needed;
+    no centering; a zero row is refused; duplicates count as rows; k plays no part. No bias known.
+    Interval: rows, or documents (groups), on the logit scale. Cost: O(n d).
     """
     first, second = pair_of(x, y, "angular_distance")
     local = np.arccos(_cosines(first, second, "angular_distance")) / math.pi
@@ -202,8 +205,9 @@ def block_influence(
     """1 - the mean cosine between input x_i and output y_i of a block (Men et al., arXiv
     2403.03853).
 
-    0: the block turns no row; larger: it matters more. Between 0 and 2. The rest as
-    `angular_distance`.
+    0: the block turns no row; larger: it matters more. Between 0 and 2. Assumes that x and y share
+    their axes. No bias known. Duplicates count as rows; k plays no part. Refusals and interval as
+    `angular_distance`. Cost: O(n d).
     """
     first, second = pair_of(x, y, "block_influence")
     local = 1.0 - _cosines(first, second, "block_influence")

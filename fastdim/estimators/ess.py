@@ -45,7 +45,7 @@ def ess(
         where known. k >= number of distinct rows is refused. average: as in `levina_bickel`.
 
     Assumes directions uniform over a flat neighbourhood; nothing is asked of the radii, so it keeps
-    up at dimensions where distances fall short, and reads curvature and noise as dimension. At
+    up at dimensions where distances fall short. Bias: it reads curvature and noise as dimension; at
     small k it is low: k centered vectors span k - 1 dimensions. Interval: influence of the query
     rows. Cost: one search, then O(m k^2 d).
     """

@@ -40,7 +40,8 @@ def fishers(
 
     x: rows (n, d), reduced to distinct rows; k plays no part. alphas: within (0, 1).
 
-    Global: it describes directions, not a neighbourhood. Bias: cut at the number of axes kept, so
+    Global: it describes directions, not a neighbourhood. Assumes that whitened rows fill a sphere
+    evenly. Bias: cut at the number of axes kept, so
     `condition` decides on anisotropic rows. Interval: influence of the rows on p (pairs, Hajek
     projection) with a and the axes fixed, normal on the log scale; whitening takes variation off
     that this does not know of, so it is too wide (errors 1.8 times those of repetition on Gaussian

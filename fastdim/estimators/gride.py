@@ -105,7 +105,9 @@ def gride_scales(
     """`gride` at n1 = 2^i, n2 = 2^(i+1): a plateau is the dimension, a rise at small scales noise.
 
     largest: the last n1, a power of two. None: up to 1,024 while 2 n1 neighbours exist. A given
-    scale that needs more neighbours than there are is refused. One search serves all scales.
+    scale that needs more neighbours than there are is refused. One search serves all scales (Denti
+    et al., Sci. Rep. 12:20005, 2022). Rows are reduced to distinct rows. Assumptions, Bias and
+    interval of each scale as `gride`. Cost: the search and a solution a scale.
     """
     if largest is not None and whole_number("largest", largest, 1) & (int(largest) - 1):
         raise InputError(f"largest must be a power of two, got {largest}")

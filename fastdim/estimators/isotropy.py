@@ -49,9 +49,10 @@ def isoscore_star(
     the covariance with divisor n - 1, for samples too small for their columns.
 
     x: rows (n, d), centered. zeta: in [0, 1]. covariance: C0 (d, d), that of a larger sample; None
-    for the identity, whose weight then depends on the scale of x. Bias: towards the isotropy of C0
-    by design. Duplicates count as rows. Interval: jackknife over groups of rows, C0 fixed. Cost:
-    as many eigenvalue problems as groups, and one.
+    for the identity, whose weight then depends on the scale of x. Assumes that C0 is near the
+    truth. Bias: towards the isotropy of C0 by design. Duplicates count as rows; k plays no part.
+    Interval: jackknife over groups of rows, C0 fixed. Cost: as many eigenvalue problems as groups,
+    and one.
     """
     rows = rows_of(x, "isoscore_star")
     if not 0.0 <= zeta <= 1.0:
@@ -94,8 +95,9 @@ def partition_isotropy(
     no sign; other codes take whichever the solver returns). 1 if isotropic, towards 0 otherwise.
 
     x: rows (n, d) as they are: neither centered nor normalized, and the value depends on their
-    scale; rows of norm 100 give 0. Exponents are shifted, so nothing overflows. Bias: high d leaves
-    the maximum to a few rows. Duplicates count as rows. Interval: influence of the rows on log Z,
+    scale; rows of norm 100 give 0. Exponents are shifted, so nothing overflows. Assumes norms of
+    about 1. Bias: high d leaves the maximum to a few rows. Duplicates count as rows; k plays no
+    part. Interval: influence of the rows on log Z,
     the two directions fixed. Cost: O(n d^2).
     """
     check_confidence(confidence)

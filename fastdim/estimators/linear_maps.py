@@ -34,9 +34,9 @@ def linear_cka(
     changed by either.
 
     x: rows (n, d), y: rows (n, e) of the same tokens. Duplicates count as rows; k plays no part.
-    Bias: high where n is not many times d: unrelated Gaussian rows with n = d give about 1/2. A few
-    massive rows shared by both carry it to 1. Interval: jackknife over groups of rows (documents
-    whole), cut to [0, 1]. Cost: O(n (d + e)^2).
+    Assumes n many times d. Bias: high where n is not many times d: unrelated Gaussian rows with n =
+    d give about 1/2. A few massive rows shared by both carry it to 1. Interval: jackknife over
+    groups of rows (documents whole), cut to [0, 1]. Cost: O(n (d + e)^2).
     """
     first, second = pair_of(x, y, "linear_cka")
 
@@ -66,10 +66,10 @@ def linearity_score(
     the same columns.
 
     x: rows (n, d), y: rows (n, e) of the same tokens. Directions of x below rounding are left out,
-    where the original divides by them. Duplicates count as rows; k plays no part. Bias: high by
-    about d/n of what is left to explain; with n <= d every y is explained. Massive rows shared by
-    both carry the score near 1 without residual=True. Interval: jackknife over groups of rows
-    (documents whole), cut to [0, 1]. Cost: O(n (d + e)^2 + d^3).
+    where the original divides by them. Duplicates count as rows; k plays no part. Assumes n many
+    times d. Bias: high by about d/n of what is left to explain; with n <= d every y is explained.
+    Massive rows shared by both carry the score near 1 without residual=True. Interval: jackknife
+    over groups of rows (documents whole), cut to [0, 1]. Cost: O(n (d + e)^2 + d^3).
     """
     first, second = pair_of(x, y, "linearity_score")
     if residual and first.d != second.d:

@@ -63,7 +63,8 @@ def mom(
     arithmetic mean adds to it: on uniform rows 11 % high at k = 20, 2 % at k = 100.
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
-    k >= number of distinct rows is refused. Bias otherwise as `levina_bickel`. Interval: influence
+    k >= number of distinct rows is refused. Assumptions and further bias as `levina_bickel`.
+    Interval: influence
     of the query rows. Cost: one search, then O(m k).
     """
     k = whole_number("k", k, 2)
@@ -90,8 +91,8 @@ def mada(
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
     k >= number of distinct rows is refused, and so is a row with r_k = r_h under "mean". Bias, on
-    uniform rows at k = 20: "mean" 8 % high, "harmonic" 3.5 % low; else as `levina_bickel`.
-    Interval: influence of the query rows. Cost: one search, then O(m).
+    uniform rows at k = 20: "mean" 8 % high, "harmonic" 3.5 % low. Assumptions and further bias as
+    `levina_bickel`. Interval: influence of the query rows. Cost: one search, then O(m).
     """
     k = whole_number("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mada", queries=queries, seed=seed, threads=threads)
@@ -140,8 +141,11 @@ def local_dimension(
         "harmonic": 1 / the mean of 1/d, unbiased for "mle". It needs every distinct row as a query.
     neighbors: of the same x, where they were computed before.
 
-    A local value rests on k distances: its relative error is about 1/sqrt(k - 1), and neighbours'
-    values are not independent. Duplicates, zero distances and k >= n as in `levina_bickel`.
+    Sources, assumptions and bias: Levina & Bickel 2004 and the functions of those names. Assumes
+    k neighbours in one flat piece of uniform density. Bias of "mle": 1/d, not d, is unbiased. A
+    local value rests on k distances: its relative error is about 1/sqrt(k - 1), and neighbours'
+    values are not independent. Rows are reduced to distinct rows, zero distances and k >= their
+    number are refused. Cost: one search, then that of the function.
     """
     k = whole_number("k", k, 2)
     if method not in METHODS:

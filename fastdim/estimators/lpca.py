@@ -66,11 +66,11 @@ def lpca(
     MP, GD, KN, denoised; None estimates it. center=False: second moments in place of the
     covariance. k plays no part. Duplicates count as rows.
 
-    A linear count: a curved manifold needs more components than dimensions, and the rules answer
-    different questions. Interval: jackknife over groups of rows (0 width where no group changes
-    the number, wide where one does: counts are no smooth functions), normal theory for a Spectrum,
-    the null of parallel and scRMT held fixed. Cost:
-    as many eigenvalue problems as groups and permutations.
+    Assumes a flat set, or a neighbourhood that is. Bias: a linear count, so that a curved manifold
+    needs more components than it has dimensions; the rules answer different questions. Interval:
+    jackknife over groups of rows (0 width where no group changes the number, wide where one does:
+    counts are no smooth functions), normal theory for a Spectrum, the null of parallel and scRMT
+    held fixed. Cost: as many eigenvalue problems as groups and permutations.
     """
     if rule not in RULES:
         raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")

@@ -32,8 +32,9 @@ def participation_ratio(
 
     Between 1 and min(n - 1, d): the number of axes if all carried the same variance. Source: Gao &
     Ganguli, Curr. Opin. Neurobiol. 32:148 (2015). Centers; no row is normalized; duplicates count
-    as rows. Bias: low by about (1 + PR/n), a few massive rows pull it to 1. Interval and cost as
-    `spectrum`.
+    as rows; k plays no part. Assumes independent rows, or documents. Bias: low by about (1 + PR/n),
+    a few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`. Cost: one
+    covariance, O(n d^2), and its eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "participation_ratio", groups, confidence, threads)
 
@@ -43,7 +44,9 @@ def effective_rank(
 ) -> Estimate:
     """exp of the entropy of l / sum l (Roy & Vetterli, EUSIPCO 2007), on the covariance.
 
-    Between `participation_ratio` and min(n - 1, d). The rest as there.
+    Between `participation_ratio` and min(n - 1, d). Bias: low while n is not many times d: the
+    small sample eigenvalues are too small. Duplicates count as rows; k plays no part. Assumptions,
+    interval and Cost as there.
     """
     return _of_spectrum(x_or_spectrum, "effective_rank", groups, confidence, threads)
 
@@ -53,7 +56,9 @@ def stable_rank(
 ) -> Estimate:
     """sum l / l_1 of the covariance's eigenvalues (Rudelson & Vershynin, J. ACM 54:21, 2007).
 
-    The inverse of `anisotropy`. The rest as in `participation_ratio`.
+    The inverse of `anisotropy`. Bias: low while n is not many times d, since the largest sample
+    eigenvalue is high. Duplicates count as rows; k plays no part. Assumptions, interval and Cost as
+    in `participation_ratio`.
     """
     return _of_spectrum(x_or_spectrum, "stable_rank", groups, confidence, threads)
 
@@ -117,9 +122,10 @@ def rankme(
 
     s: singular values of the rows (n, d) as they are, not centered; the entropy is of s, where
     `effective_rank` here takes l = s^2. Between 1 and min(n, d), and slightly above by the
-    constant. A common offset of the rows is one large s and lowers it. Duplicates count as rows.
-    Interval: jackknife over groups of rows (documents whole). Cost: as many
-    covariances and eigenvalue problems as groups, +1.
+    constant. Assumes rows without a common offset: that is one large s and lowers it. Bias: low
+    while n is not many times d. Duplicates count as rows; k plays no part. Interval: jackknife over
+    groups of rows (documents whole). Cost: as many covariances and eigenvalue problems as groups,
+    +1.
     """
     found, columns = spectra_of(x, "rankme", groups, jackknife, threads, centered=False)
 
@@ -147,8 +153,10 @@ def alpha_req(
     Least squares of log l_j on log j over j = first..last, each weighted by 1/j, so that every
     decade of ranks counts the same (Stringer et al., Nature 571:361, 2019). last: None for the last
     eigenvalue above rounding. About 1 is read as a good balance; the value depends on the range, so
-    state it. Bias: the tail of a sample spectrum is too steep unless n is several times `last`.
-    Duplicates count as rows. Interval: jackknife over groups of rows; of a Spectrum, normal theory.
+    state it. Assumes a power law over that range. Bias: the tail of a sample spectrum is too steep
+    unless n is several times `last`. Duplicates count as rows; k plays no part. Interval: jackknife
+    over groups of rows; of a Spectrum, normal theory. Cost: as many covariances and eigenvalue
+    problems as groups, +1.
     """
     found, _ = spectra_of(x_or_spectrum, "alpha_req", groups, jackknife, threads)
     rank = int((found.whole > 0.0).sum())
@@ -183,8 +191,9 @@ def isoscore(
 
     The paper's steps (eigenvalues scaled to length sqrt d, distance from (1, ..., 1), rescaled)
     reduce to (PR - 1) / (d - 1), PR the participation ratio: 0 on one axis, 1 if isotropic.
-    Centers. With fewer rows than columns it cannot reach 1. Duplicates count as rows. Interval:
-    jackknife over groups of rows; of a Spectrum, normal theory.
+    Centers. Assumes n many times d. Bias: low otherwise, and with fewer rows than columns it cannot
+    reach 1. Duplicates count as rows; k plays no part. Interval: jackknife over groups of rows; of
+    a Spectrum, normal theory. Cost: as many covariances and eigenvalue problems as groups, +1.
     """
     found, columns = spectra_of(x_or_spectrum, "isoscore", groups, jackknife, threads)
     return estimate_of_spectra(
@@ -221,8 +230,10 @@ def matrix_entropy(
     log(sum l^alpha) / (1 - alpha); alpha = 1: -sum l log l; alpha = inf: -log l_1.
 
     normalize: "none", or "max": divided by log(min(n, d)). unit_rows: False leaves the norms in.
-    Between 0 (one direction) and log(min(n, d)). Bias: low while n is not many times d; duplicates
-    count as rows. A zero row is refused. Interval: jackknife over groups of rows.
+    Between 0 (one direction) and log(min(n, d)). Assumes that directions matter and norms do not.
+    Bias: low while n is not many times d; duplicates count as rows; k plays no part. A zero row is
+    refused. Interval: jackknife over groups of rows. Cost: as many eigenvalue problems as groups,
+    +1.
     """
     if not alpha > 0.0:
         raise InputError(f"alpha must be above 0, got {alpha!r}")

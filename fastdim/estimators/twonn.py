@@ -87,6 +87,10 @@ def twonn(
         independent Pareto ratios, too narrow on real rows.
     queries, seed, threads: as in `knn`.
 
+    Assumes a density that is constant up to the second neighbour. Bias: low at high dimension and
+    finite n (20 reads as 16 from 2,500 points); noise raises it, near copies of rows lower it. k is
+    2, and fewer than 3 distinct rows are refused. Cost: one search with 2 neighbours, then a sort.
+
     Raises InputError on contradictory arguments, fewer than 3 distinct rows, a single column,
     ratios that are all 1, or an undefined fit.
     """
