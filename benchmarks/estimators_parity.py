@@ -1,30 +1,73 @@
-"""Estimators against DADApy 0.3.4, which needs numpy < 2: run in the environment of `make bench`.
+"""Estimators against DADApy 0.3.4, which needs numpy < 2, and torchid 0.5.1's path for the CPU.
 
-    .venv-bench/bin/python benchmarks/estimators_parity.py
+    make parity          # in the environment of `make bench`
 
-Prints one line a comparison and exits 1 if any differs by more than its tolerance.
+DADApy on three made sets and five layers of SmolLM2-135M, torchid on these and on the 24 manifolds
+of scikit-dimension, all in float64. Prints one line a comparison and exits 1 if any differs by more
+than its tolerance.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data import hidden_states
 from numpy.typing import NDArray
 
 import fastdim
 from fastdim import compat
+from fastdim.errors import require
 
 Matrix = NDArray[np.float64]
 
 K_MAX = 100
 OVERLAP = 30
+BLOCKS = (0, 7, 14, 21, 29)
+TORCHID: dict[str, Callable[[Matrix], fastdim.Estimate]] = {
+    "TwoNN": lambda x: fastdim.twonn(x, compat="torchid"),
+    "MLE": fastdim.levina_bickel,
+    "MOM": fastdim.mom,
+    "MADA": fastdim.mada,
+    "TLE": fastdim.tle,
+    "ESS": fastdim.ess,
+}
+
+
+def layers(rows: int, cache: Path) -> dict[str, Matrix]:
+    """Distinct rows of five blocks."""
+    found = {}
+    for block in BLOCKS:
+        x = hidden_states(block, 3 * rows, cache).astype(np.float64)
+        found[f"block {block}"] = np.unique(x, axis=0)[:rows]
+    return found
+
+
+def manifolds() -> dict[str, Matrix]:
+    """The 24 of scikit-dimension, 250 rows each."""
+    from skdim.datasets import BenchmarkManifolds
+
+    made = BenchmarkManifolds(random_state=0).generate(n=250)
+    return {name: np.asarray(x, dtype=np.float64) for name, x in made.items()}
+
+
+def with_torchid(data: dict[str, Matrix]) -> Iterator[tuple[str, float, float, float]]:
+    """(what, ours, theirs, tolerance)."""
+    torch, torchid = require("torch", "models"), importlib.import_module("torchid.estimators")
+    for place, x in data.items():
+        tensor = torch.from_numpy(x)
+        for name, ours in TORCHID.items():
+            theirs = float(getattr(torchid, name)().fit(tensor).dimension_)
+            yield f"torchid {name}, {place}", ours(x).value, theirs, 1e-6
 
 
 def matrices(rows: int) -> dict[str, Matrix]:
@@ -86,15 +129,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the comparisons; 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1000)
-    rows = parser.parse_args(arguments).rows
+    parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
+    options = parser.parse_args(arguments)
+    rows = options.rows
     failed = 0
+    data = matrices(rows) | layers(rows, options.cache)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of DADApy and of what it imports
-        for what, ours, theirs, tolerance in comparisons(matrices(rows)):
+        both = chain(comparisons(data), with_torchid(data | manifolds()))
+        for what, ours, theirs, tolerance in both:
             error: Any = abs(ours / theirs - 1.0)
             good = bool(error <= tolerance)
             failed += not good
-            print(f"{'ok  ' if good else 'FAIL'} {what:28} {ours:.9f} {theirs:.9f} {error:.1e}")
+            print(f"{'ok  ' if good else 'FAIL'} {what:32} {ours:.9f} {theirs:.9f} {error:.1e}")
     return int(failed > 0)
 
 
