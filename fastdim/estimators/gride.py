@@ -60,8 +60,8 @@ def gride(
         dependent. "fisher": observed information N/d^2 + (n2-n1-1) sum(mu^-d (log mu)^2 / (1 -
         mu^-d)^2), for independent ratios. "bootstrap": 500 samples of the model, seeded. Real
         ratios depend on each other through shared neighbours, more so at large n1, and the last two
-    are too narrow. compat: "dadapy" or "skdim": N - 1 in place of N, ties dropped, and mu of at
-        least 20 (q95 - q50) + q50 dropped ("skdim"), which hides large ratios.
+    are too narrow. compat: "dadapy" or "skdim": N - 1 in place of N, mu of at least
+        20 (q95 - q50) + q50 dropped, which hides large ratios, and ties dropped ("skdim").
 
     Assumes a density constant up to the n2-th neighbour. Bias: as TwoNN at (1, 2), low at high
     dimension and finite n; larger scales lose more of it and feel noise less. Cost: one search with
@@ -151,10 +151,7 @@ def estimate(
     sample = sample_of(found)
     less = 0
     if compat is not None:
-        log_mu, less = log_mu[log_mu > 0.0], 1
-        if compat == "skdim" and len(log_mu):
-            high, middle = np.percentile(np.exp(log_mu), [95, 50])
-            log_mu = log_mu[np.exp(log_mu) < 20.0 * (high - middle) + middle]
+        log_mu, less = _published(log_mu, compat)
         sample = Sample(sample.n_points, sample.n_distinct, len(log_mu))
     if not (log_mu > 0.0).any():
         raise InputError(
@@ -181,6 +178,20 @@ def estimate(
     return estimate_of(
         value, value * float(draws.std(ddof=1)), sample, method, interval, confidence, ends
     )
+
+
+def _published(log_mu: Array, compat: str) -> tuple[Array, int]:
+    """Ratios that another code keeps, and what it takes off their number.
+
+    Both drop large ratios. skdim drops ties; DADApy counts them, at no length.
+    """
+    if compat == "skdim":
+        log_mu = log_mu[log_mu > 0.0]
+    if len(log_mu):
+        high, middle = np.percentile(np.exp(log_mu), [95, 50])
+        log_mu = log_mu[np.exp(log_mu) < 20.0 * (high - middle) + middle]
+    kept = log_mu[log_mu > 0.0]
+    return kept, 1 - (len(log_mu) - len(kept))
 
 
 def _sharing(d: float, n1: int, n2: int) -> float:
