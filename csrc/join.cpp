@@ -17,7 +17,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
-constexpr std::int64_t kMostSeeds = 2048;  // of them, unless k asks for more
+constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
 constexpr double kUpward = 1.0 + 0x1p-30;  // pays for the float64 roundings of a distance
 
 // What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
@@ -25,6 +25,42 @@ struct State {
   std::atomic<double> limit{std::numeric_limits<double>::infinity()};  // true distance
   std::atomic<float> reach{kInfinity};                                 // sigma T of prepare.h
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
+};
+
+// The k best of many scores, with their positions. They are gathered until there are several times
+// k and thinned out then: a heap would move log k of them for each that is kept.
+class Best {
+ public:
+  void clear() {
+    scores_.clear();
+    least_ = -kInfinity;
+  }
+
+  bool wants(float score) const { return score > least_; }
+
+  void add(float score, std::int64_t position, std::size_t k) {
+    scores_.emplace_back(score, position);
+    if (scores_.size() >= 4 * k + 32) thin_out(k);
+  }
+
+  // At most k, in no order.
+  const std::vector<std::pair<float, std::int64_t>>& result(std::size_t k) {
+    thin_out(k);
+    return scores_;
+  }
+
+ private:
+  void thin_out(std::size_t k) {
+    if (scores_.size() < k) return;
+    const auto last = scores_.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(scores_.begin(), last, scores_.end(),
+                     [](const auto& a, const auto& b) { return a.first > b.first; });
+    least_ = last->first;
+    scores_.resize(k);
+  }
+
+  std::vector<std::pair<float, std::int64_t>> scores_;
+  float least_ = -kInfinity;  // no score up to it is among the k best
 };
 
 class Search {
@@ -47,8 +83,7 @@ class Search {
     float error_x[kMostColumns], base_x[kMostColumns];
     double stretch = 1.0;  // of the other block
     Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
-    // Of each row of a scan the best scores and their positions, a heap with the least first.
-    std::vector<std::pair<float, std::int64_t>> best[kScanRows];
+    Best best[kScanRows];  // of each row of a scan
     Refiner refiner;
     Counters counters;
     explicit Worker(const Prepared& p)
@@ -187,18 +222,11 @@ void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
   const std::size_t k = static_cast<std::size_t>(params_.k);
   const float* score = worker.score.data() + list * kListStride;
   const std::int32_t* column = worker.column.data() + list * kListStride;
-  auto& best = worker.best[list];
-  const auto greater = [](const auto& a, const auto& b) { return a.first > b.first; };
+  Best& best = worker.best[list];
   for (int i = 0; i < worker.count[list]; ++i) {
-    if (best.size() == k && score[i] <= best.front().first) continue;
+    if (!best.wants(score[i])) continue;
     const std::int64_t other = y_.position[static_cast<std::size_t>(start + column[i])];
-    if (other == mine || other < 0) continue;
-    if (best.size() == k) {
-      std::pop_heap(best.begin(), best.end(), greater);
-      best.pop_back();
-    }
-    best.emplace_back(score[i], other);
-    std::push_heap(best.begin(), best.end(), greater);
+    if (other != mine && other >= 0) best.add(score[i], other, k);
   }
 }
 
@@ -218,7 +246,7 @@ void Search::seed(std::int64_t group, Worker& worker) {
         p_.slot[static_cast<std::size_t>(x_.position[static_cast<std::size_t>(first)])];
     const std::int64_t start =
         std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
-    for (auto& best : worker.best) best.clear();
+    for (Best& best : worker.best) best.clear();
     for (std::int64_t c = 0; c < width; c += kMostColumns) {
       const std::int64_t columns = std::min<std::int64_t>(kMostColumns, width - c);
       scan(x_, first, start + c, columns, bound_x, worker.bound_y.data(), worker);
@@ -228,7 +256,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
     }
     for (std::int64_t query = first; query < std::min(x_.rows, first + kScanRows); ++query) {
       const std::int64_t mine = x_.position[static_cast<std::size_t>(query)];
-      const auto& best = worker.best[static_cast<std::size_t>(query - first)];
+      const auto& best =
+          worker.best[static_cast<std::size_t>(query - first)].result(static_cast<std::size_t>(k));
       if (static_cast<std::int64_t>(best.size()) < k) continue;
       double farthest = 0;
       for (const auto& candidate : best)
