@@ -32,6 +32,8 @@ loop) are packages of their own, imported only when asked for: docs/torch.md.
 from typing import TYPE_CHECKING, Any
 
 from fastdim.arrays import Rows, as_rows
+from fastdim.backends.faiss_audit import Audit
+from fastdim.backends.faiss_index import FaissIndex
 from fastdim.cosine import CosineStats, cosine_stats
 from fastdim.covariance import Spectrum, anisotropy, spectrum
 from fastdim.errors import (
@@ -87,11 +89,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Audit",
     "BackendError",
     "BlockAnalysis",
     "CosineStats",
     "DependencyError",
     "Estimate",
+    "FaissIndex",
     "FastdimError",
     "InputError",
     "LayerProfile",

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
-from fastdim.backends import cpu, devices
+from fastdim.backends import cpu, devices, faiss_search
 from fastdim.backends.devices import check_backend
+from fastdim.backends.faiss_audit import Audit
 from fastdim.errors import BackendError, InputError
+from fastdim.query_share import is_share, query_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +35,7 @@ class Neighbors:
     n_points: rows given. n_distinct: distinct rows, None if they were not counted ("keep").
     foreign: whether the queries were rows of another matrix, which `queries` then numbers.
         These three are torch tensors where x lay on a GPU, on that GPU: `numpy()` fetches them.
+    audit: of an approximate search, how it compares with the exact one on a sample.
     backend: what computed it, e.g. "cpu-avx512". seconds: wall time. plan: what the search did:
         strategy, arithmetic of its filter, axes of the first level and of both, and the pairs that
         went through the first filter, the second, and the float64 sum of differences.
@@ -48,6 +51,7 @@ class Neighbors:
     plan: dict[str, int | str]
     seconds: float
     foreign: bool = False
+    audit: Audit | None = None
 
     @property
     def k(self) -> int:
@@ -85,6 +89,10 @@ def knn(
     strategy: str = "auto",
     threads: int | None = None,
     seed: int = 0,
+    index: Any = None,
+    target_recall: float | None = None,
+    least_recall: float | None = None,
+    audit: int | None = None,
 ) -> Neighbors:
     """The k nearest rows of each query among all rows of x (n, d), the row itself left out.
 
@@ -92,29 +100,39 @@ def knn(
     brute force whatever the offset or scale of x; the same bits for any number of threads.
 
     queries: None for every row; an int m for min(m, n) rows drawn by `seed` without replacement;
-        an array of row numbers or a boolean mask. References are always all rows. Rows (m, d) of
+        "1%" for as many as keep the relative error that sampling adds to the dimension (standard
+        error of TwoNN) at 1 %, stated in `plan` (docs/large-sets.md); an array of row numbers
+        or a boolean mask. References are always all rows. Rows (m, d) of
         another matrix, of the dtype of x: looked up among all rows of x, none of which is left out
         (a row equal to the query is a neighbour at distance 0), so k may be the number of rows.
     duplicates: "keep" searches the rows as they are, so equal rows have distance 0. "collapse"
-        searches the distinct rows only: None and int m then mean distinct rows, and an indexed row
+        searches the distinct rows only: None, int m and "1%" mean distinct rows, an indexed row
         stands for the rows equal to it. "raise" refuses equal rows.
     backend: "cpu"; "triton" for Triton's kernels and "cuda" for the extension `fastdim._cuda`, on a
         GPU (docs/triton.md, docs/cuda.md), without rows of another matrix and with k up to 128 on
         "triton"; "auto" for the CPU, and for what can run on its GPU where x is a torch tensor or
-        DLPack array there: results are tensors there too.
+        DLPack array there: results are tensors there too; "faiss" for an approximate search
+        whose winners are recomputed as above (docs/large-sets.md).
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
         float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
         Not for rows that `prepare` made ready, nor for rows of another matrix ("tiled").
+    index, target_recall, least_recall, audit: of backend "faiss" alone. index: "flat", "ivf",
+        "hnsw", "nn-descent", or a `FaissIndex` of the searched rows; None for "flat" below 10^6
+        rows, else "ivf". audit: rows searched exactly to judge it (500), 0 for none;
+        `Neighbors.audit` keeps recall and the shift of TwoNN. least_recall: below it the call
+        raises (0.95; 0 accepts anything). target_recall: nprobe or efSearch is tuned to it.
 
     Raises InputError on bad values, k >= number of rows searched, or bad queries; BackendError on
-    a backend that cannot run.
+    a backend that cannot run, or a recall below the least; DependencyError without FAISS.
     """
     check_backend(backend)
     if duplicates not in DUPLICATES:
         raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
     check_strategy(strategy)
+    options = faiss_search.Options(index, target_recall, least_recall, audit)
+    options.check(backend)
     tensor = devices.device_tensor(x)
     on = devices.choose(backend, tensor)
     if on != "cpu":
@@ -131,7 +149,7 @@ def knn(
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
     _check_duplicates(duplicates, groups, rows.n)
     if on != "cpu":
-        return _search_on(on, rows, k, queries, groups, seed, duplicates)
+        return _search_on(on, rows, k, queries, groups, workers, seed, duplicates, options)
     if others is not None:
         return _lookup(rows, k, others, groups, workers, duplicates, strategy)
     return search(rows, k, queries, groups, workers, seed, duplicates, strategy)
@@ -235,6 +253,7 @@ def search(
         else cpu.index_for(rows, chosen, int(k), threads, strategy, groups=_as_pair(groups))
     )
     distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
+    plan.update(_stated(queries, count, chosen))
     numbers = np.arange(count) if chosen is None else chosen
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
@@ -260,10 +279,19 @@ def _plan_queries(
     k = whole_number("k", k, 1)
     if k >= count:
         raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
+    if is_share(queries):
+        queries = query_count(queries, count)
     chosen = _choose(queries, n, count, seed)
     if groups is not None and count < n and chosen is not None and not _is_count(queries):
         chosen = groups.inverse[chosen]
     return k, count, chosen
+
+
+def _stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
+    """What the plan says of queries that were asked for by an error."""
+    if not is_share(queries):
+        return {}
+    return {"query_error": queries.strip(), "queries": count if chosen is None else len(chosen)}
 
 
 def _search_on(
@@ -272,14 +300,24 @@ def _search_on(
     k: int,
     queries: Any,
     groups: Distinct | None,
+    threads: int,
     seed: int,
     duplicates: str,
+    options: faiss_search.Options,
 ) -> Neighbors:
-    """`search` on a device, of rows in host memory."""
+    """`search` on a device or by FAISS, of rows in host memory."""
     start = time.perf_counter()
     k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
     searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
-    distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
+    audit = None
+    if backend == "faiss":
+        distances, indices, plan, audit = faiss_search.knn(
+            searched, chosen, k, options, threads, seed
+        )
+        name = backend
+    else:
+        distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
+    plan.update(_stated(queries, count, chosen))
     numbers = np.arange(count) if chosen is None else chosen
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
@@ -293,6 +331,7 @@ def _search_on(
         backend=name,
         plan=plan,
         seconds=time.perf_counter() - start,
+        audit=audit,
     )
 
 
@@ -315,6 +354,7 @@ def search_tensor(
         first = torch.from_numpy(groups.first).to(x.device)
         distances, indices, plan, name = devices.knn_tensor(backend, x[first], numbers, k)
         numbers, indices = first[numbers], first[indices]
+    plan.update(_stated(queries, count, chosen))
     if x.dtype != torch.float64:
         distances = distances.float()
     if not bool(distances.isfinite().all()):
@@ -421,8 +461,8 @@ def _choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
         given = np.flatnonzero(given)
     if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:
         raise InputError(
-            "queries must be None, a number of rows, a non-empty array of row numbers, or a "
-            f"boolean mask of {n} rows; got {given.dtype} of shape {given.shape}"
+            "queries must be None, a number of rows, an error such as '1%', a non-empty array of "
+            f"row numbers, or a boolean mask of {n} rows; got {given.dtype} of shape {given.shape}"
         )
     if int(given.min()) < 0 or int(given.max()) >= n:
         raise InputError(

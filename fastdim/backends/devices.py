@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
-from fastdim.backends import cuda
+from fastdim.backends import cuda, faiss_index
 from fastdim.errors import BackendError, InputError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Int64 = NDArray[np.int64]
-BACKENDS = ("auto", "cpu", "cuda", "triton")
+BACKENDS = ("auto", "cpu", "cuda", "triton", *faiss_index.BACKENDS)
 
 
 def check_backend(backend: str) -> None:
@@ -65,9 +65,9 @@ def choose(backend: str, x: Tensor | None) -> str:
     check_backend(backend)
     if x is None:
         return "cpu" if backend == "auto" else backend
-    if backend == "cpu":
+    if backend in ("cpu", *faiss_index.BACKENDS):
         raise BackendError(
-            f"x lies on {x.device}, and backend='cpu' reads host memory: pass x.cpu(), or "
+            f"x lies on {x.device}, and backend={backend!r} reads host memory: pass x.cpu(), or "
             "backend='auto' to search where it lies"
         )
     return _of_device(x) if backend == "auto" else backend

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+from fastdim.errors import InputError
+from fastdim.query_share import query_count
 from fastdim.sweeps.definition import installed_version
 from fastdim.sweeps.filters import FILTERS
 from fastdim.sweeps.options import FORMATS, Defaults
@@ -50,6 +52,18 @@ count = _checked(
     lambda number: number >= 1,
     "a whole number of at least 1",
 )
+
+
+def queries(text: str) -> float:
+    """A count, or as many query rows as the wanted relative error takes, as in "1%"."""
+    if "%" not in text:
+        return count(text)
+    try:
+        return query_count(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 factor = _checked(float, lambda number: 1 < number < float("inf"), "a number above 1")
 probability = _checked(float, lambda number: 0 < number < 1, "a number between 0 and 1")
 
@@ -193,14 +207,17 @@ def _add_analysis(sub: argparse.ArgumentParser) -> None:
         default=Defaults.outlier_factor,
         help="no_outliers leaves out rows with a norm over this many medians; " + _DEFAULT,
     )
-    group.add_argument("--queries", type=count, default=Defaults.queries, help=_QUERIES)
+    group.add_argument("--queries", type=queries, default=Defaults.queries, help=_QUERIES)
     group.add_argument("--pairs", type=count, default=Defaults.pairs, help=_PAIRS)
     group.add_argument("--exact", action="store_true", help="every row a query, every pair")
     group.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
     group.add_argument("--seed", type=int, default=0, help=_DEFAULT)
 
 
-_QUERIES = "rows sampled as queries, each against all rows; " + _DEFAULT
+_QUERIES = (
+    "rows sampled as queries, each against all rows, or the error of TwoNN that is wanted, as in"
+    " 1%%; " + _DEFAULT
+)
 _PAIRS = "pairs sampled for the distribution of the cosine; " + _DEFAULT
 
 

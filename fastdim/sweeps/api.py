@@ -30,7 +30,7 @@ def sweep(
     dtype: str | None = None,
     store_dtype: str | None = None,
     seed: int = 0,
-    queries: int | None = Defaults.queries,
+    queries: int | str | None = Defaults.queries,
     pairs: int | None = Defaults.pairs,
     exact: bool = False,
     outlier_factor: float = Defaults.outlier_factor,
@@ -48,7 +48,8 @@ def sweep(
     output: folder of the run, started again it goes on; None works in a scratch folder.
     layers, filters: as `--layers` and `--filter` of the command line.
     context, pack: tokens a document, and whether documents are cut from one stream of all texts.
-    queries: rows sampled as queries of the neighbour search, against all rows (None: all);
+    queries: rows sampled as queries of the neighbour search, against all rows (None: all;
+        "1%": as many as keep that relative error of TwoNN, (1.6 / 0.01)^2 = 25,600);
     pairs: pairs sampled for the distribution of the cosine (None: all); exact: all of both.
 
     Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError.

@@ -23,6 +23,7 @@ from fastdim.extract.hooks import check_store_dtype
 from fastdim.extract.model import check_source, local_path
 from fastdim.extract.store import MANIFEST, Store
 from fastdim.extract.texts import Corpus
+from fastdim.query_share import query_count
 from fastdim.sweeps.definition import Definition, sha256_of_files
 from fastdim.sweeps.filters import resolve_filters
 from fastdim.sweeps.folder import check_output, open_run
@@ -52,7 +53,7 @@ def analysis_options(
     *,
     filters: Sequence[str] | None,
     tokens: bool,
-    queries: int | None,
+    queries: int | str | None,
     pairs: int | None,
     exact: bool,
     seed: int,
@@ -62,6 +63,8 @@ def analysis_options(
     """The part of a Definition that belongs to the analysis; InputError on a bad value."""
     if isinstance(filters, str):
         raise InputError(f"filters must be a list of names, got the text {filters!r}")
+    if isinstance(queries, str):
+        queries = query_count(queries)
     for name, value in (("queries", queries), ("pairs", pairs)):
         if value is not None:
             whole_number(name, value, 1)
