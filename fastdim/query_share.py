@@ -7,8 +7,8 @@ import re
 
 from fastdim.errors import InputError
 
-# Relative standard error of TwoNN from m query rows, times sqrt(m): 1.54 to 1.60 measured on 200,000
-# hidden states (docs/large-sets.md); 1.07 where ratios are Pareto.
+# Relative standard error of TwoNN from m query rows, times sqrt(m): 1.54 to 1.60 measured on
+# 200,000 hidden states (docs/large-sets.md); 1.07 where ratios are Pareto.
 SPREAD = 1.6
 
 
