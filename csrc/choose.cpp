@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 #include "threads.h"
@@ -299,6 +300,42 @@ Choice choose(const ChoiceParams& p) {
         with(Precision::float32, cost.second, kept.both);
       if (kNear[i] >= axes) break;
     }
+  }
+  return best;
+}
+
+Precision choose_direct(Isa isa, std::int64_t d,
+                        const std::vector<std::vector<SampledPair>>& pairs) {
+  Precision best = Precision::float32;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
+    if (!has_precision(isa, precision) || !fits(precision, d)) continue;
+    // Pairs that are measured because of rounding alone. The nearest of a thin sample lies farther
+    // than the neighbours will, which makes them too many rather than too few. A quarter of the
+    // queries has no say: one massive row among them would stand for many.
+    std::vector<double> shares;
+    for (const std::vector<SampledPair>& of_query : pairs) {
+      double reach = std::numeric_limits<double>::infinity(), kept = 0;
+      for (const SampledPair& pair : of_query) reach = std::min(reach, pair.distance);
+      for (const SampledPair& pair : of_query) {
+        const double error = precision == Precision::int8       ? pair.int8_error
+                             : precision == Precision::bfloat16 ? pair.bfloat16_error
+                                                                : 0.0;
+        kept += pair.distance > reach && pair.distance <= reach + error;
+      }
+      shares.push_back(kept / std::max<double>(1.0, static_cast<double>(of_query.size())));
+    }
+    std::sort(shares.begin(), shares.end());
+    const std::size_t heard = shares.size() - shares.size() / 4;
+    const double share =
+        std::accumulate(shares.begin(), shares.begin() + static_cast<std::ptrdiff_t>(heard), 0.0) /
+        std::max<double>(1.0, static_cast<double>(heard));
+    const Costs cost = costs_of(isa, precision);
+    const double columns = static_cast<double>(d);
+    const double total = columns * cost.near_axis + share * (cost.pair + 0.06 * columns);
+    if (total >= least) continue;
+    least = total;
+    best = precision;
   }
   return best;
 }

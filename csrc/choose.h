@@ -65,4 +65,14 @@ struct Choice {
 
 Choice choose(const ChoiceParams& params);
 
+// Two rows of a sample: their distance, and the sum of what rounding moves them by.
+struct SampledPair {
+  double distance, int8_error, bfloat16_error;
+};
+
+// The likely fastest arithmetic for a full search of rows of d columns, from the pairs of some
+// queries.
+Precision choose_direct(Isa isa, std::int64_t d,
+                        const std::vector<std::vector<SampledPair>>& pairs);
+
 }  // namespace fastdim

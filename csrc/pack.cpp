@@ -30,44 +30,45 @@ void each_row(const RowSet& set, std::vector<RowScratch>& scratch, const Body& b
 // Magnitudes of IEEE numbers are ordered as their bits without the sign, read as whole numbers of
 // the same size: no row has to be converted.
 template <class Bits>
-double largest_of(const RowSet& set, std::size_t workers) {
+std::vector<double> magnitudes(const RowSet& set) {
   constexpr Bits magnitude = std::numeric_limits<Bits>::max();
-  std::vector<Bits> largest(workers, Bits{0});
-  parallel_for(tasks(set.n, kRowsPerTask), set.threads, *set.poll,
-               [&](std::int64_t task, int worker) {
-                 const std::int64_t d = set.rows.d;
-                 const std::int64_t stop = std::min(set.n, (task + 1) * kRowsPerTask);
-                 // Sixteen maxima side by side: one would wait for itself.
-                 Bits most[16] = {};
-                 for (std::int64_t i = task * kRowsPerTask; i < stop; ++i) {
-                   const Bits* row = static_cast<const Bits*>(set.rows.row(set.ids[i]));
-                   std::int64_t c = 0;
-                   for (; c + 16 <= d; c += 16)
-                     for (int s = 0; s < 16; ++s)
-                       most[s] = std::max(most[s], static_cast<Bits>(row[c + s] & magnitude));
-                   for (; c < d; ++c)
-                     most[0] = std::max(most[0], static_cast<Bits>(row[c] & magnitude));
-                 }
-                 Bits& mine = largest[static_cast<std::size_t>(worker)];
-                 mine = std::max(mine, *std::max_element(most, most + 16));
-               });
-  const Bits found = *std::max_element(largest.begin(), largest.end());
-  double value;
-  set.kernels->decode[static_cast<int>(set.rows.dtype)](&found, 1, &value);
-  return value;
+  std::vector<double> out(static_cast<std::size_t>(set.n));
+  const auto decode = set.kernels->decode[static_cast<int>(set.rows.dtype)];
+  parallel_for(tasks(set.n, kRowsPerTask), set.threads, *set.poll, [&](std::int64_t task, int) {
+    const std::int64_t d = set.rows.d;
+    const std::int64_t stop = std::min(set.n, (task + 1) * kRowsPerTask);
+    for (std::int64_t i = task * kRowsPerTask; i < stop; ++i) {
+      const Bits* row = static_cast<const Bits*>(set.rows.row(set.ids[i]));
+      // Sixteen maxima side by side: one would wait for itself.
+      Bits most[16] = {};
+      std::int64_t c = 0;
+      for (; c + 16 <= d; c += 16)
+        for (int s = 0; s < 16; ++s)
+          most[s] = std::max(most[s], static_cast<Bits>(row[c + s] & magnitude));
+      for (; c < d; ++c) most[0] = std::max(most[0], static_cast<Bits>(row[c] & magnitude));
+      const Bits largest = *std::max_element(most, most + 16);
+      decode(&largest, 1, &out[static_cast<std::size_t>(i)]);
+    }
+  });
+  return out;
 }
 
 }  // namespace
 
-double largest_magnitude(const RowSet& set, std::vector<RowScratch>& scratch) {
+std::vector<double> row_magnitudes(const RowSet& set) {
   switch (set.rows.dtype) {
     case Dtype::f64:
-      return largest_of<std::int64_t>(set, scratch.size());
+      return magnitudes<std::int64_t>(set);
     case Dtype::f32:
-      return largest_of<std::int32_t>(set, scratch.size());
+      return magnitudes<std::int32_t>(set);
     default:
-      return largest_of<std::int16_t>(set, scratch.size());
+      return magnitudes<std::int16_t>(set);
   }
+}
+
+double largest_magnitude(const RowSet& set) {
+  const std::vector<double> each = row_magnitudes(set);
+  return *std::max_element(each.begin(), each.end());
 }
 
 std::vector<double> scaled_mean(const RowSet& set, double scale, std::vector<RowScratch>& scratch) {

@@ -43,8 +43,11 @@ struct RowSet {
   const std::function<void()>* poll;
 };
 
-// max |x| over all elements. `scratch`: one for each thread, here and below.
-double largest_magnitude(const RowSet& set, std::vector<RowScratch>& scratch);
+// max |x| of each row (n).
+std::vector<double> row_magnitudes(const RowSet& set);
+
+// max |x| over all elements.
+double largest_magnitude(const RowSet& set);
 
 // Mean of scale * x. Any vector would be a valid center; the mean makes norms, and with them the
 // margin, small.

@@ -31,12 +31,51 @@ std::vector<std::int64_t> in_order(std::int64_t n) {
   return order;
 }
 
-// The arithmetic asked for, or the fastest that runs here.
-Precision fastest(Isa isa, Precision wanted, std::int64_t d) {
-  if (wanted != Precision::any) return wanted;
-  for (const Precision precision : {Precision::int8, Precision::bfloat16})
-    if (has_precision(isa, precision) && fits(precision, d)) return precision;
-  return Precision::float32;
+// As they come, but rows with a huge element last: they loosen the bounds of their own blocks
+// alone.
+std::vector<std::int64_t> in_order_but_massive(const std::vector<double>& magnitude) {
+  std::vector<std::int64_t> order = in_order(static_cast<std::int64_t>(magnitude.size()));
+  std::vector<double> sorted = magnitude;
+  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  const double most = kMassive * *middle;
+  const auto of = [&](std::int64_t i) { return magnitude[static_cast<std::size_t>(i)]; };
+  const auto massive = std::stable_partition(order.begin(), order.end(),
+                                             [&](std::int64_t i) { return of(i) <= most; });
+  std::stable_sort(massive, order.end(),
+                   [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
+  return order;
+}
+
+// The arithmetic of a full search on rows as they come, from the distances of a few pairs.
+Precision direct_precision(const PrepareParams& p, const Kernels& kernels, const JoinKernels& join,
+                           const Transform& transform, RowScratch& scratch,
+                           const std::function<double(std::int64_t, std::int64_t)>& distance) {
+  constexpr std::int64_t queries = 16, others = 256;
+  if (p.precision != Precision::any) return p.precision;
+  const auto errors = [&](std::int64_t i) {
+    double norm2, error2;
+    transform_row(kernels, p.rows, transform, p.ids[i], scratch, &norm2, &error2);
+    const bool int8 = has_precision(p.isa, Precision::int8);
+    return SampledPair{0, int8 ? int8_error(join, scratch.centered.data(), p.rows.d) : 0,
+                       0x1p-9 * 0.6 * std::sqrt(norm2)};
+  };
+  std::vector<std::int64_t> rows;
+  std::vector<SampledPair> error;
+  for (std::int64_t i = 0; i < std::min(others, p.n); ++i) {
+    rows.push_back(i * p.n / std::min(others, p.n));
+    error.push_back(errors(rows.back()));
+  }
+  std::vector<std::vector<SampledPair>> pairs;
+  for (std::size_t q = 0; q < rows.size(); q += std::max<std::size_t>(1, rows.size() / queries)) {
+    pairs.emplace_back();
+    for (std::size_t o = 0; o < rows.size(); ++o)
+      if (o != q)
+        pairs.back().push_back({distance(rows[q], rows[o]),
+                                error[q].int8_error + error[o].int8_error,
+                                error[q].bfloat16_error + error[o].bfloat16_error});
+  }
+  return choose_direct(p.isa, p.rows.d, pairs);
 }
 
 // Near rows near each other, rows of huge norm last, by norm: they loosen the bounds of their own
@@ -225,7 +264,8 @@ Prepared prepare(const PrepareParams& p) {
   std::vector<RowScratch> scratch;
   for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
   const RowSet set = {p.rows, p.ids, p.n, out.kernels, p.threads, p.poll};
-  const double largest = largest_magnitude(set, scratch);
+  const std::vector<double> magnitude = row_magnitudes(set);
+  const double largest = *std::max_element(magnitude.begin(), magnitude.end());
   Transform transform;
   transform.pre = difference_scale(p.rows.dtype, largest);
   transform.post = centered_scale(transform.pre * largest, p.rows.d);
@@ -238,7 +278,7 @@ Prepared prepare(const PrepareParams& p) {
   Projection projection = direct ? Projection{} : project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
   const std::vector<std::int64_t> order =
-      direct ? in_order(p.n) : arrange(projection, p.n, p.threads, *p.poll);
+      direct ? in_order_but_massive(magnitude) : arrange(projection, p.n, p.threads, *p.poll);
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < p.threads; ++worker)
     refiners.emplace_back(*out.kernels, p.rows, out.pre);
@@ -246,10 +286,14 @@ Prepared prepare(const PrepareParams& p) {
     return out.scaled(refiners[static_cast<std::size_t>(worker)].distance(
         p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
   };
-  const Choice choice = direct ? Choice{Strategy::full, fastest(p.isa, p.precision, p.rows.d),
-                                        p.rows.d, Precision::float32}
-                               : choose({projection, order, p.rows.d, p.k, p.strategy, p.isa,
-                                         p.precision, p.threads, *p.poll, distance});
+  Choice choice = {Strategy::full, Precision::float32, p.rows.d, Precision::float32};
+  if (direct)
+    choice.precision =
+        direct_precision(p, *out.kernels, *out.join, transform, scratch[0],
+                         [&](std::int64_t i, std::int64_t j) { return distance(i, j, 0); });
+  else
+    choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision, p.threads,
+                     *p.poll, distance});
   out.strategy = choice.strategy;
   out.precision = choice.precision;
   out.bf16 = bf16_join_kernels(p.isa);

@@ -22,11 +22,11 @@
 //    Walsh-Hadamard transform first. Neither that nor `middle` changes a distance, and lengths are
 //    1-Lipschitz, so with
 //        e_x = |x^ - exact| + base_x:   D <= T  implies  |x^ - y^| <= sigma T + e_x + e_y
-//    (6 float32 roundings of each sum of the transform and one of the tail change a row by less
-//    than 2^-20 of its length, which is added to e_x, and 2^-60 for squares that underflow). score
-//    = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in float32, the
-//    product of int8 rows exact but for 5 roundings of it as a whole; with gamma = m u / (1 - m u),
-//    m the roundings a term may pass through, what comes out is at least
+//    (12 float32 roundings at most of each sum of the transform and one of the tail change a row by
+//    less than 2^-20 of its length, which is added to e_x, and 2^-60 for squares that underflow).
+//    score = x^.y^ - h_x - h_y with h = round_down(|x^|^2 / 2 (1 - 2 gamma)) is computed in
+//    float32, the product of int8 rows exact but for 5 roundings of it as a whole; with gamma = m u
+//    / (1 - m u), m the roundings a term may pass through, what comes out is at least
 //    -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
 //        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
 //    with E the largest e of the other block. The last term pays for flushed denormals; in int8 a
@@ -149,8 +149,9 @@ struct Prepared {
   }
 };
 
-// Without axes (Basis.count 0) rows stay in their order and the fastest arithmetic is taken unseen:
-// for a full search by so few queries that order and choice would cost more than they save.
+// Without axes (Basis.count 0) rows stay in their order, but massive ones go last, and only the
+// arithmetic is chosen: for a full search by so few queries, or of so few rows, that order and axes
+// would cost more than they save.
 struct PrepareParams {
   Rows rows;
   const std::int64_t* ids;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "pack.h"
+#include "threads.h"
 
 namespace fastdim {
 namespace {
@@ -104,6 +105,13 @@ double tail_length(const Prepared& p, std::int64_t first, const float* values, d
   for (std::int64_t k = first; k < p.axes; ++k)
     tail2 += static_cast<double>(values[k]) * static_cast<double>(values[k]);
   return std::sqrt(tail2);
+}
+
+double int8_error(const JoinKernels& join, const float* centered, std::int64_t d) {
+  std::vector<float> values(static_cast<std::size_t>(tasks(d, 4) * 4), 0.0f);
+  std::vector<std::uint8_t> bytes(values.size());
+  std::copy(centered, centered + d, values.begin());
+  return quantize(join, true, values, bytes.data()).error;
 }
 
 std::size_t elements_a_unit(Precision precision) {

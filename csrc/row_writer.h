@@ -17,6 +17,9 @@ double tail_length(const Prepared& prepared, std::int64_t first, const float* va
 // Elements of the first level in 32 bits.
 std::size_t elements_a_unit(Precision precision);
 
+// What rounding a centered row to int8 on all its columns moves it by.
+double int8_error(const JoinKernels& join, const float* centered, std::int64_t d);
+
 // One for each thread: it has room for one row.
 class RowWriter {
  public:

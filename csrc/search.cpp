@@ -74,10 +74,10 @@ References prepare(const SearchParams& p) {
   for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
 
   const RowSet set = {p.rows, p.ids, p.n, p.kernels, p.threads, p.poll};
-  double largest = largest_magnitude(set, scratch);
+  double largest = largest_magnitude(set);
   if (p.others) {
     const RowSet others = {*p.others, p.queries, p.m, p.kernels, p.threads, p.poll};
-    largest = std::max(largest, largest_magnitude(others, scratch));
+    largest = std::max(largest, largest_magnitude(others));
     // Distinct rows hold a number that is not 0; one reference and its equal may not.
     if (largest == 0) largest = 1.0;
   }

@@ -216,6 +216,27 @@ def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
         assert counts["pairs_refined"] <= counts["pairs_second"] < 0.5 * counts["pairs_filtered"]
 
 
+def test_a_massive_column_does_not_undo_the_filter(isa: str) -> None:
+    # Rounding such rows to int8 moves them farther than their neighbours lie.
+    x = gaussian(1500, 200)
+    x[:, 7] = 300.0 * (np.arange(1500) % 3)
+    rows = in_dtype(x, "float32")
+    found = cpu.knn(rows, None, 2, 2, strategy="direct")
+    assert found[2]["arithmetic"] != "int8"
+    assert found[2]["pairs_refined"] < 0.1 * found[2]["pairs_filtered"]
+    compare(rows, 2, found)
+
+
+def test_massive_rows_do_not_undo_the_filter(isa: str) -> None:
+    # As the first tokens of documents: one in a hundred, everywhere among the others.
+    x = gaussian(2000, 200)
+    x[::100] *= 300.0
+    rows = in_dtype(x, "float32")
+    found = cpu.knn(rows, None, 2, 2, strategy="direct")
+    assert found[2]["pairs_refined"] < 0.1 * found[2]["pairs_filtered"]
+    compare(rows, 2, found)
+
+
 def test_int8_sums_stay_in_range() -> None:
     # Beyond 65,536 columns a sum of products could leave int32: the next arithmetic is taken.
     x = np.ones((64, 70_000), dtype=np.float16)

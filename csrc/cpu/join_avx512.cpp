@@ -138,8 +138,11 @@ __mmask16 first16(std::size_t count) {
 }
 
 float turn_avx512(float* values, std::size_t count, bool transform) {
-  const std::size_t size = count % 64 == 0 ? 64 : count % 16 == 0 ? 16 : 4;
-  const float factor = !transform ? 1.0f : size == 64 ? 0.125f : size == 16 ? 0.25f : 0.5f;
+  // Lengths that are squares of powers of two: what they are divided by is one then.
+  std::size_t size = 4;
+  float factor = transform ? 0.5f : 1.0f;
+  for (; size < kMostTurned && count % (4 * size) == 0; size *= 4)
+    if (transform) factor *= 0.5f;
   for (std::size_t half = count / size; transform && half < count; half *= 2)
     for (std::size_t from = 0; from < count; from += 2 * half)
       for (std::size_t i = from; i < from + half; i += 16) {

@@ -13,10 +13,11 @@
 
 namespace fastdim {
 
-constexpr int kGroup = 16;          // rows interleaved
-constexpr int kScanRows = 8;        // query rows of one scan: half a group
-constexpr int kScanCols = 32;       // reference rows are scanned two groups at a time
-constexpr int kMostColumns = 2048;  // reference rows of one scan at most
+constexpr int kGroup = 16;                 // rows interleaved
+constexpr int kScanRows = 8;               // query rows of one scan: half a group
+constexpr int kScanCols = 32;              // reference rows are scanned two groups at a time
+constexpr int kMostColumns = 2048;         // reference rows of one scan at most
+constexpr std::size_t kMostTurned = 4096;  // elements of one transform at most
 constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stored
 
 // One scan. score(r, c) = <x_r, y_c> - half_x[r] - half_y[c] in float32, in any order of sums, each
@@ -108,10 +109,10 @@ struct JoinKernels {
   // roundings. Returns how many are kept. Null and wanting as scan_int8.
   int (*rough)(const Rough& rough);
 
-  // Walsh-Hadamard transform in place, divided by its length, over as many elements as the largest
-  // of 4, 16 and 64 that divides `count` (a multiple of 4), each with its like count / size
-  // further; or none. Every sum rounded once. Returns the largest magnitude. Null with scan_int8,
-  // as is the one below.
+  // Walsh-Hadamard transform in place, an orthogonal one, over as many elements as the largest of
+  // 4, 16, 64 ... kMostTurned that divides `count` (a multiple of 4), each with its like
+  // count / size further; or none. Every sum rounded once. Returns the largest magnitude. Null with
+  // scan_int8, as is the one below.
   float (*turn)(float* values, std::size_t count, bool transform);
 
   // Whole numbers q of -127 ... 127 near values / scale, stored as q + 128; their sum and sum of
