@@ -155,7 +155,8 @@ def test_blas_threads_are_given_back() -> None:
 
     before = [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()]
     with one_blas_thread():
-        inside = [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"]
-        assert inside
-        assert set(inside) == {1}
+        # Numpy's own: other packages, such as FAISS, may bring and load one of theirs later.
+        blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        inside = {pool["num_threads"] for pool in blas if "numpy" in pool["filepath"]}
+        assert inside == {1}
     assert [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()] == before
