@@ -23,8 +23,7 @@ filter, pairs that reached it, pairs measured on the original rows.
 """
 GROWTH_NAME = "block 20, growth, "
 OTHER_BLAS = "faiss.knn, AVX2 BLAS"
-# Colour, and how far above its last point (in points) a program is named: lines lie close together.
-DRAWN = {"fastdim": ("#0b6e75", 7), "faiss.knn": ("#b4552d", -16), OTHER_BLAS: ("#8a6d1a", 7)}
+DRAWN = {"fastdim": "#0b6e75", "faiss.knn": "#b4552d", OTHER_BLAS: "#8a6d1a"}
 
 
 @dataclass
@@ -95,7 +94,7 @@ def draw(lines: list[Line], path: Path) -> None:
     if len({line.rows for line in shown}) < 2:
         return
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for program, (color, above) in DRAWN.items():
+    for program, color in DRAWN.items():
         points = sorted((line.rows, line.median) for line in shown if line.program == program)
         if not points:
             continue
@@ -104,11 +103,12 @@ def draw(lines: list[Line], path: Path) -> None:
         axes.annotate(
             f"{program}, {seconds:.3g} s",
             (rows, seconds),
-            xytext=(-6, above),
+            xytext=(8, -4),
             textcoords="offset points",
-            ha="right",
             color=color,
         )
+    # Names stand beside the last points.
+    axes.set(xlim=(0.9 * min(line.rows for line in shown), 4.5 * max(line.rows for line in shown)))
     axes.set(xscale="log", yscale="log", xlabel="rows, 576 columns, k = 2", ylabel="seconds")
     ticks = sorted({line.rows for line in shown})
     axes.set_xticks(ticks, [f"{rows:,}" for rows in ticks])
