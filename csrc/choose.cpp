@@ -17,20 +17,20 @@ constexpr std::int64_t kOthers = 1024;  // rows that each is held against
 constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
 constexpr std::int64_t kMeasured = 32;  // of them at least, those that the axes say are nearest
 
-// Relative rounding of a row, as it shows in the length of a vector.
-double error_of(Precision precision) {
-  if (precision == Precision::bfloat16) return 0x1p-9 * 0.6;
-  return precision == Precision::int8 ? 0.0065 : 0.0;
-}
-
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
 struct Costs {
   double near_axis;    // one axis of one pair in the first level
   double rough = 0.0;  // a pair in the level between; 0: there is none
-  double second = 18;  // a pair that the first level leaves over
+  double second = 18;  // a pair in the second level on further axes
   double pair = 94;    // a pair measured on the original rows
 };
+
+// Of a pair of rows of d columns in the second level on all of them.
+double whole_cost(Precision precision, std::int64_t d) {
+  const double columns = static_cast<double>(d);
+  return precision == Precision::int8 ? 2.5 + 0.0075 * columns : 6.0 + 0.02 * columns;
+}
 
 Costs costs_of(Isa isa, Precision precision) {
   if (precision != Precision::float32) {
@@ -287,14 +287,14 @@ Choice choose(const ChoiceParams& p) {
       const double scans = static_cast<double>(first + 1) * cost.near_axis +
                            (between ? kept.first * cost.rough : 0.0);
       const double asked = between ? kept.rough : kept.first;
-      const double d = static_cast<double>(p.d);
       const auto with = [&](Precision second, double each, double left) {
         consider(scans + asked * each + left * cost.pair,
                  {Strategy::pruned, precision, first, second});
       };
-      if (precision == Precision::int8) with(Precision::int8, 2.5 + 0.0075 * d, after_all);
+      if (precision == Precision::int8)
+        with(Precision::int8, whole_cost(Precision::int8, p.d), after_all);
       if (precision != Precision::float32 && has_precision(p.isa, Precision::bfloat16))
-        with(Precision::bfloat16, 6.0 + 0.02 * d,
+        with(Precision::bfloat16, whole_cost(Precision::bfloat16, p.d),
              sample.survivors_of_all(error_of(Precision::bfloat16)));
       else
         with(Precision::float32, cost.second, kept.both);
@@ -302,6 +302,11 @@ Choice choose(const ChoiceParams& p) {
     }
   }
   return best;
+}
+
+double error_of(Precision precision) {
+  if (precision == Precision::bfloat16) return 0x1p-9 * 0.6;
+  return precision == Precision::int8 ? 0.0065 : 0.0;
 }
 
 Precision choose_direct(Isa isa, std::int64_t d,

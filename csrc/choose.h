@@ -65,6 +65,9 @@ struct Choice {
 
 Choice choose(const ChoiceParams& params);
 
+// About how much rounding moves a row, relative to its length, where one scale serves it well.
+double error_of(Precision precision);
+
 // Two rows of a sample: their distance, and the sum of what rounding moves them by.
 struct SampledPair {
   double distance, int8_error, bfloat16_error;

@@ -170,7 +170,7 @@ Search::Search(const JoinParams& params)
   const double elements =
       p_.precision == Precision::int8 ? 4.0 * static_cast<double>(p_.units) : 0.0;
   flushed_ = std::max(0x1p-100, 0x1p-110 * elements);
-  limits_ = p_.strategy == Strategy::pruned && p_.whole_width + p_.whole_int8_width == 0;
+  limits_ = p_.axes_apart();
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
@@ -312,6 +312,7 @@ int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int
                  Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query), bytes = static_cast<std::size_t>(width);
   const std::size_t from = static_cast<std::size_t>(first_column);
+  // Twice what bound() takes off for denormals, on the scale of -2 score.
   const double flushed = std::max(0x1p-98, 0x1p-109 * static_cast<double>(width));
   return p_.join->rough({count, worker.score.data() + list * kListStride,
                          worker.column.data() + list * kListStride, x.elements.data() + at * bytes,

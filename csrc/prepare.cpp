@@ -25,25 +25,22 @@ constexpr std::int64_t kRoughStep = 64;  // bytes of the widest vector
 constexpr std::int64_t kTails = 257;     // rows whose tails are sampled for their median
 constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
 
-std::vector<std::int64_t> in_order(std::int64_t n) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+// Rows in order, those of huge length last, by length: they loosen the bounds of their own blocks
+// alone. `ordinary`: how many are not.
+template <class Length>
+std::vector<std::int64_t> massive_last(const std::vector<Length>& length, std::int64_t* ordinary) {
+  std::vector<std::int64_t> order(length.size());
   std::iota(order.begin(), order.end(), 0);
-  return order;
-}
-
-// As they come, but rows with a huge element last: they loosen the bounds of their own blocks
-// alone.
-std::vector<std::int64_t> in_order_but_massive(const std::vector<double>& magnitude) {
-  std::vector<std::int64_t> order = in_order(static_cast<std::int64_t>(magnitude.size()));
-  std::vector<double> sorted = magnitude;
+  std::vector<Length> sorted = length;
   const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
   std::nth_element(sorted.begin(), middle, sorted.end());
-  const double most = kMassive * *middle;
-  const auto of = [&](std::int64_t i) { return magnitude[static_cast<std::size_t>(i)]; };
+  const Length most = static_cast<Length>(kMassive) * *middle;
+  const auto of = [&](std::int64_t i) { return length[static_cast<std::size_t>(i)]; };
   const auto massive = std::stable_partition(order.begin(), order.end(),
                                              [&](std::int64_t i) { return of(i) <= most; });
   std::stable_sort(massive, order.end(),
                    [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
+  *ordinary = massive - order.begin();
   return order;
 }
 
@@ -58,7 +55,7 @@ Precision direct_precision(const PrepareParams& p, const Kernels& kernels, const
     transform_row(kernels, p.rows, transform, p.ids[i], scratch, &norm2, &error2);
     const bool int8 = has_precision(p.isa, Precision::int8);
     return SampledPair{0, int8 ? int8_error(join, scratch.centered.data(), p.rows.d) : 0,
-                       0x1p-9 * 0.6 * std::sqrt(norm2)};
+                       error_of(Precision::bfloat16) * std::sqrt(norm2)};
   };
   std::vector<std::int64_t> rows;
   std::vector<SampledPair> error;
@@ -78,22 +75,13 @@ Precision direct_precision(const PrepareParams& p, const Kernels& kernels, const
   return choose_direct(p.isa, p.rows.d, pairs);
 }
 
-// Near rows near each other, rows of huge norm last, by norm: they loosen the bounds of their own
-// blocks alone.
-std::vector<std::int64_t> arrange(const Projection& projection, std::int64_t n, int threads,
+// Near rows near each other.
+std::vector<std::int64_t> arrange(const Projection& projection, int threads,
                                   const std::function<void()>& poll) {
-  std::vector<std::int64_t> order = in_order(n);
-  const std::vector<float>& norm = projection.norm;
-  std::vector<float> sorted = norm;
-  std::nth_element(sorted.begin(), sorted.begin() + n / 2, sorted.end());
-  const float most = static_cast<float>(kMassive) * sorted[static_cast<std::size_t>(n / 2)];
-  const auto of = [&](std::int64_t i) { return norm[static_cast<std::size_t>(i)]; };
-  const auto massive = std::stable_partition(order.begin(), order.end(),
-                                             [&](std::int64_t i) { return of(i) <= most; });
-  std::stable_sort(massive, order.end(),
-                   [&](std::int64_t i, std::int64_t j) { return of(i) < of(j); });
+  std::int64_t ordinary;
+  std::vector<std::int64_t> order = massive_last(projection.norm, &ordinary);
   bisect(projection.values.data(), projection.axes, std::min(projection.axes, kOrderAxes), kGroup,
-         threads, poll, order, massive - order.begin());
+         threads, poll, order, ordinary);
   return order;
 }
 
@@ -277,8 +265,9 @@ Prepared prepare(const PrepareParams& p) {
   const bool direct = p.basis.count == 0;
   Projection projection = direct ? Projection{} : project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
+  std::int64_t ordinary;
   const std::vector<std::int64_t> order =
-      direct ? in_order_but_massive(magnitude) : arrange(projection, p.n, p.threads, *p.poll);
+      direct ? massive_last(magnitude, &ordinary) : arrange(projection, p.threads, *p.poll);
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < p.threads; ++worker)
     refiners.emplace_back(*out.kernels, p.rows, out.pre);
@@ -353,7 +342,7 @@ Prepared prepare(const PrepareParams& p) {
                          static_cast<double>(projection.rest[at]),
                          static_cast<double>(projection.base[at]));
           }
-          if (pruned && out.whole_width + out.whole_int8_width == 0) continue;
+          if (out.axes_apart()) continue;
           double norm2, error2;
           transform_row(*out.kernels, p.rows, transform, p.ids[position], mine, &norm2, &error2);
           const double base = centering_error(norm2, error2, p.rows.d);

@@ -142,9 +142,15 @@ struct Prepared {
   // A distance of the rows as the filters see it. Not one factor: that may overflow.
   double scaled(double distance) const { return distance * pre * post; }
 
+  // Whether the second level goes on from the axes and the tail of the first, even if there are no
+  // further axes: neither may be mixed with the others then.
+  bool axes_apart() const {
+    return strategy == Strategy::pruned && whole_width == 0 && whole_int8_width == 0;
+  }
+
   // Axes of the second level, filled up to whole vectors.
   std::size_t far_width() const {
-    if (whole_width > 0 || whole_int8_width > 0) return 0;
+    if (!axes_apart()) return 0;
     return static_cast<std::size_t>((axes - near_axes + kGroup - 1) / kGroup * kGroup);
   }
 };

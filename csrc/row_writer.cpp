@@ -134,12 +134,12 @@ void RowWriter::write(Side& side, std::int64_t slot, const float* values, double
   take(values, p_.near_axes, rest, p_.middle, exact_);
   double norm2 = 0, error = 0;
   if (p_.precision == Precision::int8) {
-    const Quantized found = quantize(*p_.join, p_.far_width() == 0, exact_, bytes_.data());
+    const Quantized found = quantize(*p_.join, !p_.axes_apart(), exact_, bytes_.data());
     norm2 = found.norm2;
     error = found.error;
     side.scale.data()[at] = found.scale;
     side.offset[at] = -128 * found.sum;
-    if (pruned && p_.far_width() > 0)
+    if (p_.axes_apart())
       side.tail[at] = found.scale * static_cast<float>(static_cast<int>(bytes_[near]) - 128);
   } else {
     // What the tail loses when it becomes a float32 counts as rounding.

@@ -254,6 +254,24 @@ def search(
     )
     distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
     plan.update(_stated(queries, count, chosen))
+    duplicates = duplicates or ("keep" if groups is None else "collapse")
+    backend = f"cpu-{plan['isa']}"
+    return _found(rows, groups, chosen, (distances, indices, plan), duplicates, backend, start)
+
+
+def _found(
+    rows: Rows,
+    groups: Distinct | None,
+    chosen: Int64 | None,
+    results: tuple[NDArray[np.float64], Int64, dict[str, Any]],
+    duplicates: str,
+    backend: str,
+    start: float,
+    audit: Audit | None = None,
+) -> Neighbors:
+    """The result of a search begun at `start`: (distances, indices, plan) by row, or by group."""
+    distances, indices, plan = results
+    count = rows.n if groups is None else len(groups.first)
     numbers = np.arange(count) if chosen is None else chosen
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
@@ -263,10 +281,11 @@ def search(
         queries=numbers,
         n_points=rows.n,
         n_distinct=None if groups is None else count,
-        duplicates=duplicates or ("keep" if groups is None else "collapse"),
-        backend=f"cpu-{plan['isa']}",
+        duplicates=duplicates,
+        backend=backend,
         plan=plan,
         seconds=time.perf_counter() - start,
+        audit=audit,
     )
 
 
@@ -318,21 +337,7 @@ def _search_on(
     else:
         distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
     plan.update(_stated(queries, count, chosen))
-    numbers = np.arange(count) if chosen is None else chosen
-    if groups is not None:
-        numbers, indices = groups.first[numbers], groups.first[indices]
-    return Neighbors(
-        distances=_in_precision(distances, rows.dtype),
-        indices=indices,
-        queries=numbers,
-        n_points=rows.n,
-        n_distinct=None if groups is None else count,
-        duplicates=duplicates,
-        backend=name,
-        plan=plan,
-        seconds=time.perf_counter() - start,
-        audit=audit,
-    )
+    return _found(rows, groups, chosen, (distances, indices, plan), duplicates, name, start, audit)
 
 
 def search_tensor(

@@ -216,6 +216,23 @@ def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
         assert counts["pairs_refined"] <= counts["pairs_second"] < 0.5 * counts["pairs_filtered"]
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_neighbors_that_the_axes_do_not_see(
+    monkeypatch: pytest.MonkeyPatch, count: int, way: tuple[str, str]
+) -> None:
+    # Rows on seven rays, of which the axes see little: what tells neighbours apart is the length
+    # beyond them, also where the first level has every axis and the second none of its own.
+    d, n = 40, 700
+    rng = np.random.default_rng(3)
+    rays = 10.0 * rng.standard_normal((7, d)) / np.sqrt(d)
+    x = rng.uniform(1, 2, (n, 1)) * rays[rng.integers(0, 7, n)] + 1e-5 * gaussian(n, d)
+    axes = np.eye(d, dtype=np.float32)[:count]
+    basis = Basis(np.zeros(d), axes)
+    monkeypatch.setattr(cpu, "principal_axes", lambda rows, order_only: basis)
+    rows = in_dtype(x, "float32")
+    compare(rows, 3, cpu.knn(rows, None, 3, 2, 0, *way))
+
+
 def test_a_massive_column_does_not_undo_the_filter(isa: str) -> None:
     # Rounding such rows to int8 moves them farther than their neighbours lie.
     x = gaussian(1500, 200)

@@ -69,6 +69,11 @@ __attribute__((target("avx512vnni"))) void scan_int8_avx512(const Scan& s) {
   }
 }
 
+// The lanes below `count`.
+__mmask16 first16(std::size_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xffffu : (1u << count) - 1u);
+}
+
 // Sums over the sixteen lanes of four vectors.
 __attribute__((always_inline)) inline __m128i four_sums(__m512i a, __m512i b, __m512i c,
                                                         __m512i d) {
@@ -105,9 +110,7 @@ __attribute__((target("avx512vnni"))) int rough_avx512(const Rough& s) {
   }
   int left = 0;
   for (int i = 0; i < s.count; i += kGroup) {
-    const int rest_count = s.count - i;
-    const __mmask16 here =
-        static_cast<__mmask16>(rest_count >= kGroup ? 0xffffu : (1u << rest_count) - 1u);
+    const __mmask16 here = first16(static_cast<std::size_t>(s.count - i));
     const __m512i column = _mm512_maskz_loadu_epi32(here, s.column + i);
     const __m512i sum =
         _mm512_add_epi32(_mm512_maskz_loadu_epi32(here, sums + i), _mm512_set1_epi32(s.offset_x));
@@ -131,10 +134,6 @@ __attribute__((target("avx512vnni"))) int rough_avx512(const Rough& s) {
     left += __builtin_popcount(kept);
   }
   return left;
-}
-
-__mmask16 first16(std::size_t count) {
-  return static_cast<__mmask16>(count >= 16 ? 0xffffu : (1u << count) - 1u);
 }
 
 float turn_avx512(float* values, std::size_t count, bool transform) {
@@ -192,9 +191,7 @@ int second_avx512(const Second& s) {
   const __m512 zero = _mm512_setzero_ps();
   int left = 0;
   for (int i = 0; i < s.count; i += kGroup) {
-    const int rest_count = s.count - i;
-    const __mmask16 here =
-        static_cast<__mmask16>(rest_count >= kGroup ? 0xffffu : (1u << rest_count) - 1u);
+    const __mmask16 here = first16(static_cast<std::size_t>(s.count - i));
     const __m512i column = _mm512_maskz_loadu_epi32(here, s.column + i);
     const __m512 limit_y = _mm512_i32gather_ps(column, s.limit_y, 4);
     const __m512 tail_y = _mm512_i32gather_ps(column, s.tail_y, 4);
@@ -268,8 +265,7 @@ float screen_avx512(const void* x, const void* y, std::size_t d, float limit) {
     const float partial = total();
     if (partial > limit) return partial;
   }
-  for (; i < d; i += 16)
-    add(sum0, i, static_cast<__mmask16>(d - i >= 16 ? 0xffffu : (1u << (d - i)) - 1u));
+  for (; i < d; i += 16) add(sum0, i, first16(d - i));
   return total();
 }
 
