@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
+from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import Decomposition, decompose_sums, scores
 from fastdim.errors import InputError
 from fastdim.estimate import (
@@ -32,7 +33,7 @@ from fastdim.estimate import (
     group_sums,
     transformed_interval,
 )
-from fastdim.moments import near_mean, one_blas_thread, sums
+from fastdim.moments import near_mean, sums
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastdim import moments
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
+from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimate import (
     Estimate,
@@ -26,7 +27,7 @@ from fastdim.estimate import (
     group_sums,
     transformed_interval,
 )
-from fastdim.moments import Sums, near_mean, one_blas_thread, sums
+from fastdim.moments import Sums, near_mean, sums
 
 Array = NDArray[np.float64]
 

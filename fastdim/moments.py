@@ -7,15 +7,10 @@ shifted rows.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from fastdim.arrays import Rows
 from fastdim.backends import cpu
@@ -83,19 +78,3 @@ def sums(
     """Moments of scale * x about `shift`, over the rows `ids` or all."""
     total, outer = cpu.second_moments(rows, shift, ids, scale, threads)
     return Sums(shift, rows.n if ids is None else len(ids), total, outer)
-
-
-@cache
-def _pools() -> Any:
-    return ThreadpoolController()
-
-
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Numpy's linear algebra on one thread while the block runs.
-
-    A decomposition of a few hundred columns gains a third from a second thread on an idle machine;
-    where other programs run, threads that wait for each other spin and it takes many times longer.
-    """
-    with _pools().limit(limits=1, user_api="blas"):
-        yield

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from fastdim import _core
 from fastdim.arrays import Rows
 from fastdim.backends.basis import DIRECT_COLUMNS, middle, principal_axes
+from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import BackendError, InputError
 
 Float64 = NDArray[np.float64]
@@ -134,9 +134,7 @@ class Index:
         if strategy == "direct":
             strategy, (center, axes) = "full", middle(rows)
         else:
-            # Two threads of OpenBLAS that wait for each other on a busy machine took up to 8 s for
-            # what one does in 0.4.
-            with threadpool_limits(1, user_api="blas"):
+            with one_blas_thread():
                 center, axes = principal_axes(rows, order_only=strategy == "full")
         self._index.prepare(
             _address(center),

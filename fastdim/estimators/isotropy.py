@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_groups
 from fastdim.backends import cpu
+from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimate import (
     Estimate,
@@ -28,7 +29,6 @@ from fastdim.estimators.leave_out import (
     split,
 )
 from fastdim.estimators.spectral import isotropy_of
-from fastdim.moments import one_blas_thread
 
 Array = NDArray[np.float64]
 

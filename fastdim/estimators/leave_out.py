@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_groups
+from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import Spectrum
 from fastdim.errors import InputError
 from fastdim.estimate import (
@@ -25,7 +26,7 @@ from fastdim.estimate import (
     normal_quantile,
     transformed_interval,
 )
-from fastdim.moments import near_mean, one_blas_thread, sums
+from fastdim.moments import near_mean, sums
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, int], float]

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
+from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators.between import pair_of
 from fastdim.estimators.leave_out import GROUPS, jackknife_stderr, split
-from fastdim.moments import near_mean, one_blas_thread
+from fastdim.moments import near_mean
 
 Array = NDArray[np.float64]
 Moments = tuple[int, Array, Array]

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows
+from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimators.leave_out import Statistic
-from fastdim.moments import one_blas_thread
 
 Array = NDArray[np.float64]
 

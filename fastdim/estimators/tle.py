@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
+from fastdim.backends.blas import one_blas_thread
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import average_of, rows_and_neighbors
-from fastdim.moments import one_blas_thread
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]

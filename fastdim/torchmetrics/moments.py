@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, transformed_interval
 from fastdim.estimators.leave_out import descending, estimate_of_spectra, normal_theory
-from fastdim.moments import one_blas_thread
 from fastdim.torchmetrics.base import RowMetric
 
 Array = NDArray[np.float64]
