@@ -269,8 +269,12 @@ def _place(rows: Rows) -> tuple[NDArray[np.float64], float]:
     largest = 0.0
     for span in rows.spans():
         block = rows.float64(*span) - center
-        largest = max(largest, float(np.einsum("ij,ij->i", block, block).max()))
-    return center, math.sqrt(largest) or 1.0
+        # Squares of tiny values vanish.
+        power = 2.0 ** math.frexp(float(np.abs(block).max()))[1]
+        block /= power
+        norm2 = float(np.einsum("ij,ij->i", block, block).max())
+        largest = max(largest, power * math.sqrt(norm2))
+    return center, largest or 1.0
 
 
 def fingerprint_of(rows: Rows) -> str:
