@@ -263,7 +263,7 @@ def test_planted_faults_are_found(tmp_path, fault):
 def test_knn_calls_the_engine(emulated, monkeypatch):
     def as_on_a_device(rows: Rows, queries: Any, k: int) -> Any:
         distances, indices, plan = emulated(rows, queries, k)
-        return distances, indices, {"isa": "cuda H100", **plan}
+        return distances, indices, {"isa": "cuda-H100", **plan}
 
     monkeypatch.setattr(cuda, "knn", as_on_a_device)
     x = gaussian(90, 7).astype(np.float32)

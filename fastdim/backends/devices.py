@@ -105,7 +105,7 @@ def knn(
     """
     if backend == "cuda":
         distances, indices, plan = cuda.knn(rows, queries, k)
-        return distances, indices, plan, str(plan["isa"]).replace(" ", "-", 1)
+        return distances, indices, plan, str(plan["isa"])
     from fastdim.backends import triton
 
     device = triton.default_device()
@@ -128,7 +128,7 @@ def knn_tensor(
     distances, indices, counts = cuda.knn_tensor(x, k, queries)
     on = cuda.device(x.device.index)
     plan = cuda.plan(on, on.tile, k + cuda.SPARE, counts.cpu().numpy())
-    return distances, indices, plan, f"cuda-{on.name}"
+    return distances, indices, plan, str(plan["isa"])
 
 
 def distinct(backend: str, x: Tensor) -> tuple[Int64, Int64]:
