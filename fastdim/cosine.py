@@ -357,7 +357,7 @@ def with_all_pairs(found: CosineStats, histogram: Int64, low: float, high: float
 
 
 def with_sample(found: CosineStats, cosines: Array, bins: int) -> CosineStats:
-    """`found` with histogram and extremes of the cosines (m,) of independent pairs, and the band."""
+    """`found` with band, histogram and extremes of the cosines (m,) of independent pairs."""
     edges = bin_edges(bins)
     return replace(
         found,

@@ -132,7 +132,7 @@ def knn_tensor(
 
 
 def distinct(backend: str, x: Tensor) -> tuple[Int64, Int64]:
-    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    """First row (g,) of each group of equal rows (-0 is 0), in order, and each row's group (n,)."""
     if backend == "triton":
         from fastdim.backends import triton
 

@@ -89,7 +89,7 @@ def some_pairs(unit: UnitRows, left: Int64, right: Int64) -> NDArray[np.float64]
 
 
 def distinct(x: Tensor) -> tuple[Int64, Int64]:
-    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    """First row (g,) of each group of equal rows (-0 is 0), in order, and each row's group (n,)."""
     _import()
     from . import launch
 

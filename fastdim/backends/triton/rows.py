@@ -17,7 +17,7 @@ def widen(value):
 
 @triton.jit
 def wide_block(x, row, column, row_stride, inside):
-    """Values (rows, columns) float64 of x at rows `row`, 64-bit, and columns; 0 where not inside."""
+    """Values (rows, columns) float64 of x at these 64-bit rows and columns, 0 where not inside."""
     at = x + row[:, None] * row_stride + column[None, :]
     return widen(tl.load(at, mask=inside, other=0.0))
 
