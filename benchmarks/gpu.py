@@ -1,6 +1,6 @@
 """GPU engines: correctness against float64, then times beside other libraries, then tiles.
 
-    python -m benchmarks.gpu                # on a machine with a GPU; about 10 minutes
+    python -m benchmarks.gpu                # on a machine with a GPU
     python -m benchmarks.gpu --dry          # here: Triton's interpreter, small sizes, CPU peers
 
 Writes benchmarks/results/gpu-CHIP.json and .md; --tune also writes the best tile of the filter for
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def cdist(x: Any, k: int) -> None:
     """torch.cdist and topk in blocks that fit; the row itself still among its neighbours."""
     import torch
 
-    for start in range(0, len(x), step := max(1, 2_000_000_000 // len(x))):
+    step = max(1, 2_000_000_000 // len(x))
+    for start in range(0, len(x), step):
         torch.cdist(x[start : start + step], x).topk(k + 1, largest=False)
 
 
@@ -167,7 +169,7 @@ def tune(x: Any, k: int, repeats: int, most: int) -> list[tuple[float, dict[str,
             continue
         if not torch.equal(found, want):
             raise SystemExit(f"tile {tile} gives other distances: nothing is tuned")
-        call = lambda tile=tile: search.knn_tensor(x, k, tuned=tile)  # noqa: E731
+        call = partial(search.knn_tensor, x, k, tuned=tile)
         timed.append((median_seconds(call, x.device.type, repeats), tile))
     return sorted(timed, key=lambda pair: pair[0])
 
@@ -197,7 +199,7 @@ def predicted_seconds(chip: str, n: int, d: int, what: str) -> float | None:
     """What the roofline model says of the Triton search on a chip whose name it knows."""
     from fastdim.backends import cost
 
-    known = [short for short in cost.CHIPS if short.replace("RTX ", "") in chip]
+    known = [short for short in cost.CHIPS if short in chip]
     if what != "fastdim triton" or not known or cost.CHIPS[known[0]].loops is None:
         return None
     return cost.search(cost.CHIPS[known[0]], n, d).total
@@ -209,7 +211,6 @@ def measure(dry: bool, tuning: bool, repeats: int) -> dict[str, Any]:
     import triton as triton_package
 
     from fastdim import knn
-    from fastdim.backends import triton
 
     backends = usable()
     if not backends:
@@ -228,9 +229,8 @@ def measure(dry: bool, tuning: bool, repeats: int) -> dict[str, Any]:
     for n, d in DRY_SIZES if dry else SIZES:
         x = torch.from_numpy(like_tokens(n, d)).to(device)
         rows: Any = x.numpy() if dry else x
-        ours = [
-            (f"fastdim {name}", lambda name=name, rows=rows: knn(rows, k, backend=name))
-            for name in backends
+        ours: list[tuple[str, Callable[[], object]]] = [
+            (f"fastdim {name}", partial(knn, rows, k, backend=name)) for name in backends
         ]
         for what, call in [*ours, *peers(x, k)]:
             seconds = median_seconds(call, device, repeats)
@@ -241,7 +241,6 @@ def measure(dry: bool, tuning: bool, repeats: int) -> dict[str, Any]:
     versions = f"torch {torch.__version__}, triton {triton_package.__version__}"
     return {
         "chip": chip,
-        "backend_device": triton.device_name(x) if x is not None else "",
         "versions": f"{versions}, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d"),
         "k": k,

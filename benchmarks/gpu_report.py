@@ -279,7 +279,7 @@ Written by `make gpu-report`; nothing here was run on a GPU. Triton {triton}, {n
 kernels and configurations. No kernel may spill, touch local memory, take more shared memory than a
 block may have, or multiply matrices without tensor cores; on sm_90 the Triton filter must use wgmma
 (HGMMA), on sm_100 tcgen05 (UTCHMMA). One known exception, in the CUDA engine's full search:
-`search_all<float>` on sm_90 spills 4 bytes.
+`search_all<float>` on sm_90 keeps 8 bytes on the stack for what spills.
 
 Registers are a thread's; AMD's count holds accumulation registers. Spilled: bytes a thread, on
 gfx942 registers. Blocks: how many fit a multiprocessor (compute unit) at a time, with the share of

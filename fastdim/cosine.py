@@ -306,39 +306,69 @@ def add_pairs(
     sample: cosines of `pairs` independent pairs, where they have been drawn already.
     """
     used = np.flatnonzero(inverse)
-    every = len(used) * (len(used) - 1) // 2
-    if pairs is None:
-        pairs = "all" if len(used) <= ALL_PAIRS_ROWS else SAMPLED_PAIRS
-    edges = np.linspace(-1.0, 1.0, bins + 1)
-    if pairs == "all" or int(pairs) >= every:
+    count = sampled_pairs(pairs, len(used))
+    if count is None:
+        every = len(used) * (len(used) - 1) // 2
         worth = every > AXES_PAIRS and rows.d > 4 * AXES and cpu.has_int16()
         axes = leading_axes(rows, inverse, used) if worth else None
         histogram, low, high, plan = cpu.cosine_histogram(
             rows, inverse, bins, threads, precision, axes
         )
-        kind, count, band, arithmetic = "all", every, 0.0, str(plan["arithmetic"])
+        arithmetic = str(plan["arithmetic"])
+        found = with_all_pairs(found, histogram, low, high)
     else:
-        count = int(pairs)
         cosines = sample
         if cosines is None:
             first, second = draw_pairs(np.random.default_rng(seed), len(used), count)
             cosines = pair_cosines(rows, inverse, used[first], used[second], threads)
-        histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
-        low, high = float(cosines.min()), float(cosines.max())
-        kind, precision, arithmetic = "sampled", "exact", "float64"
-        band = math.sqrt(math.log(2.0 / (1.0 - found.confidence)) / (2.0 * count))
+        precision, arithmetic = "exact", "float64"
+        found = with_sample(found, cosines, bins)
+    backend = f"cpu-{cpu.active_isa()}"
+    return replace(found, backend=backend, precision=precision, arithmetic=arithmetic)
+
+
+def sampled_pairs(pairs: int | str | None, rows: int) -> int | None:
+    """How many pairs of `rows` rows are drawn, as `cosine_stats` says of `pairs`; None: visit all.
+
+    pairs: as `check_pairs` lets it pass.
+    """
+    if pairs is None:
+        pairs = "all" if rows <= ALL_PAIRS_ROWS else SAMPLED_PAIRS
+    return None if pairs == "all" or int(pairs) >= rows * (rows - 1) // 2 else int(pairs)
+
+
+def bin_edges(bins: int) -> Array:
+    """Edges (bins + 1,) of equal bins over [-1, 1]."""
+    return np.linspace(-1.0, 1.0, bins + 1)
+
+
+def with_all_pairs(found: CosineStats, histogram: Int64, low: float, high: float) -> CosineStats:
+    """`found` with the histogram (bins,) and the extremes of every pair."""
+    count = found.n_rows - found.n_zero_rows
     return replace(
         found,
         min=low,
         max=high,
         histogram=histogram,
+        edges=bin_edges(len(histogram)),
+        n_pairs=count * (count - 1) // 2,
+        pairs="all",
+        band=0.0,
+    )
+
+
+def with_sample(found: CosineStats, cosines: Array, bins: int) -> CosineStats:
+    """`found` with band, histogram and extremes of the cosines (m,) of independent pairs."""
+    edges = bin_edges(bins)
+    return replace(
+        found,
+        min=float(cosines.min()),
+        max=float(cosines.max()),
+        histogram=np.histogram(cosines, bins=edges)[0].astype(np.int64),
         edges=edges,
-        n_pairs=count,
-        pairs=kind,
-        band=band,
-        backend=f"cpu-{cpu.active_isa()}",
-        precision=precision,
-        arithmetic=arithmetic,
+        n_pairs=len(cosines),
+        pairs="sampled",
+        band=math.sqrt(math.log(2.0 / (1.0 - found.confidence)) / (2.0 * len(cosines))),
     )
 
 

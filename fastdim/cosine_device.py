@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,13 @@ import numpy as np
 from fastdim.arrays import as_groups, as_rows
 from fastdim.backends import devices
 from fastdim.cosine import (
-    ALL_PAIRS_ROWS,
-    SAMPLED_PAIRS,
     CosineStats,
     deviations_by_row,
     draw_pairs,
     moments_of,
+    sampled_pairs,
+    with_all_pairs,
+    with_sample,
 )
 from fastdim.errors import BackendError, InputError
 from fastdim.estimate import check_confidence
@@ -61,40 +61,21 @@ def stats(
     group_count = 0 if labels is None else int(labels.max()) + 1
     if labels is not None:
         labels = labels[chosen]
-    every = count * (count - 1) // 2
-    if pairs is None:
-        pairs = "all" if count <= ALL_PAIRS_ROWS else SAMPLED_PAIRS
     norms2, squares, along = (part.cpu().numpy() for part in triton.squares_by_row(unit))
     slopes = unit.slopes[:count].cpu().numpy()
     slope_squares, spread = float(np.square(slopes).sum()), float(norms2.sum()) / count
     by_row = deviations_by_row(squares, along, slopes, slope_squares, spread)
-    parts = (float(unit.center), float(by_row.sum()), by_row, spread / (count - 1), slopes)
-    found = moments_of(len(x), count, parts, labels, group_count, confidence)
-    edges = np.linspace(-1.0, 1.0, bins + 1)
-    if pairs == "all" or int(pairs) >= every:
-        kind, seen, band = "all", every, 0.0
+    s, total, shift = float(unit.center), float(by_row.sum()), spread / (count - 1)
+    sample = sampled_pairs(pairs, count)
+    if sample is None:
         visited = triton.all_pairs(unit, bins)
-        histogram, low, high = visited.histogram, visited.low, visited.high
         # The pairs themselves say mean and spread better than differences of sums over rows.
-        found = replace(found, mean=min(1.0, max(-1.0, visited.mean)))
-        found = replace(found, std=math.sqrt(visited.variance))
-        found = replace(found, second_moment=visited.variance + found.mean**2)
+        total, shift = visited.variance * count * (count - 1), s - visited.mean
+    parts = (s, total, by_row, shift, slopes)
+    found = moments_of(len(x), count, parts, labels, group_count, confidence)
+    if sample is None:
+        found = with_all_pairs(found, visited.histogram, visited.low, visited.high)
     else:
-        kind, seen = "sampled", int(pairs)
-        first, second = draw_pairs(np.random.default_rng(seed), count, seen)
-        cosines = triton.some_pairs(unit, first, second)
-        histogram = np.histogram(cosines, bins=edges)[0].astype(np.int64)
-        low, high = float(cosines.min()), float(cosines.max())
-        band = math.sqrt(math.log(2.0 / (1.0 - confidence)) / (2.0 * seen))
-    return replace(
-        found,
-        min=low,
-        max=high,
-        histogram=histogram,
-        edges=edges,
-        n_pairs=seen,
-        pairs=kind,
-        band=band,
-        backend=f"triton-{triton.device_name(x)}",
-        arithmetic="float64",
-    )
+        first, second = draw_pairs(np.random.default_rng(seed), count, sample)
+        found = with_sample(found, triton.some_pairs(unit, first, second), bins)
+    return replace(found, backend=f"triton-{triton.device_name(x)}", arithmetic="float64")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
+from filter_cases import cancelling, far_clusters, plant, wide_range, wide_rows
 
 import fastdim
 from fastdim import naive
@@ -34,11 +34,7 @@ def build(folder: Path, old: str = "", new: str = "") -> Knn:
     for part in ("csrc/cuda", "tests/simt"):
         shutil.copytree(ROOT / part, folder / part)
     if old:
-        found = [p for p in (folder / "csrc/cuda").iterdir() if old in p.read_text()]
-        assert len(found) == 1, f"{old!r} is to be found in one file, not {found}"
-        text = found[0].read_text()
-        assert text.count(old) == 1
-        found[0].write_text(text.replace(old, new))
+        plant((folder / "csrc/cuda").iterdir(), old, new)
     library = folder / "libsimt.so"
     command = [
         *os.environ.get("CXX", "g++").split(), "-std=c++17", "-O2", "-shared", "-fPIC",
@@ -153,41 +149,13 @@ def test_queries_in_any_order(knn):
     check(knn, x, queries=np.array([299, 7, 7, 128, 0], dtype=np.int64))
 
 
-def cancelling() -> Rows:
-    """Whole numbers: 16 bits hold them, so that only the sums of the tensor core are wrong."""
-    rng = np.random.default_rng(5)
-    base = rng.integers(-1500, 1500, (1, 64))
-    half = base + rng.integers(-1, 2, (60, 64))
-    return as_rows(np.concatenate([half, -half]).astype(np.float32))
-
-
-def far_clusters() -> Rows:
-    """Two groups whose distance dwarfs their size: 16 bits hardly tell their rows apart."""
-    x = gaussian(200, 16)
-    x[:100] += 3000.0
-    return as_rows(x.astype(np.float32))
-
-
 def test_rows_that_only_the_full_search_resolves(knn):
     assert check(knn, cancelling())["queries_searched_again"] > 100
-    assert check(knn, far_clusters())["queries_searched_again"] > 0
-
-
-def wide_range() -> Rows:
-    """Corners of two cubes that bfloat16 takes for one larger one; two opposite rows far out.
-
-    Rows of the smaller cube are nearer to each other, by more than the share t that the bound gives
-    away, and come after those of the other.
-    """
-    signs = np.random.default_rng(2).choice([-1.0, 1.0], (150, 12))
-    signs[:75] *= 1.0076
-    signs[75:] *= 1.0041
-    signs[7] *= 1e11
-    return as_rows(np.concatenate([signs, -signs]).astype(np.float32))
+    assert check(knn, far_clusters(100))["queries_searched_again"] > 0
 
 
 def test_bfloat16_where_the_range_asks_for_it(emulated):
-    assert check(emulated, wide_range())["coarse"] > 250
+    assert check(emulated, wide_range(75))["coarse"] > 250
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 5, 40])
@@ -200,19 +168,8 @@ def test_any_division_and_order_gives_the_same_bits(emulated, blocks):
         np.testing.assert_array_equal(first[1], other[1])
 
 
-def wide_rows() -> Rows:
-    """80 rows 2^26 elements apart, in memory that is only reserved: offsets pass 2^32."""
-    step = 1 << 26
-    no_reserve = 0x4000
-    memory = mmap.mmap(-1, 81 * step * 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    whole = np.frombuffer(memory, dtype=np.float16).reshape(81, step)
-    rows = np.lib.stride_tricks.as_strided(whole, (80, 3), (step * 2, 2))
-    rows[:] = gaussian(80, 3)
-    return Rows(rows, "float16")
-
-
 def test_offsets_beyond_32_bits(emulated):
-    check(emulated, wide_rows())
+    check(emulated, wide_rows(80, 0))
 
 
 FAULTS = {
@@ -243,9 +200,9 @@ def check_all(knn: Knn) -> None:
     for seed in (1, 2):
         for rows in (as_rows(gaussian(300, 130).astype(np.float32)), cancelling()):
             check(knn, rows, blocks=20, seed=seed)
-        check(knn, far_clusters(), seed=seed)
-        check(knn, wide_rows(), seed=seed)
-        check(knn, wide_range(), keep=2, seed=seed)  # no spare candidate hides a wrong order
+        check(knn, far_clusters(100), seed=seed)
+        check(knn, wide_rows(80, 0), seed=seed)
+        check(knn, wide_range(75), keep=2, seed=seed)  # no spare candidate hides a wrong order
         check(knn, as_rows(gaussian(600, 20).astype(np.float32)), blocks=1, seed=seed)
 
 
@@ -263,7 +220,7 @@ def test_planted_faults_are_found(tmp_path, fault):
 def test_knn_calls_the_engine(emulated, monkeypatch):
     def as_on_a_device(rows: Rows, queries: Any, k: int) -> Any:
         distances, indices, plan = emulated(rows, queries, k)
-        return distances, indices, {"isa": "cuda H100", **plan}
+        return distances, indices, {"isa": "cuda-H100", **plan}
 
     monkeypatch.setattr(cuda, "knn", as_on_a_device)
     x = gaussian(90, 7).astype(np.float32)

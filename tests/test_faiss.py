@@ -61,6 +61,14 @@ def test_float32_inside_faiss_does_not_reach_the_distances(x: np.ndarray) -> Non
     np.testing.assert_allclose(found.distances[:, 0], exact[:, 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [2.0**-700, 2.0**-1000])
+def test_squares_that_vanish_do_not_make_distances_vanish(scale: float) -> None:
+    x = gaussian(200, 12)
+    found, exact = knn(x * scale, 2, backend="faiss"), knn(x, 2)
+    np.testing.assert_allclose(found.distances / scale, exact.distances, rtol=1e-12)
+    np.testing.assert_array_equal(found.indices, exact.indices)
+
+
 def test_equal_rows() -> None:
     x = gaussian(300, 8)
     x[200:260] = x[:60]
@@ -239,6 +247,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"least_recall": float("nan")}, InputError, "least_recall must be a share"),
     ({"audit": -1}, InputError, "audit must be a whole number"),
     ({"audit": 0, "target_recall": 0.9}, InputError, "without an audit"),
+    ({"audit": 0, "target_recall": 0.0, "index": "ivf"}, InputError, "without an audit"),
     ({"strategy": "full"}, InputError, "prepared rows are of the CPU"),
     ({"queries": X[:3]}, BackendError, "another matrix"),
     ({"backend": "faiss-gpu"}, BackendError, "needs a GPU"),

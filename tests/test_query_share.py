@@ -1,5 +1,6 @@
 """queries="1%": how many rows it chooses, what that keeps of its word, and refusals."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -99,8 +100,6 @@ def test_sampling_adds_no_larger_error_than_asked_for(d: int) -> None:
 
 
 def _part(near: fd.Neighbors, chosen: np.ndarray) -> fd.Neighbors:
-    import dataclasses
-
     return dataclasses.replace(
         near,
         distances=near.distances[chosen],

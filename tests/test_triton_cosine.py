@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
-from triton_cases import shared_storage, wide_rows
+from cosine_cases import awkward, check, with_zero_rows
+from filter_cases import wide_rows
+from triton_cases import shared_storage
 
 from fastdim import BackendError, InputError, cosine_stats, naive, twonn
 from fastdim.backends import devices
@@ -19,39 +21,19 @@ from fastdim.neighbors import search_tensor
 __all__ = ["shared_storage"]  # a fixture
 
 
-def with_zero_rows() -> np.ndarray:
-    x = gaussian(70, 10)
-    x[[3, 50, 69]] = 0.0
-    return x
-
-
 CASES = {
     "one tile": gaussian(63, 8),
     "three tiles": gaussian(130, 65),
     "wide": gaussian(20, 300),
-    "massive rows": token_like(140),
-    "offset 1e4": gaussian(100, 8) + 1e4,
-    "zero rows": with_zero_rows(),
-    "duplicates": np.repeat(gaussian(40, 5), 3, axis=0),
-    "two rows": gaussian(2, 3),
-    "tiny": gaussian(90, 9) * 1e-25,
+    **awkward(140, 70, 40),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_reference(case: str) -> None:
     rows = in_dtype(CASES[case], "float32")
-    found, expected = cosine_stats(rows, backend="triton"), naive.cosine_stats(rows)
-    cpu = cosine_stats(rows)
-    for name in ("mean", "second_moment", "std", "min", "max"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-9)
-    assert found.std == pytest.approx(expected.std, rel=1e-5, abs=1e-12)
-    used = rows.n - expected.n_zero_rows
-    assert (found.n_rows, found.n_zero_rows) == (rows.n, expected.n_zero_rows)
-    assert (found.n_pairs, found.pairs, found.band) == (used * (used - 1) // 2, "all", 0.0)
-    assert found.histogram.sum() == found.n_pairs
-    if case != "duplicates":  # cosines of 1 to the last bit may lie on either side of an edge
-        np.testing.assert_array_equal(found.histogram, expected.histogram)
+    found, cpu = cosine_stats(rows, backend="triton"), cosine_stats(rows)
+    check(found, rows, case)
     for name in ("mean_estimate", "std_estimate"):
         ours, theirs = getattr(found, name), getattr(cpu, name)
         assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-5, abs=1e-10)
@@ -78,7 +60,7 @@ def test_spread_of_nearly_parallel_rows_does_not_cancel() -> None:
 
 
 def test_sampled_pairs_are_those_of_the_cpu() -> None:
-    x = with_zero_rows().astype(np.float32)
+    x = with_zero_rows(70).astype(np.float32)
     ours, cpu = cosine_stats(x, pairs=500, backend="triton"), cosine_stats(x, pairs=500)
     np.testing.assert_array_equal(ours.histogram, cpu.histogram)
     assert (ours.min, ours.max) == pytest.approx((cpu.min, cpu.max), abs=1e-12)
@@ -141,7 +123,7 @@ def test_a_shared_hash_is_found_and_drawn_anew(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_norms_hashes_and_scaled_rows(shared_storage: None) -> None:
-    rows = wide_rows()  # offsets beyond 31 bits
+    rows = wide_rows(40, 32)  # offsets beyond 31 bits
     x = devices.upload(rows, "cpu")
     values = rows.data.astype(np.float64)
     norms, hashes = launch.row_statistics(x)

@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian
+from filter_cases import cancelling, far_clusters, wide_rows
 from triton_cases import (
-    cancelling,
     check,
     check_far_tiles,
-    far_clusters,
     load,
     shared_storage,
     steps_of_rounding,
-    wide_rows,
     worst_sums,
 )
 
@@ -53,7 +51,7 @@ def sums(engine: ModuleType) -> None:
 
 
 def rounding(engine: ModuleType) -> None:
-    check(engine, far_clusters())
+    check(engine, far_clusters(60))
 
 
 def steps(engine: ModuleType) -> None:
@@ -61,7 +59,7 @@ def steps(engine: ModuleType) -> None:
 
 
 def far_apart(engine: ModuleType) -> None:
-    rows = wide_rows()
+    rows = wide_rows(40, 32)
     check(engine, rows)
     search = importlib.import_module(f"{engine.__name__}.search")
     chosen = torch.tensor([39, 0], dtype=torch.int32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import mmap
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian
+from filter_cases import plant, reserved
 from triton.runtime import interpreter
 
 from fastdim import Rows, as_rows, naive
@@ -27,11 +27,7 @@ def load(folder: Path, old: str, new: str) -> ModuleType:
     """A copy of the package with one text replaced, imported under another name."""
     name = "faulty_triton"
     shutil.copytree(PACKAGE, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    found = [path for path in (folder / name).glob("*.py") if old in path.read_text()]
-    assert len(found) == 1, f"{old!r} is to be found in one file, not {found}"
-    text = found[0].read_text()
-    assert text.count(old) == 1
-    found[0].write_text(text.replace(old, new))
+    plant((folder / name).glob("*.py"), old, new)
     for module in [m for m in sys.modules if m.split(".")[0] == name]:
         del sys.modules[module]
     spec = importlib.util.spec_from_file_location(name, folder / name / "__init__.py")
@@ -88,21 +84,6 @@ def shared_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *arguments: None)
 
 
-def cancelling() -> Rows:
-    """Whole numbers: 16 bits hold them, so that only the sums of the tensor core are wrong."""
-    rng = np.random.default_rng(5)
-    base = rng.integers(-1500, 1500, (1, 64))
-    half = base + rng.integers(-1, 2, (60, 64))
-    return as_rows(np.concatenate([half, -half]).astype(np.float32))
-
-
-def far_clusters() -> Rows:
-    """Two groups whose distance dwarfs their size: 16 bits hardly tell their rows apart."""
-    x = gaussian(120, 16)
-    x[:60] += 3000.0
-    return as_rows(x.astype(np.float32))
-
-
 def steps_of_rounding() -> Rows:
     """The last row is nearest to one that 16 bits put a whole step away, not to ten they do not.
 
@@ -115,25 +96,6 @@ def steps_of_rounding() -> Rows:
     near[:, 0] = [*np.linspace(1.40, 1.45, 10) * step, 0.4 * step, 0.6 * step]
     x = np.concatenate([x, near])
     return as_rows(np.concatenate([-x, x]).astype(np.float32))
-
-
-def wide_range() -> Rows:
-    """Corners of two cubes that bfloat16 takes for one larger one; two opposite rows far out.
-
-    Rows of the smaller cube are nearer to each other, by more than the share t that the bound gives
-    away, and come after those of the other.
-    """
-    signs = np.random.default_rng(2).choice([-1.0, 1.0], (60, 12))
-    signs[:30] *= 1.0076
-    signs[30:] *= 1.0041
-    signs[7] *= 1e11
-    return as_rows(np.concatenate([signs, -signs]).astype(np.float32))
-
-
-def reserved(count: int) -> np.ndarray:
-    """Zeros of float16 in memory that is only reserved until it is touched."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
-    return np.frombuffer(mmap.mmap(-1, 2 * count, flags=flags), dtype=np.float16)
 
 
 def check_far_tiles(engine: ModuleType) -> None:
@@ -162,15 +124,3 @@ def check_far_tiles(engine: ModuleType) -> None:
         np.testing.assert_array_equal(np.sort(found[place, 0].numpy()), np.sort(numbers))
         best = np.sort(scores[place, 0].numpy())[::-1]
         np.testing.assert_allclose(best, products[order], rtol=1e-5)
-
-
-def wide_rows() -> Rows:
-    """40 rows 2^26 elements apart, in memory that is only reserved: offsets pass 2^31.
-
-    As much memory lies before them, where offsets of 32 bits would read.
-    """
-    step, before, count = 1 << 26, 32, 40
-    whole = reserved((before + count + 1) * step).reshape(-1, step)
-    rows = np.lib.stride_tricks.as_strided(whole[before:], (count, 3), (step * 2, 2))
-    rows[:] = gaussian(count, 3)
-    return Rows(rows, "float16")

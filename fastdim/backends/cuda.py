@@ -126,7 +126,7 @@ def knn(
 def plan(on: Device, tile: str, keep: int, counts: Int64) -> dict[str, int | str]:
     """What the search did, as `Neighbors.plan` holds it."""
     return {
-        "isa": f"cuda {on.name}",
+        "isa": f"cuda-{on.name}",
         "tile": tile,
         "candidates": keep,
         "queries_searched_again": int(counts[0]),

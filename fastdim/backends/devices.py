@@ -105,7 +105,7 @@ def knn(
     """
     if backend == "cuda":
         distances, indices, plan = cuda.knn(rows, queries, k)
-        return distances, indices, plan, str(plan["isa"]).replace(" ", "-", 1)
+        return distances, indices, plan, str(plan["isa"])
     from fastdim.backends import triton
 
     device = triton.default_device()
@@ -128,11 +128,11 @@ def knn_tensor(
     distances, indices, counts = cuda.knn_tensor(x, k, queries)
     on = cuda.device(x.device.index)
     plan = cuda.plan(on, on.tile, k + cuda.SPARE, counts.cpu().numpy())
-    return distances, indices, plan, f"cuda-{on.name}"
+    return distances, indices, plan, str(plan["isa"])
 
 
 def distinct(backend: str, x: Tensor) -> tuple[Int64, Int64]:
-    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    """First row (g,) of each group of equal rows (-0 is 0), in order, and each row's group (n,)."""
     if backend == "triton":
         from fastdim.backends import triton
 

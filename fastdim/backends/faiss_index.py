@@ -32,6 +32,11 @@ ROWS_A_LIST = 39
 # NN-descent cannot build a smaller graph.
 DESCENT_ROWS = 101
 
+# What "hnsw" and "nn-descent" are built with unless told otherwise: M, efConstruction, K.
+LINKS = 32
+CONSTRUCTION = 200
+DEGREE = 64
+
 # What a kind looks at, and so trades time for recall by; flat looks at everything.
 EFFORT = {"ivf": "nprobe", "hnsw": "efSearch", "nn-descent": "search_L"}
 START = {"ivf": 32, "hnsw": 64, "nn-descent": 64}
@@ -62,9 +67,9 @@ class FaissIndex:
         kind: str = "auto",
         *,
         lists: int | None = None,
-        links: int = 32,
-        construction: int = 200,
-        degree: int = 64,
+        links: int = LINKS,
+        construction: int = CONSTRUCTION,
+        degree: int = DEGREE,
         effort: int | None = None,
         seed: int = 0,
         threads: int | None = None,
@@ -249,12 +254,12 @@ def _empty(
         index.cp.seed = seed + 1
         return index, {"lists": lists}
     if kind == "hnsw":
-        links = whole_number("links", options.get("links", 32), 2)
-        built = whole_number("construction", options.get("construction", 200), 1)
+        links = whole_number("links", options.get("links", LINKS), 2)
+        built = whole_number("construction", options.get("construction", CONSTRUCTION), 1)
         index = faiss.IndexHNSWFlat(rows.d, links, metric)
         index.hnsw.efConstruction = built
         return index, {"links": links, "construction": built}
-    degree = min(whole_number("degree", options.get("degree", 64), 2), rows.n - 1)
+    degree = min(whole_number("degree", options.get("degree", DEGREE), 2), rows.n - 1)
     if rows.n < DESCENT_ROWS:
         raise InputError(
             f"nn-descent needs at least {DESCENT_ROWS} rows, got {rows.n}: use index='flat'"
@@ -269,8 +274,12 @@ def _place(rows: Rows) -> tuple[NDArray[np.float64], float]:
     largest = 0.0
     for span in rows.spans():
         block = rows.float64(*span) - center
-        largest = max(largest, float(np.einsum("ij,ij->i", block, block).max()))
-    return center, math.sqrt(largest) or 1.0
+        # Squares of tiny values vanish.
+        power = 2.0 ** math.frexp(float(np.abs(block).max()))[1]
+        block /= power
+        norm2 = float(np.einsum("ij,ij->i", block, block).max())
+        largest = max(largest, power * math.sqrt(norm2))
+    return center, largest or 1.0
 
 
 def fingerprint_of(rows: Rows) -> str:

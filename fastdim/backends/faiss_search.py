@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import BLOCK_BYTES, Rows, whole_number
 from fastdim.backends import cpu, faiss_index
 from fastdim.backends.faiss_audit import Audit, compare, recalls
 from fastdim.backends.faiss_index import EFFORT, FaissIndex
@@ -22,6 +22,9 @@ AUDIT_ROWS = 500
 LEAST_RECALL = 0.95
 # Candidates beyond the neighbours and the row itself: float32 may swap close ones.
 SPARE = 8
+# Shorter distances have squares that lose digits in float64; they are formed at a larger scale.
+SHORT = 2.0**-420
+LONGER = 2.0**600
 # Effort is doubled at most up to here for a wanted recall, nprobe up to all lists.
 MOST_EFFORT = 4096
 
@@ -59,7 +62,7 @@ class Options:
                 raise InputError(f"{name} must be a share between 0 and 1, got {value!r}")
         if self.audit is not None:
             whole_number("audit", self.audit, 0)
-        if self.audit == 0 and (self.target_recall or self.least_recall):
+        if self.audit == 0 and (self.target_recall is not None or self.least_recall):
             raise InputError("a recall cannot be known without an audit: leave audit=0 out")
 
     def given(self) -> list[str]:
@@ -116,8 +119,8 @@ def search(
     width = min(rows.n, k + 1 + SPARE)
     distances = np.full((len(asked), k), np.nan)
     indices = np.full((len(asked), k), -1, dtype=np.int64)
-    # One block of candidates of all threads together stays near the blocks of `Rows.spans`.
-    step = max(1, (16 << 20) // (8 * rows.d * width))
+    # The candidates that all threads hold together stay near the blocks of `Rows.spans`.
+    step = max(1, BLOCK_BYTES // (8 * rows.d * width * threads))
 
     def settle(start: int, proposed: Int64) -> None:
         for at in range(0, len(proposed), step):
@@ -161,6 +164,10 @@ def recompute(rows: Rows, asked: Int64, proposed: Int64, k: int) -> tuple[Float6
     own = rows.take(asked)
     differences -= own.float64(0, own.n)[:, None, :]
     found = np.sqrt(np.einsum("mcd,mcd->mc", differences, differences))
+    short = found < SHORT
+    if short.any():
+        longer = differences[short] * LONGER
+        found[short] = np.sqrt(np.einsum("pd,pd->p", longer, longer)) / LONGER
     found[bad] = np.inf
     order = np.argsort(found, axis=1, kind="stable")[:, :k]
     numbers = np.where(bad, -1, proposed)

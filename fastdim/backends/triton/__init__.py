@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.errors import BackendError, DependencyError, require
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch import device as Device
@@ -87,7 +89,7 @@ def some_pairs(unit: UnitRows, left: Int64, right: Int64) -> NDArray[np.float64]
 
 
 def distinct(x: Tensor) -> tuple[Int64, Int64]:
-    """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
+    """First row (g,) of each group of equal rows (-0 is 0), in order, and each row's group (n,)."""
     _import()
     from . import launch
 
@@ -96,6 +98,9 @@ def distinct(x: Tensor) -> tuple[Int64, Int64]:
 
 
 def _import() -> None:
-    from .packages import packages
-
-    packages()
+    """Import triton and torch. BackendError names what to install."""
+    try:
+        require("triton", "triton")
+        require("torch", "torch")
+    except DependencyError as error:
+        raise BackendError(f"backend 'triton' cannot run: {error}; or pass backend='cpu'") from None

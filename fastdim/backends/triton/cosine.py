@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .rows import widen
+from .rows import wide_block
 
 
 @triton.jit
@@ -95,9 +95,9 @@ def pair_cosines(
     second = tl.load(inverse + j)[:, None]
     total = tl.zeros([BLOCK_PAIRS], tl.float64)
     for start in range(0, d, BLOCK_COLUMNS):
-        c = start + tl.arange(0, BLOCK_COLUMNS)
-        inside = real[:, None] & (c < d)[None, :]
-        a = widen(tl.load(x + i[:, None] * row_stride + c[None, :], mask=inside, other=0.0))
-        b = widen(tl.load(x + j[:, None] * row_stride + c[None, :], mask=inside, other=0.0))
+        column = start + tl.arange(0, BLOCK_COLUMNS)
+        inside = real[:, None] & (column < d)[None, :]
+        a = wide_block(x, i, column, row_stride, inside)
+        b = wide_block(x, j, column, row_stride, inside)
         total += tl.sum((a * first) * (b * second), axis=1)
     tl.store(out + pair, tl.minimum(tl.maximum(total, -1.0), 1.0), mask=real)

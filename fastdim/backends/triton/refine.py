@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .rows import widen
+from .rows import wide_block
 
 
 @triton.jit
@@ -65,13 +65,11 @@ def pair_distances(
     query = tl.load(queries + pair // per_query, mask=real, other=0).to(tl.int64)
     zero = tl.zeros([BLOCK_PAIRS], tl.float64)
     sums = (zero, zero, zero)
-    left = x + query[:, None] * row_stride
-    right = x + column[:, None] * row_stride
     for start in range(0, d, BLOCK_COLUMNS):
         c = start + tl.arange(0, BLOCK_COLUMNS)
         inside = real[:, None] & (c < d)[None, :]
-        a = widen(tl.load(left + c[None, :], mask=inside, other=0.0))
-        b = widen(tl.load(right + c[None, :], mask=inside, other=0.0))
+        a = wide_block(x, query, c, row_stride, inside)
+        b = wide_block(x, column, c, row_stride, inside)
         sums = add_squares(sums, a - b, factors, 1, WIDE)
     distance = tl.where(real, distance_of(sums, factors, WIDE), float("inf"))
     tl.store(out + pair, distance, mask=pair < pairs)
@@ -99,13 +97,11 @@ def all_distances(
     query = tl.load(queries + place, mask=place < m, other=0).to(tl.int64)
     zero = tl.zeros([BLOCK_QUERIES, BLOCK_ROWS], tl.float64)
     sums = (zero, zero, zero)
-    left = x + query[:, None] * row_stride
-    right = x + row[:, None] * row_stride
     for start in range(0, d, BLOCK_COLUMNS):
         c = start + tl.arange(0, BLOCK_COLUMNS)
         inside = (c < d)[None, :]
-        a = widen(tl.load(left + c[None, :], mask=inside & (place < m)[:, None], other=0.0))
-        b = widen(tl.load(right + c[None, :], mask=inside & (row < n)[:, None], other=0.0))
+        a = wide_block(x, query, c, row_stride, inside & (place < m)[:, None])
+        b = wide_block(x, row, c, row_stride, inside & (row < n)[:, None])
         sums = add_squares(sums, a[:, None, :] - b[None, :, :], factors, 2, WIDE)
     distance = distance_of(sums, factors, WIDE)
     distance = tl.where(query[:, None] == row[None, :], float("inf"), distance)

@@ -16,6 +16,13 @@ def widen(value):
 
 
 @triton.jit
+def wide_block(x, row, column, row_stride, inside):
+    """Values (rows, columns) float64 of x at these 64-bit rows and columns, 0 where not inside."""
+    at = x + row[:, None] * row_stride + column[None, :]
+    return widen(tl.load(at, mask=inside, other=0.0))
+
+
+@triton.jit
 def column_parts(
     x,
     factors,
@@ -42,8 +49,7 @@ def column_parts(
     for start in range(first, last, BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         inside = (row < last)[:, None] & (column < d)[None, :]
-        at = x + row[:, None] * row_stride + column[None, :]
-        value = widen(tl.load(at, mask=inside, other=0.0))
+        value = wide_block(x, row, column, row_stride, inside)
         if SCALED:
             value *= tl.load(factors + row, mask=row < last, other=0.0)[:, None]
         total += tl.sum(value, axis=0)
@@ -82,8 +88,7 @@ def pack_rows(
     for start in range(0, width, BLOCK_COLUMNS):
         column = start + tl.arange(0, BLOCK_COLUMNS)
         inside = (row < n)[:, None] & (column < d)[None, :]
-        at = x + row[:, None] * row_stride + column[None, :]
-        value = widen(tl.load(at, mask=inside, other=0.0))
+        value = wide_block(x, row, column, row_stride, inside)
         shift = tl.load(mean + column, mask=column < d, other=0.0)
         y = tl.where(inside, (value - shift[None, :]) * factor, 0.0)
         rounded = y.to(tl.float32).to(packed.dtype.element_ty)
@@ -128,8 +133,7 @@ def row_statistics(
     for start in range(0, d, BLOCK_COLUMNS):
         column = start + tl.arange(0, BLOCK_COLUMNS)
         inside = (row < n)[:, None] & (column < d)[None, :]
-        at = x + row[:, None] * row_stride + column[None, :]
-        value = widen(tl.load(at, mask=inside, other=0.0))
+        value = wide_block(x, row, column, row_stride, inside)
         norm2 += tl.sum(value * value, axis=1)
         bits = tl.where(value == 0.0, 0.0, value).to(tl.uint64, bitcast=True)
         place = (column.to(tl.int64) + seed).to(tl.uint64)
@@ -154,15 +158,15 @@ def equal_rows(
     """Whether rows left[p] and right[p] hold equal values (-0 = 0): out (pairs,) int32, 0 or 1."""
     pair = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS).to(tl.int64)
     real = pair < pairs
-    a = x + tl.load(left + pair, mask=real, other=0)[:, None] * row_stride
-    b = x + tl.load(right + pair, mask=real, other=0)[:, None] * row_stride
+    i = tl.load(left + pair, mask=real, other=0)
+    j = tl.load(right + pair, mask=real, other=0)
     other = tl.zeros([BLOCK_ROWS], tl.int32)
     for start in range(0, d, BLOCK_COLUMNS):
         column = start + tl.arange(0, BLOCK_COLUMNS)
         inside = real[:, None] & (column < d)[None, :]
-        first = tl.load(a + column[None, :], mask=inside, other=0.0)
-        second = tl.load(b + column[None, :], mask=inside, other=0.0)
-        other += tl.sum((widen(first) != widen(second)).to(tl.int32), axis=1)
+        a = wide_block(x, i, column, row_stride, inside)
+        b = wide_block(x, j, column, row_stride, inside)
+        other += tl.sum((a != b).to(tl.int32), axis=1)
     tl.store(out + pair, (other == 0).to(tl.int32), mask=real)
 
 
@@ -195,8 +199,7 @@ def scaled_rows(
     for start in range(0, width, BLOCK_COLUMNS):
         column = start + tl.arange(0, BLOCK_COLUMNS)
         inside = real[:, None] & (column < d)[None, :]
-        at = x + row[:, None] * row_stride + column[None, :]
-        value = widen(tl.load(at, mask=inside, other=0.0))
+        value = wide_block(x, row, column, row_stride, inside)
         center = tl.load(shift + column, mask=column < d, other=0.0)[None, :]
         value = tl.where(inside, value * factor[:, None] - center, 0.0)
         slope += tl.sum(value * center, axis=1)
