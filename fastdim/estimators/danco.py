@@ -72,8 +72,9 @@ def danco(
     Assumes what a ball has: uniform density, flat neighbourhoods, the same share of border. Bias:
     small, since balls of the same n have the same deficit; curvature and noise raise it. Interval:
     100 bootstrap samples of the rows' features, widened for shared neighbours and for the draw of
-    the balls; one-sided or a point at the largest dimension. Cost: a search and O(n k^2 d) for the
-    rows and for each ball from 3/4 of the uncorrected dimension up.
+    the balls; at the largest dimension these lie to one side of the value or are all equal, and
+    the interval is too narrow or a point. Cost: a search and O(n k^2 d) for the rows and for each
+    ball from 3/4 of the uncorrected dimension up.
     """
     k = whole_number("k", k, 2)
     rows, found = rows_and_neighbors(x, k + 1, "danco", neighbors, None, seed, threads)
@@ -88,7 +89,10 @@ def danco(
         again = Features(
             features.log_mu[part], features.direction[part], features.concentration[part]
         )
-        size, direction, concentration = own + factor * (np.array(again.summary(k)) - own)
+        moved = np.array(again.summary(k))
+        _, direction, concentration = own + factor * (moved - own)
+        # By its logarithm: of few rows the widened dimension would come out below 0 now and then.
+        size = float(own[0] * (moved[0] / own[0]) ** factor)
         drawn.append(balls.closest((size, direction, max(concentration, 0.0)), value))
     stderr = float(np.std(drawn, ddof=1))
     half = normal_quantile(confidence) * stderr / value
