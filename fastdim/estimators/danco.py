@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
 from fastdim.backends import cpu
-from fastdim.estimate import Estimate, normal_quantile
+from fastdim.estimate import Estimate
 from fastdim.estimators import gride
 from fastdim.estimators.inputs import estimate_of, rows_and_neighbors, sample_of, widening
 from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
@@ -95,11 +95,8 @@ def danco(
         size = float(own[0] * (moved[0] / own[0]) ** factor)
         drawn.append(balls.closest((size, direction, max(concentration, 0.0)), value))
     stderr = float(np.std(drawn, ddof=1))
-    half = normal_quantile(confidence) * stderr / value
-    ends = value * math.exp(-half), value * math.exp(half)
-    return estimate_of(
-        value, stderr, sample_of(found), f"DANCo, k = {k}", "bootstrap", confidence, ends
-    )
+    method = f"DANCo, k = {k}"
+    return estimate_of(value, stderr, sample_of(found), method, "bootstrap", confidence)
 
 
 def point(
@@ -186,7 +183,7 @@ def ball_summary(count: int, d: int, k: int, seed: int) -> tuple[float, float, f
 def features_of(rows: Rows, found: Neighbors, k: int, threads: int = 1) -> Features:
     """Features of every query row."""
     log_mu = np.log(found.distances[:, k] / found.distances[:, 0])
-    near = Neighbors(**{**vars(found), "indices": found.indices[:, :k]})
+    near = replace(found, indices=found.indices[:, :k])
     upper = np.triu_indices(k, 1)
 
     def angles(neighborhood: NDArray[Any]) -> Array:

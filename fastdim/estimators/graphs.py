@@ -253,7 +253,7 @@ def _grown(
     sample = Sample(rows.n, len(first), int(sizes.max()))
     if degrees:
         half = student_quantile(0.5 + 0.5 * confidence, degrees) * error
-        ends = value * math.exp(-min(half, 700.0)), value * bounded_exp(half)
+        ends = value * bounded_exp(-half), value * bounded_exp(half)
     else:
         ends = math.nan, math.nan
     return estimate_of(value, stderr, sample, method, "disjoint blocks", confidence, ends)
