@@ -2,9 +2,9 @@
 
     make parity          # in the environment of `make bench`
 
-DADApy on four made sets and five layers of SmolLM2-135M, torchid on these and on the 24 manifolds
-of scikit-dimension, all in float64. Prints one line a comparison and exits 1 if any differs by more
-than its tolerance.
+DADApy on four made sets and five layers of SmolLM2-135M, torchid on these but the grid and on the
+24 manifolds of scikit-dimension, all in float64. Prints one line a comparison and exits 1 if any
+differs by more than its tolerance.
 """
 
 from __future__ import annotations
