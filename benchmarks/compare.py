@@ -9,7 +9,6 @@ its worst error stands beside its time.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import data
 import numpy as np
 from peers import PEERS
 from validate import TOLERANCES, Checks
-from worker import Worker, commit, device
+from worker import Worker, commit, device, today
 
 ROOT = Path(__file__).resolve().parent.parent
 # Multiplications and additions of one full product of all pairs (2 n^2 d), or of the triangle.
@@ -158,7 +157,7 @@ def main() -> int:
     about = {
         "device": device(),
         "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": today(),
         "threads": options.threads,
         "repeats": options.repeats,
     }

@@ -20,12 +20,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from worker import processor, today
 
 import fastdim
 from fastdim import compat, naive
@@ -188,14 +188,6 @@ def shown(seconds: list[float]) -> str:
     return f"{middle:.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
 
 
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown processor"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Check, measure, print and write the table; 1 if a result is off."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -206,9 +198,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", help="parts of names")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    today = datetime.now(timezone.utc).date()
     lines = [
-        f"{processor()}, {options.threads} threads, fastdim {fastdim.__version__}, {today}. "
+        f"{processor()}, {options.threads} threads, fastdim {fastdim.__version__}, {today()}. "
         f"Seconds, median (range) of {options.repeats} in turns, our search included.",
         "",
         "| call | rows | columns | its own search | our neighbours | saved | results apart |",

@@ -16,20 +16,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from worker import device, today
 
 import fastdim
 from fastdim.errors import require
@@ -185,13 +183,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    today = datetime.now(timezone.utc).date()
     spec = importlib.util.find_spec("torchid")
     torchid = None if spec is None else importlib.import_module("torchid.estimators")
+    known = lines_of(torchid)
+    if unknown := set(options.only or ()) - set(known):
+        parser.error(f"unknown estimators {sorted(unknown)}; there are: {', '.join(known)}")
     lines = [
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, fastdim "
-        f"{fastdim.__version__}, scikit-dimension 0.5.0, torchid "
-        f"{'not installed' if torchid is None else version('torchid')}, {today}. Seconds.",
+        f"{device()}, fastdim {fastdim.__version__}, scikit-dimension "
+        f"{version('scikit-dimension')}, torchid "
+        f"{'not installed' if torchid is None else version('torchid')}, {today()}. Seconds.",
         "",
         "| estimator | rows | columns | fastdim | scikit-dimension | times faster | torchid "
         "| times faster | ours | scikit-dimension | torchid |",
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         rng = np.random.default_rng(columns)
         wide = rng.standard_normal((options.rows, 10)) @ rng.standard_normal((10, columns))
         x: Matrix = wide.astype(np.float32)
-        for name, line in lines_of(torchid).items():
+        for name, line in known.items():
             if options.only and name not in options.only:
                 continue
             cells, right = compared(name, line, x[: line.most])

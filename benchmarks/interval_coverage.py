@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import datetime, timezone
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from data import hidden_states
 from numpy.typing import NDArray
 from shapes import ball, gaussian, sphere, torus
 from threadpoolctl import threadpool_limits
+from worker import today
 
 import fastdim
 from fastdim import InputError, Neighbors
@@ -75,6 +75,7 @@ READS_ROWS = ("tle 20", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
 FIRST_SEED = 3_000_000
 NOTHING = (np.nan,) * 4
+PARTS = ("ideal", "tori", "curved", "subsets", "sampled")
 COLUMNS = 50
 QUERIES = 500
 LAYERS = (1, 9, 20)
@@ -268,10 +269,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--pool", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(
-        "--parts", nargs="+", default=["ideal", "tori", "curved", "subsets", "sampled"]
-    )
-    parser.add_argument("--only", nargs="+", help="names of estimators")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--only", nargs="+", choices=ESTIMATORS, metavar="ESTIMATOR")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first set")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
     parser.add_argument("--output", type=Path)
@@ -287,9 +286,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, cell in zip(ESTIMATORS, column, strict=True):
             table[name].append(cell)
             print(f"  {name:24s} {cell}", flush=True)
-    today = datetime.now(timezone.utc).date()
     lines = [
-        f"{platform.machine()}, fastdim {fastdim.__version__}, numpy {np.__version__}, {today}; "
+        f"{platform.machine()}, fastdim {fastdim.__version__}, numpy {np.__version__}, {today()}; "
         f"sets of {options.rows:,} rows, layers of SmolLM2-135M with {options.pool:,} rows. Share "
         "of 95 % intervals that hold the target; in brackets mean stderr over the true spread; in "
         f"the head the number of sets, {options.costly} at most for {', '.join(COSTLY)}. Seeds "

@@ -1,42 +1,27 @@
 """Other programs' neighbour searches, as benchmarks/neighbors.py runs them.
 
-Each takes rows (n, d) float32 and gives distances (n, k) of the k nearest other rows. The row comes
-back as its own nearest, so one more is asked for. scikit-dimension and DADApy search through
+Each takes rows (n, d) float32 and gives distances (n, k) of the k nearest other rows. Here is what
+is no program of compare.py (peers.py). scikit-dimension and DADApy search through
 scikit-learn, llm-microscope and torchid through torch.cdist.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from data import Matrix
-from numpy.typing import NDArray
-
-BLOCK = 2048
-Found = tuple[NDArray[Any], None]
-
-
-def _distances(squared: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.sqrt(np.maximum(squared[:, 1:], 0)))
-
-
-def faiss_flat(x: Matrix, queries: Matrix, k: int) -> Found:
-    """faiss.knn."""
-    import faiss
-
-    return _distances(faiss.knn(queries, x, k + 1)[0]), None
+from peers import Distances, faiss_flat, sklearn_brute, torch_cdist, without_self
+from worker import environment
 
 
 def _serve(pipe: Connection, threads: int) -> None:
     """Answer ("load", files of rows and queries) by True, ("search", k) by distances."""
-    import faiss
+    import faiss  # before anything is timed
 
     faiss.omp_set_num_threads(threads)
     x = queries = np.zeros((0, 0), dtype=np.float32)
@@ -45,7 +30,7 @@ def _serve(pipe: Connection, threads: int) -> None:
             x, queries = (np.load(path) for path in request[1:])
             pipe.send(True)
         else:
-            pipe.send(faiss_flat(x, queries, request[1])[0])
+            pipe.send(faiss_flat(x, request[1], threads, queries))
 
 
 class OtherBlas:
@@ -55,14 +40,8 @@ class OtherBlas:
         context = multiprocessing.get_context("spawn")
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, threads), daemon=True)
-        mine = os.environ.get("OPENBLAS_CORETYPE")
-        os.environ["OPENBLAS_CORETYPE"] = core
-        try:
+        with environment(core, threads):
             self._process.start()
-        finally:
-            os.environ.pop("OPENBLAS_CORETYPE")
-            if mine is not None:
-                os.environ["OPENBLAS_CORETYPE"] = mine
         child.close()
 
     def load(self, x: Matrix, queries: Matrix) -> None:
@@ -79,13 +58,13 @@ class OtherBlas:
         self._pipe.send(None)
         self._process.join()
 
-    def search(self, k: int) -> Found:
+    def search(self, k: int) -> Distances:
         """faiss.knn of what was loaded."""
         self._pipe.send(("search", k))
-        return np.asarray(self._pipe.recv()), None
+        return np.asarray(self._pipe.recv())
 
 
-def faiss_panorama(x: Matrix, k: int, threads: int) -> Found:
+def faiss_panorama(x: Matrix, k: int, threads: int) -> Distances:
     """IndexFlatL2Panorama on rows rotated to their principal axes, the rotation included."""
     import faiss
 
@@ -96,32 +75,10 @@ def faiss_panorama(x: Matrix, k: int, threads: int) -> Found:
     rotated = rotation.apply(x)
     index = faiss.IndexFlatL2Panorama(d, 8)
     index.add(rotated)
-    return _distances(index.search(rotated, k + 1)[0]), None
+    return without_self(index.search(rotated, k + 1)[0])
 
 
-def torch_cdist(x: Matrix, k: int, threads: int) -> Found:
-    """torch.cdist in blocks of rows, then topk."""
-    import torch
-
-    torch.set_num_threads(threads)
-    rows = torch.from_numpy(x)
-    parts = [
-        torch.cdist(part, rows).topk(k + 1, largest=False) for part in torch.split(rows, BLOCK)
-    ]
-    return torch.cat([found.values[:, 1:] for found in parts]).numpy(), None
-
-
-def sklearn_brute(x: Matrix, k: int, threads: int) -> Found:
-    """sklearn.neighbors.NearestNeighbors(algorithm="brute")."""
-    from sklearn.neighbors import NearestNeighbors
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(threads):
-        search = NearestNeighbors(n_neighbors=k, algorithm="brute", n_jobs=threads).fit(x)
-        return search.kneighbors()[0], None
-
-
-OTHERS: dict[str, Callable[[Matrix, int, int], Found]] = {
+OTHERS: dict[str, Callable[[Matrix, int, int], Distances]] = {
     "FAISS IndexFlatL2Panorama": faiss_panorama,
     "torch.cdist + topk": torch_cdist,
     "sklearn brute": sklearn_brute,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
+Distances = NDArray[Any]
 Result = dict[str, Any]
 Peer = Callable[[Matrix, int], Result]
 
@@ -31,33 +32,44 @@ def fastdim_knn(x: Matrix, threads: int) -> Result:
     return {"distances": fastdim.knn(x, 2, threads=threads).distances}
 
 
-def faiss_knn(x: Matrix, threads: int) -> Result:
-    """faiss.knn, flat, float32, three neighbours of which the row itself is dropped."""
+def without_self(squares: NDArray[Any]) -> Distances:
+    """Distances (m, k) from squared ones (m, k + 1), of which the row itself is dropped."""
+    return np.asarray(np.sqrt(np.maximum(squares[:, 1:], 0)))
+
+
+def faiss_flat(x: Matrix, k: int, threads: int, queries: Matrix | None = None) -> Distances:
+    """faiss.knn, flat, float32: distances (m, k) of the queries, None for every row."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
-    squares, _ = faiss.knn(x, x, 3)
-    return {"distances": np.sqrt(np.maximum(squares[:, 1:], 0))}
+    return without_self(faiss.knn(x if queries is None else queries, x, k + 1)[0])
 
 
-def torch_cdist(x: Matrix, threads: int) -> Result:
+def torch_cdist(x: Matrix, k: int, threads: int) -> Distances:
     """torch.cdist in blocks of rows, then topk; its default way to compute."""
     import torch
 
     torch.set_num_threads(threads)
     rows = torch.from_numpy(x)
-    nearest = [torch.cdist(part, rows).topk(3, largest=False) for part in torch.split(rows, BLOCK)]
-    return {"distances": torch.cat([found.values[:, 1:] for found in nearest]).numpy()}
+    parts = [
+        torch.cdist(part, rows).topk(k + 1, largest=False) for part in torch.split(rows, BLOCK)
+    ]
+    return np.asarray(torch.cat([found.values[:, 1:] for found in parts]).numpy())
 
 
-def sklearn_brute(x: Matrix, threads: int) -> Result:
+def sklearn_brute(x: Matrix, k: int, threads: int) -> Distances:
     """sklearn.neighbors.NearestNeighbors(algorithm="brute")."""
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(threads):
-        search = NearestNeighbors(n_neighbors=2, algorithm="brute", n_jobs=threads).fit(x)
-        return {"distances": search.kneighbors()[0]}
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute", n_jobs=threads).fit(x)
+        return np.asarray(search.kneighbors()[0])
+
+
+def nearest_two(search: Callable[[Matrix, int, int], Distances]) -> Peer:
+    """A search as a program of group knn."""
+    return lambda x, threads: {"distances": search(x, 2, threads)}
 
 
 def fastdim_twonn(x: Matrix, threads: int) -> Result:
@@ -157,9 +169,9 @@ def torch_cosine(x: Matrix, threads: int) -> Result:
 PEERS: dict[str, dict[str, Peer]] = {
     "knn": {
         "fastdim.knn": fastdim_knn,
-        "faiss.knn": faiss_knn,
-        "torch.cdist + topk": torch_cdist,
-        "sklearn brute": sklearn_brute,
+        "faiss.knn": nearest_two(faiss_flat),
+        "torch.cdist + topk": nearest_two(torch_cdist),
+        "sklearn brute": nearest_two(sklearn_brute),
     },
     "id": {
         "fastdim.twonn": fastdim_twonn,

@@ -166,7 +166,8 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
         "# How often a simulated shape is named right",
         "",
         f"{profiles} profiles a cell, {FLATS * profiles} flat ones, made by "
-        f"`benchmarks/profile_shapes.py --profiles {profiles}`. Signal: height of the"
+        f"`benchmarks/profile_shapes.py --profiles {profiles} --signals "
+        f"{' '.join(f'{signal:g}' for signal in signals)}`. Signal: height of the"
         " shape in standard errors of one site.",
         "Flat: share of flat profiles called anything else (at most 5 % is promised).",
         "",

@@ -238,11 +238,14 @@ def run(folder: Path, workers: int) -> list[dict[str, str]]:
     missing = [case for case in cases() if case.key not in done]
     print(f"{len(done)} sets of rows known, {len(missing)} to go", flush=True)
     start = time.perf_counter()
-    with path.open("w", encoding="utf-8", newline="") as file, ProcessPoolExecutor(workers) as pool:
+    part = path.with_suffix(".part")  # so that no moment leaves less than there was
+    with part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, HEAD)
         writer.writeheader()
         writer.writerows(lines)
-        file.flush()
+    part.replace(path)
+    with path.open("a", encoding="utf-8", newline="") as file, ProcessPoolExecutor(workers) as pool:
+        writer = csv.DictWriter(file, HEAD)
         for number, (case, found) in enumerate(
             zip(missing, pool.map(values, missing), strict=True), 1
         ):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from worker import today
 
 HEADER = (
     "\n| case | rows | program | median s | range s (runs) | peer's time / this | peak / input |"
@@ -62,9 +63,8 @@ def keep(lines: list[Line], folder: Path, device: str, threads: int) -> None:
     stem = folder / re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower())
     path = stem.with_suffix(".json")
     kept = [Line(**line) for line in json.loads(path.read_text())] if path.exists() else []
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     for line in lines:
-        line.date = today
+        line.date = today()
     name = lines[0].case
     places = [i for i, line in enumerate(kept) if line.case == name]
     at = places[0] if places else len(kept)

@@ -1,11 +1,12 @@
 """One child process a program, so that libraries, thread pools and memory do not mix.
 
-And what a benchmark ran on: processor, commit, BLAS kernels.
+And what a benchmark ran on: processor, commit, day, BLAS kernels; seconds and memory of one call.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import multiprocessing
 import os
 import platform
@@ -13,7 +14,8 @@ import re
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NU
 
 
 @contextlib.contextmanager
-def environment(program: str, threads: int) -> Iterator[None]:
-    """What a child inherits: its threads, and the BLAS kernels that are the fastest for it.
+def environment(core: str, threads: int) -> Iterator[None]:
+    """What a child inherits: its threads, and the OpenBLAS kernels it is told to take, "" for none.
 
     A processor may be newer than the OpenBLAS inside a wheel, which then takes its oldest kernels:
     faiss-cpu 1.15.1 on a Zen 5 is 4.7 times slower that way. Its kernels are named for it; all
@@ -37,7 +39,7 @@ def environment(program: str, threads: int) -> Iterator[None]:
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
         os.environ.pop(name, None)
     os.environ.update(dict.fromkeys(POOLS, str(threads)))
-    if program == "faiss.knn" and (core := fastest_core()):
+    if core:
         os.environ["OPENBLAS_CORETYPE"] = core
     try:
         yield
@@ -54,14 +56,23 @@ def fastest_core() -> str:
     return "Haswell" if flags >= {"avx2", "fma"} else ""
 
 
-def device() -> str:
-    """Processor's name, cores this process may use, system."""
-    name = platform.processor() or platform.machine()
+def processor() -> str:
+    """Name of the processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}"
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def device() -> str:
+    """Processor's name, cores this process may use, system."""
+    cores = len(os.sched_getaffinity(0))
+    return f"{processor()}, {cores} cores, {platform.system()} {platform.machine()}"
+
+
+def today() -> str:
+    """The day, as 2000-12-31, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 def commit() -> str:
@@ -82,19 +93,25 @@ def resident(field: str) -> int:
     return int(found[1]) * 1024
 
 
+def measured(run: Callable[[], Any]) -> tuple[Any, float, int]:
+    """Result, seconds, and highest resident memory during the call less that before it, bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = resident("VmRSS")
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    return result, seconds, resident("VmHWM") - before
+
+
 def serve(pipe: Connection, group: str, name: str, threads: int) -> None:
     """Answer requests (path of an .npy file) by (result, seconds, peak bytes beyond the rows)."""
     run = peers.PEERS[group][name]
     while (path := pipe.recv()) is not None:
         try:
             x = np.load(path)
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-            before = resident("VmRSS")
-            start = time.perf_counter()
             with contextlib.redirect_stdout(None):
-                result = run(x, threads)
-            seconds = time.perf_counter() - start
-            pipe.send((result, seconds, resident("VmHWM") - before))
+                answer = measured(partial(run, x, threads))
+            pipe.send(answer)
         except Exception:  # noqa: BLE001 - a peer may fail in any way; the parent prints it
             pipe.send(traceback.format_exc())
 
@@ -106,7 +123,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=serve, args=(child, group, name, threads))
-        with environment(name, threads):
+        with environment(fastest_core() if name == "faiss.knn" else "", threads):
             self._process.start()
         child.close()
 

@@ -8,7 +8,8 @@
     sklearn.cluster.DBSCAN(metric="precomputed").fit(compat.to_graph(near))
     fastdim.levina_bickel(compat.from_arrays(distances, indices))
 
-None of these packages is imported here, and scipy by `to_graph` alone. They expect one list for
+None of these packages is imported here, and scipy by `to_graph` alone. Neighbours that lie on a
+GPU are fetched. They expect one list for
 each row, in the order of the rows: `knn` of every row with duplicates="keep" (its default).
 """
 
@@ -33,7 +34,7 @@ def to_skdim(neighbors: Neighbors) -> tuple[NDArray[Any], Int64]:
     For `precomputed_knn_arrays=` of its local estimators; the indices alone are `precomputed_knn=`
     of the others. Raises InputError unless every row was a query.
     """
-    _check_every_row(neighbors, "scikit-dimension")
+    neighbors = _of_every_row(neighbors, "scikit-dimension")
     return neighbors.distances, neighbors.indices
 
 
@@ -70,7 +71,7 @@ def to_graph(neighbors: Neighbors, mode: str = "distance") -> Any:
     """
     if mode not in MODES:
         raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    _check_type(neighbors)
+    neighbors = _in_memory(neighbors)
     if neighbors.foreign:
         return csr(neighbors.distances, neighbors.indices, neighbors.n_points, mode)
     distances, indices = _self_first(neighbors, "scikit-learn")
@@ -135,25 +136,29 @@ def csr(distances: NDArray[Any], indices: Int64, n: int, mode: str) -> Any:
     return sparse.csr_matrix((values, indices.ravel(), starts), shape=(m, n))
 
 
-def _check_type(neighbors: Any) -> None:
+def _in_memory(neighbors: Any) -> Neighbors:
+    """Neighbours as numpy arrays, those of a GPU fetched; InputError on anything else."""
     if not isinstance(neighbors, Neighbors):
         raise InputError(f"neighbors must be what knn() returns, got {type(neighbors).__name__}")
+    return neighbors.numpy()
 
 
-def _check_every_row(neighbors: Neighbors, package: str) -> None:
-    _check_type(neighbors)
-    every = np.arange(neighbors.n_points)
-    if neighbors.foreign or not np.array_equal(neighbors.queries, every):
+def _of_every_row(neighbors: Any, package: str) -> Neighbors:
+    """The same, InputError unless every row was a query."""
+    found = _in_memory(neighbors)
+    every = np.arange(found.n_points)
+    if found.foreign or not np.array_equal(found.queries, every):
         raise InputError(
-            f"{package} expects the neighbours of every row, in order: {len(neighbors.queries)} "
-            f"queries of {neighbors.n_points} rows were passed (duplicates="
-            f"{neighbors.duplicates!r}); compute them by knn(x, k), or of distinct rows alone"
+            f"{package} expects the neighbours of every row, in order: {len(found.queries)} "
+            f"queries of {found.n_points} rows were passed (duplicates="
+            f"{found.duplicates!r}); compute them by knn(x, k), or of distinct rows alone"
         )
+    return found
 
 
 def _self_first(neighbors: Neighbors, package: str) -> tuple[NDArray[Any], Int64]:
     """Distances and indices (n, k + 1) with each row in front of its neighbours."""
-    _check_every_row(neighbors, package)
+    neighbors = _of_every_row(neighbors, package)
     zero = np.zeros((neighbors.n_points, 1), dtype=neighbors.distances.dtype)
     return (
         np.concatenate([zero, neighbors.distances], axis=1),

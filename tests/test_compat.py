@@ -6,6 +6,7 @@ shapes and order are tested.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn
+import torch
 from conftest import gaussian
 from sklearn.cluster import DBSCAN
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
@@ -60,6 +62,19 @@ def test_dadapy_shapes_and_order() -> None:
     np.testing.assert_array_equal(distances[:, 0], 0.0)
     np.testing.assert_array_equal(distances[:, 1:], near.distances)
     np.testing.assert_array_equal(indices[:, 1:], near.indices)
+
+
+def test_tensors_are_fetched() -> None:
+    """Neighbours of rows on a GPU are tensors there; tensors on the CPU stand in for them."""
+    near = fastdim.knn(X, 5)
+    arrays = {name: getattr(near, name) for name in ("distances", "indices", "queries")}
+    tensors: dict[str, Any] = {name: torch.from_numpy(part) for name, part in arrays.items()}
+    held = dataclasses.replace(near, **tensors)
+    for give in (compat.to_skdim, compat.to_dadapy, compat.to_umap):
+        for given, expected in zip(give(held), give(near), strict=True):
+            assert type(given) is np.ndarray
+            np.testing.assert_array_equal(given, expected)
+    assert (compat.to_graph(held) != compat.to_graph(near)).nnz == 0
 
 
 def test_umap() -> None:

@@ -168,6 +168,12 @@ def test_few_rows_have_no_blocks() -> None:
     assert math.isnan(found.upper)
 
 
+def test_danco_of_few_rows_with_heavy_tails() -> None:
+    """Widened draws of their dimension stay above 0, whose logarithm the divergence takes."""
+    found = danco(np.random.default_rng([5, 2, 3, 1]).standard_t(1, (5, 4)), 2, seed=3)
+    assert 0.0 < found.lower < found.value < found.upper
+
+
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 40])
 def test_student_quantile(degrees: int) -> None:
     for p in (0.6, 0.975, 0.9995):

@@ -178,6 +178,36 @@ def test_gride_is_the_maximum_of_its_likelihood(n1: int, n2: int) -> None:
     assert gride(X, n1, 2 * n1) == gride(X, n1)
 
 
+def published_gride(mu: np.ndarray, n1: int, n2: int, compat: str) -> float:
+    """Root of the score as DADApy 0.3.4 and scikit-dimension 0.5.0 form it."""
+    if compat == "skdim":
+        mu = mu[mu > 1.0]
+    high, middle = np.percentile(mu, [95, 50])
+    mu = mu[mu < 20.0 * (high - middle) + middle]
+    count, logs = len(mu) - 1, np.log(mu[mu > 1.0])
+
+    def score(d: float) -> float:
+        inner = (n2 - n1 - 1) * (logs / -np.expm1(-d * logs)).sum()
+        return float(count / d + inner - (n2 - 1) * logs.sum())
+
+    return float(optimize.brentq(score, 1e-3, 1e3, xtol=1e-13))
+
+
+@pytest.mark.parametrize("compat", ["dadapy", "skdim"])
+@pytest.mark.parametrize(("n1", "n2"), [(1, 2), (2, 4), (1, 5)])
+def test_gride_of_other_codes(compat: str, n1: int, n2: int) -> None:
+    """On a grid with pairs of near copies beside it: ties, and ratios that both drop."""
+    grid = np.random.default_rng(6).integers(0, 5, (150, 3)).astype(np.float64)
+    pairs = np.array([[90.0, 0.0, 0.0], [90.0, 1e-3, 0.0], [0.0, 70.0, 0.0], [1e-3, 70.0, 0.0]])
+    x = np.concatenate([grid, pairs])
+    r = distances(x, n2)
+    mu = r[:, n2 - 1] / r[:, n1 - 1]
+    assert (mu == 1.0).any()
+    found = gride(x, n1, n2, compat=compat)  # type: ignore[arg-type]
+    assert found.value == pytest.approx(published_gride(mu, n1, n2, compat), rel=1e-9)
+    assert found.n_queries < len(mu)
+
+
 def test_gride_at_1_2_is_the_likelihood_of_twonn() -> None:
     n = 114
     assert gride(X).value == pytest.approx(twonn(X, method="mle").value * n / (n - 1), rel=1e-12)

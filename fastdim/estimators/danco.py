@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
 from fastdim.backends import cpu
-from fastdim.estimate import Estimate, normal_quantile
+from fastdim.estimate import Estimate
 from fastdim.estimators import gride
 from fastdim.estimators.inputs import estimate_of, rows_and_neighbors, sample_of, widening
 from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
@@ -72,8 +72,9 @@ def danco(
     Assumes what a ball has: uniform density, flat neighbourhoods, the same share of border. Bias:
     small, since balls of the same n have the same deficit; curvature and noise raise it. Interval:
     100 bootstrap samples of the rows' features, widened for shared neighbours and for the draw of
-    the balls; one-sided or a point at the largest dimension. Cost: a search and O(n k^2 d) for the
-    rows and for each ball from 3/4 of the uncorrected dimension up.
+    the balls; at the largest dimension these lie to one side of the value or are all equal, and
+    the interval is too narrow or a point. Cost: a search and O(n k^2 d) for the rows and for each
+    ball from 3/4 of the uncorrected dimension up.
     """
     k = whole_number("k", k, 2)
     rows, found = rows_and_neighbors(x, k + 1, "danco", neighbors, None, seed, threads)
@@ -88,14 +89,14 @@ def danco(
         again = Features(
             features.log_mu[part], features.direction[part], features.concentration[part]
         )
-        size, direction, concentration = own + factor * (np.array(again.summary(k)) - own)
+        moved = np.array(again.summary(k))
+        _, direction, concentration = own + factor * (moved - own)
+        # By its logarithm: of few rows the widened dimension would come out below 0 now and then.
+        size = float(own[0] * (moved[0] / own[0]) ** factor)
         drawn.append(balls.closest((size, direction, max(concentration, 0.0)), value))
     stderr = float(np.std(drawn, ddof=1))
-    half = normal_quantile(confidence) * stderr / value
-    ends = value * math.exp(-half), value * math.exp(half)
-    return estimate_of(
-        value, stderr, sample_of(found), f"DANCo, k = {k}", "bootstrap", confidence, ends
-    )
+    method = f"DANCo, k = {k}"
+    return estimate_of(value, stderr, sample_of(found), method, "bootstrap", confidence)
 
 
 def point(
@@ -182,7 +183,7 @@ def ball_summary(count: int, d: int, k: int, seed: int) -> tuple[float, float, f
 def features_of(rows: Rows, found: Neighbors, k: int, threads: int = 1) -> Features:
     """Features of every query row."""
     log_mu = np.log(found.distances[:, k] / found.distances[:, 0])
-    near = Neighbors(**{**vars(found), "indices": found.indices[:, :k]})
+    near = replace(found, indices=found.indices[:, :k])
     upper = np.triu_indices(k, 1)
 
     def angles(neighborhood: NDArray[Any]) -> Array:

@@ -41,11 +41,11 @@ def fishers(
     x: rows (n, d), reduced to distinct rows; k plays no part. alphas: within (0, 1).
 
     Global: it describes directions, not a neighbourhood. Assumes that whitened rows fill a sphere
-    evenly. Bias: cut at the number of axes kept, so
-    `condition` decides on anisotropic rows. Interval: influence of the rows on p (pairs, Hajek
-    projection) with a and the axes fixed, normal on the log scale; whitening takes variation off
-    that this does not know of, so it is too wide (errors 1.8 times those of repetition on Gaussian
-    rows of 4 columns). Cost: O(n^2 r), r axes kept.
+    evenly. Bias: cut at the number of axes kept, so `condition` decides on anisotropic rows.
+    Interval: influence of the rows on p (pairs, Hajek projection) with a and the axes fixed, normal
+    on the log scale; whitening takes variation off that this does not know of, so it is too wide
+    (errors 1.8 times those of repetition on Gaussian rows of 4 columns). Cost: O(n^2 r), r axes
+    kept.
 
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """

@@ -15,6 +15,7 @@ from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
     dependent_stderr,
     estimate_of,
+    first_drawn,
     neighbors_of,
     sample_of,
     sharing_at,
@@ -56,7 +57,8 @@ def geomle(
     Assumes that bias grows smoothly with the radius. Bias: less than `levina_bickel` under
     curvature, more variance. Interval: influence of the rows on the mean over the bootstrap
     samples, normal on the log scale; the spread over these samples is that of the references
-    alone. Cost: one search with 2.5 k2 neighbours, then O(bootstraps n k2).
+    alone. A curve that meets radius 0 at or below 0 is refused. Cost: one search with 2.5 k2
+    neighbours, then O(bootstraps n k2).
     """
     k1 = whole_number("k1", k1, 3)
     k2 = whole_number("k2", k2, k1 + 1)
@@ -128,16 +130,12 @@ def _sample(
     # Only distinct rows are references; the first of equal rows stands for them.
     rows = found.queries
     drawn[rows[rng.integers(0, len(rows), len(rows))]] = True
-    kept = drawn[found.indices]
-    rank = kept.cumsum(axis=1, dtype=np.int32)
-    full = rank[:, -1] >= k2
+    chosen, full = first_drawn(found.indices, drawn, k2)
     if not full.any():
         raise InputError(
             f"a bootstrap sample leaves fewer than k2 = {k2} neighbours: pass more rows or a "
             "smaller k2"
         )
-    # The first k2 of each row that were drawn, in their order.
-    chosen = kept & (rank <= k2) & full[:, None]
     near = logs[chosen].reshape(-1, k2)
     sums = np.cumsum(near, axis=1)
     sizes = np.arange(k1, k2 + 1)

@@ -14,7 +14,7 @@ from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, bounded_exp, check_confidence
-from fastdim.estimators.inputs import Sample, distinct_of, estimate_of, rows_of
+from fastdim.estimators.inputs import Sample, distinct_of, estimate_of, first_drawn, rows_of
 from fastdim.estimators.special import student_quantile
 from fastdim.neighbors import search
 
@@ -57,14 +57,14 @@ def knn_graph(
     and small errors of it are large; borders add. Interval: the slope in up to 10 disjoint blocks
     of the rows, whose spread falls as 1/sqrt of their size; Student's t on the log scale, nan where
     the rows do not fill two blocks or these tell no dimension. Cost: one search with about 16 n / p
-    neighbours, p the smallest size (where that is above 256, one a subset), then O(sizes x draws)
-    sums; the blocks add as much again at most.
+    neighbours at k = 2, more at larger k, p the smallest size (where that is above 256, one a
+    subset), then O(sizes x draws) sums; the blocks add as much again at most.
     """
     rows, first, count = _distinct(x, "knn_graph", threads)
     k = whole_number("k", k, 1)
-    chosen = _sizes(sizes, count, max(k + 1, count // 4), count)
-    if chosen.min() <= k:
-        raise InputError(f"knn_graph with k = {k} needs sizes above k, got {chosen.tolist()}")
+    counts = _sizes(sizes, count, max(k + 1, count // 4), count)
+    if counts.min() <= k:
+        raise InputError(f"knn_graph with k = {k} needs sizes above k, got {counts.tolist()}")
     workers = cpu.resolve_threads(threads)
 
     def among(chosen: Int64, least: int) -> Callable[[Int64], Array]:
@@ -72,7 +72,7 @@ def knn_graph(
 
     method = f"k-neighbour graph, k = {k}"
     growth = _Growth(among, k + 1, whole_number("draws", draws, 2), gamma)
-    return _grown(rows, first, chosen, growth, method, confidence, seed)
+    return _grown(rows, first, counts, growth, method, confidence, seed)
 
 
 def nearest_lengths(
@@ -87,22 +87,20 @@ def nearest_lengths(
     depth = min(depth, rows.n - 1)
     near = None if depth > DEEPEST else search(rows, depth, None, None, threads, 0)
 
+    def total(edges: NDArray[Any]) -> float:
+        return float((edges.astype(np.float64) ** gamma).sum())
+
     def length(part: Int64) -> float:
         if near is None:
-            edges = search(rows.take(part), k, None, None, threads, 0).distances
-            return float((edges.astype(np.float64) ** gamma).sum())
+            return total(search(rows.take(part), k, None, None, threads, 0).distances)
         drawn = np.zeros(rows.n, dtype=bool)
         drawn[part] = True
-        kept = drawn[near.indices[part]]
-        rank = kept.cumsum(axis=1, dtype=np.int16)
-        enough = rank[:, -1] >= k
-        edges = near.distances[part][kept & (rank <= k) & enough[:, None]]
-        total = float((edges.astype(np.float64) ** gamma).sum())
-        left = np.flatnonzero(~enough)
+        chosen, full = first_drawn(near.indices[part], drawn, k)
+        found = total(near.distances[part][chosen])
+        left = np.flatnonzero(~full)
         if len(left):
-            edges = search(rows.take(part), k, left, None, threads, 0).distances
-            total += float((edges.astype(np.float64) ** gamma).sum())
-        return total
+            found += total(search(rows.take(part), k, left, None, threads, 0).distances)
+        return found
 
     return lambda parts: np.array([length(part) for part in parts])
 
@@ -132,9 +130,9 @@ def ph_dimension(
     """
     rows, first, count = _distinct(x, "ph_dimension", threads)
     largest = min(count, LARGEST)
-    chosen = _sizes(sizes, count, max(2, largest // 2), largest)
-    if chosen.min() < 2:
-        raise InputError(f"ph_dimension needs sizes of at least 2, got {chosen.tolist()}")
+    counts = _sizes(sizes, count, max(2, largest // 2), largest)
+    if counts.min() < 2:
+        raise InputError(f"ph_dimension needs sizes of at least 2, got {counts.tolist()}")
 
     def among(chosen: Int64, least: int) -> Callable[[Int64], Array]:
         def lengths(parts: Int64) -> Array:
@@ -149,7 +147,7 @@ def ph_dimension(
         return lengths
 
     growth = _Growth(among, 2, whole_number("draws", draws, 2), alpha)
-    return _grown(rows, first, chosen, growth, "PH0 dimension", confidence, seed)
+    return _grown(rows, first, counts, growth, "PH0 dimension", confidence, seed)
 
 
 def tree_edges(points: Array) -> Array:
@@ -255,7 +253,7 @@ def _grown(
     sample = Sample(rows.n, len(first), int(sizes.max()))
     if degrees:
         half = student_quantile(0.5 + 0.5 * confidence, degrees) * error
-        ends = value * math.exp(-min(half, 700.0)), value * bounded_exp(half)
+        ends = value * bounded_exp(-half), value * bounded_exp(half)
     else:
         ends = math.nan, math.nan
     return estimate_of(value, stderr, sample, method, "disjoint blocks", confidence, ends)

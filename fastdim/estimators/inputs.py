@@ -206,6 +206,17 @@ def dependent_stderr(influence: Array, found: Neighbors, sharing: float) -> floa
     return float(clustered_stderr(influence, None)) * widening(found, len(influence), sharing)
 
 
+def first_drawn(
+    indices: NDArray[np.int64], drawn: NDArray[np.bool_], k: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where in neighbours (m, c), nearest first, the first k stand that were drawn, and which rows
+    (m,) have k of them: the others have none."""
+    kept = drawn[indices]
+    rank = kept.cumsum(axis=1, dtype=np.int32)
+    full = rank[:, -1] >= k
+    return kept & (rank <= k) & full[:, None], full
+
+
 def widening(found: Neighbors, count: int, sharing: float) -> float:
     """What `dependent_stderr` multiplies the error of `count` independent query rows by."""
     everything = found.n_points if found.n_distinct is None else found.n_distinct

@@ -97,8 +97,7 @@ def partition_isotropy(
     x: rows (n, d) as they are: neither centered nor normalized, and the value depends on their
     scale; rows of norm 100 give 0. Exponents are shifted, so nothing overflows. Assumes norms of
     about 1. Bias: high d leaves the maximum to a few rows. Duplicates count as rows; k plays no
-    part. Interval: influence of the rows on log Z,
-    the two directions fixed. Cost: O(n d^2).
+    part. Interval: influence of the rows on log Z, the two directions fixed. Cost: O(n d^2).
     """
     check_confidence(confidence)
     rows = rows_of(x, "partition_isotropy")

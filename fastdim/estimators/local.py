@@ -64,8 +64,7 @@ def mom(
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
     k >= number of distinct rows is refused. Assumptions and further bias as `levina_bickel`.
-    Interval: influence
-    of the query rows. Cost: one search, then O(m k).
+    Interval: influence of the query rows. Cost: one search, then O(m k).
     """
     k = whole_number("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mom", queries=queries, seed=seed, threads=threads)

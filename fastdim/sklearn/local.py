@@ -159,12 +159,10 @@ class MLE(LocalEstimator):
         confidence: float = 0.95,
         n_jobs: int | None = None,
     ) -> None:
+        super().__init__(
+            n_neighbors=n_neighbors, comb=comb, smooth=smooth, confidence=confidence, n_jobs=n_jobs
+        )
         self.unbiased = unbiased
-        self.n_neighbors = n_neighbors
-        self.comb = comb
-        self.smooth = smooth
-        self.confidence = confidence
-        self.n_jobs = n_jobs
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         whole_number("n_neighbors", found.distances.shape[1], 3 if self.unbiased else 2)
@@ -224,12 +222,10 @@ class ESS(LocalEstimator):
         confidence: float = 0.95,
         n_jobs: int | None = None,
     ) -> None:
+        super().__init__(
+            n_neighbors=n_neighbors, comb=comb, smooth=smooth, confidence=confidence, n_jobs=n_jobs
+        )
         self.ver = ver
-        self.n_neighbors = n_neighbors
-        self.comb = comb
-        self.smooth = smooth
-        self.confidence = confidence
-        self.n_jobs = n_jobs
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
         if self.ver not in VERSIONS:
