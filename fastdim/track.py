@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdim.diagnose.phases import step_of
+from fastdim.diagnose.training import step_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
 from fastdim.extract.texts import Corpus, load_texts
 from fastdim.layer import METRICS

@@ -19,7 +19,7 @@ def track(options: argparse.Namespace, analysis: dict[str, Any], progress: Progr
         raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
     if options.output is None:
         raise InputError("where to? --output DIR")
-    from fastdim.diagnose.phases import phases
+    from fastdim.diagnose.training import phases
     from fastdim.extract.texts import load_texts
     from fastdim.track import track as run
 

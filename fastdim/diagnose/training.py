@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdim.diagnose.curves import SHARES, Curve, build, label_of, one_of, rows_of
+from fastdim.diagnose.curves import Curve, build, label_of, one_of, rows_of
 from fastdim.diagnose.moves import Moves, Piece, find_moves, split
 from fastdim.diagnose.shape import Interval, check_smallest
 from fastdim.errors import InputError
@@ -150,9 +150,9 @@ def phases(
     check_smallest(smallest)
     if family not in ("layer", "all"):
         raise InputError(f"family must be 'layer' or 'all', got {family!r}")
-    _same_tokens(table)
     rows, documents = rows_of(table, metric, filter)
     rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
+    _same_tokens(table, {row["model"] for row in rows})
     known = _steps([str(row["revision"]) for row in rows], steps)
     if len(known) < 3:
         names = ", ".join(known) or "none"
@@ -216,14 +216,12 @@ def _phase(name: str, piece: Piece, curve: Curve, moves: Moves) -> Phase:
     error = abs(change / moves.t[start, stop]) if moves.t[start, stop] else 0.0
     half = moves.critical * error
     ends = [change, change - half, change + half]
-    if curve.metric in SHARES:
+    if curve.relative:
+        size = Interval(*(math.expm1(end) for end in ends))
+    else:
         # The move of z, brought to the scale of the metric along the chord between both ends.
         chord = (curve.values[stop] - curve.values[start]) / change if change else 0.0
         size = Interval(*(float(end * chord) for end in ends))
-    elif (curve.values <= 0.0).any():
-        size = Interval(*(float(end) for end in ends))
-    else:
-        size = Interval(*(math.expm1(end) for end in ends))
     inside = moves.t[start : stop + 1, start : stop + 1] * piece.direction
     p = moves.p_value(float(inside.max()))
     return Phase(name, int(curve.positions[start]), int(curve.positions[stop]), size, p)
@@ -280,11 +278,12 @@ def _warnings(steps: Sequence[int]) -> list[str]:
     ]
 
 
-def _same_tokens(table: Any) -> None:
-    """Raise InputError where the runs of a Sweep are known to have read different tokens."""
+def _same_tokens(table: Any, models: set[str]) -> None:
+    """Raise InputError where a Sweep's runs of these models are known to have read other tokens."""
     if not isinstance(table, Sweep):
         return
-    digests = {run.sample.get("tokens_sha256") for run in table.runs} - {None}
+    runs = [run for run in table.runs if run.sample["model"] in models]
+    digests = {run.sample.get("tokens_sha256") for run in runs} - {None}
     if len(digests) > 1:
         raise InputError(
             "the checkpoints read different tokens, so their difference is not training's alone: "
