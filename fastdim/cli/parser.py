@@ -303,7 +303,7 @@ def _add_causes(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("sample")
     _add_tokens(group)
     group.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
-    group.add_argument("--queries", type=count, default=1000, help=_QUERIES)
+    group.add_argument("--queries", type=queries, default=1000, help=_QUERIES)
     sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
     sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
     sub.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")

@@ -12,10 +12,10 @@ No forward pass and no activations are needed: a sweep keeps what each document 
 from __future__ import annotations
 
 from fastdim.diagnose.compare import ProfileDifference, compare_profiles
-from fastdim.diagnose.training import LayerPhases, TrainingPhases, phases
 from fastdim.diagnose.robust import Flip, RobustShape, robust_shape
 from fastdim.diagnose.scales import id_scales
 from fastdim.diagnose.shape import SHAPES, Interval, ProfileShape, profile_shape
+from fastdim.diagnose.training import LayerPhases, TrainingPhases, phases
 
 __all__ = [
     "SHAPES",
