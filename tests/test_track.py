@@ -165,6 +165,20 @@ def test_the_command_line(
     assert "phases need at least 3" in told.out
 
 
+def test_a_track_without_phases_says_why_and_is_finished(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["track", "--checkpoints", str(checkpoints / "*"), "--texts"]
+    command += [str(tmp_path / "text.txt"), "--context", "16", "--max-tokens", "300"]
+    command += ["--threads", "1", "--formats", "csv"]
+    assert main([*command, "--output", str(tmp_path / "a"), "--keep", "none"]) == 0
+    assert "no phases of id_twonn" in capsys.readouterr().out
+    other = ["--output", str(tmp_path / "b"), "--filter", "no_outliers"]
+    assert main([*command, *other]) == 0
+    assert "id_twonn (no_outliers) over 3 checkpoints" in capsys.readouterr().out
+
+
 def test_bad_requests(checkpoints: Path, tmp_path: Path) -> None:
     one = [checkpoints / "checkpoint-1"]
     with pytest.raises(InputError, match="at least 2 checkpoints, got 1"):
