@@ -51,6 +51,10 @@ def test_every_checkpoint_is_measured_on_the_same_tokens(checkpoints: Path, tmp_
     again = Track.load(out)
     pd.testing.assert_frame_equal(again.table, table)
     assert len(phases(again, "anisotropy", smallest=0.0).layers) == 4
+    # Its steps are its own, whatever the names say.
+    given = OPTIONS | {"checkpoints": [checkpoints / "*"], "steps": [7, 5, 3]}
+    renamed = track(None, TEXTS, tmp_path / "other", **given)
+    assert phases(renamed, "anisotropy").steps == (3, 5, 7)
 
 
 def test_a_track_goes_on_without_running_what_is_finished(

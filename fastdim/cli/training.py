@@ -48,6 +48,6 @@ def track(options: argparse.Namespace, progress: Progress) -> int:
 def _phases(result: Track, metric: str, kind: str) -> str:
     """The phases in words, or why this track has none: all the rest of it was computed."""
     try:
-        return str(phases(result, metric, kind, steps=result.steps))
+        return str(phases(result, metric, kind))
     except InputError as error:
         return f"no phases of {metric}: {error}"

@@ -136,7 +136,8 @@ def phases(
     """Training phases of a metric, layer by layer, by tests between all pairs of checkpoints.
 
     table: runs of one model at several revisions, as `profile_shape` takes it. steps: step of each
-    revision; None reads it from names like "step1000", "checkpoint-500" or "stage1-step10-tokens".
+    revision; None takes those of a `Track`, else reads them from names like "step1000",
+    "checkpoint-500" or "stage1-step10-tokens".
     smallest: a move that counts, absolute for shares and cosines, else relative. family: error of
     5 % (1 - `confidence`) for each "layer" by itself, or for "all" layers together (Bonferroni).
 
@@ -153,7 +154,7 @@ def phases(
     rows, documents = rows_of(table, metric, filter)
     rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
     _same_tokens(table, {row["model"] for row in rows})
-    known = _steps([str(row["revision"]) for row in rows], steps)
+    known = _steps([str(row["revision"]) for row in rows], steps, _tracked(table))
     if len(known) < 3:
         names = ", ".join(known) or "none"
         raise InputError(
@@ -250,10 +251,18 @@ def step_of(revision: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def _steps(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
+def _tracked(table: Any) -> dict[str, int]:
+    """Steps that the runs of a track know, by revision; none for other tables."""
+    runs = table.runs if isinstance(table, Sweep) else ()
+    return {run.sample["revision"]: int(run.sample["step"]) for run in runs if "step" in run.sample}
+
+
+def _steps(
+    revisions: Sequence[str], given: Mapping[str, int] | None, tracked: Mapping[str, int]
+) -> dict[str, int]:
     known: dict[str, int] = {}
     for revision in dict.fromkeys(revisions):
-        step = step_of(revision) if given is None else given.get(revision)
+        step = tracked.get(revision, step_of(revision)) if given is None else given.get(revision)
         if step is None:
             where = "its name tells none" if given is None else "steps= has none for it"
             raise InputError(
