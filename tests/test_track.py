@@ -85,6 +85,9 @@ def test_what_is_kept(checkpoints: Path, tmp_path: Path, keep: str) -> None:
     save_tiny(checkpoints / "checkpoint-1", 0)
     again = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep=keep, **OPTIONS)
     pd.testing.assert_frame_equal(again.table, found.table)
+    if keep == "none":
+        with pytest.raises(StoreError, match="its activations are removed"):
+            track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep="rows", **OPTIONS)
 
 
 def break_weights(folder: Path) -> None:
