@@ -167,6 +167,11 @@ def test_what_belongs_to_a_model_loaded_by_name_is_refused() -> None:
             attention((grouped(), Letters()), TEXTS, **OPTIONS, **option)
 
 
+def test_texts_of_one_token_are_one_clear_error() -> None:
+    with pytest.raises(InputError, match="at least 2 tokens"):
+        attention((grouped().eval(), Letters()), ["a", "b"], **OPTIONS)
+
+
 def test_heads_without_weights_are_one_clear_error() -> None:
     class Own(torch.nn.Module):
         def __init__(self) -> None:

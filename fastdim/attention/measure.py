@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastdim.attention.capture import watched
 from fastdim.attention.heads import AVERAGED, SINK, STATISTICS, Heads
-from fastdim.errors import ModelError, require
+from fastdim.errors import InputError, ModelError, require
 from fastdim.estimate import check_confidence, normal_quantile
 from fastdim.extract.facts import check_length, evaluating, model_device
 from fastdim.extract.texts import Corpus, load_texts
@@ -80,8 +80,8 @@ def attention(
     that sees a single key is left out. Intervals are normal, over documents; statistics of mean
     queries and keys have none.
 
-    Raises ModelError where the weights of the heads cannot be had; InputError and the rest as
-    `fastdim.sweep`.
+    Raises ModelError where the weights of the heads cannot be had; InputError where no query sees
+    two keys; the rest as `fastdim.sweep`.
     """
     require("torch", "models")
     frames = require("pandas", "report")
@@ -152,6 +152,12 @@ def _run(loaded: Any, documents: Any, batch_size: int, progress: Progress) -> di
         raise ModelError(
             f"no attention of {loaded.name} ran through transformers' attention functions, so the "
             "weights of its heads cannot be had"
+        )
+    blind = next((path for path, found in heads.items() if not found.n_queries), None)
+    if blind is not None:
+        raise InputError(
+            f"no query of {blind} sees two keys, and one that sees a single key says nothing: give "
+            "texts of at least 2 tokens"
         )
     return heads
 
