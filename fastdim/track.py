@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdim.diagnose.training import step_of
+from fastdim.diagnose.training import steps_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
 from fastdim.extract.texts import Corpus, load_texts
 from fastdim.layer import METRICS
@@ -127,19 +127,9 @@ def find_checkpoints(
         )
     if steps is not None and len(steps) != len(places):
         raise InputError(f"{len(steps)} steps for {len(places)} checkpoints: give one each")
-    found_steps: dict[int, str] = {}
-    made = []
-    for number, (name, source, revision) in enumerate(places):
-        step = step_of(name) if steps is None else int(steps[number])
-        if step is None:
-            raise InputError(
-                f"the checkpoint {name!r} has no step number in its name (as step1000 or "
-                "checkpoint-500 have): give one step for each checkpoint with steps= (--steps)"
-            )
-        if step in found_steps:
-            raise InputError(f"{found_steps[step]!r} and {name!r} are both of step {step}")
-        found_steps[step] = name
-        made.append(Checkpoint(name, source, revision or None, step))
+    given = None if steps is None else {n: int(s) for n, s in zip(names, steps, strict=True)}
+    known = steps_of(names, given)
+    made = [Checkpoint(name, source, rev or None, known[name]) for name, source, rev in places]
     return sorted(made, key=lambda item: item.step)
 
 

@@ -136,7 +136,7 @@ def test_bad_series() -> None:
         phases(one)
     with pytest.raises(InputError, match="'main' has no step number"):
         phases(table.replace({"revision": {"step512": "main"}}))
-    with pytest.raises(InputError, match="of the same step 1000"):
+    with pytest.raises(InputError, match="both of step 1000"):
         phases(table.replace({"revision": {"step512": "checkpoint-1000"}}))
     with pytest.raises(InputError, match="steps= has none"):
         phases(table, steps={"step512": 512})

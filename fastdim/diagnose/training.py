@@ -154,7 +154,9 @@ def phases(
     rows, documents = rows_of(table, metric, filter)
     rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
     _same_tokens(table, {row["model"] for row in rows})
-    known = _steps([str(row["revision"]) for row in rows], steps, _tracked(table))
+    known = steps_of(
+        [str(row["revision"]) for row in rows], _tracked(table) if steps is None else steps
+    )
     if len(known) < 3:
         names = ", ".join(known) or "none"
         raise InputError(
@@ -251,27 +253,34 @@ def step_of(revision: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def _tracked(table: Any) -> dict[str, int]:
-    """Steps that the runs of a track know, by revision; none for other tables."""
-    runs = table.runs if isinstance(table, Sweep) else ()
-    return {run.sample["revision"]: int(run.sample["step"]) for run in runs if "step" in run.sample}
+def _tracked(table: Any) -> dict[str, int] | None:
+    """Steps that the runs of a track know, by revision; None for other tables."""
+    if not (isinstance(table, Sweep) and all("step" in run.sample for run in table.runs)):
+        return None
+    return {run.sample["revision"]: int(run.sample["step"]) for run in table.runs}
 
 
-def _steps(
-    revisions: Sequence[str], given: Mapping[str, int] | None, tracked: Mapping[str, int]
-) -> dict[str, int]:
+def steps_of(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
+    """Step of each revision, as given or from its name.
+
+    Raises InputError for one without a step, and for two of the same.
+    """
     known: dict[str, int] = {}
     for revision in dict.fromkeys(revisions):
-        step = tracked.get(revision, step_of(revision)) if given is None else given.get(revision)
+        step = step_of(revision) if given is None else given.get(revision)
         if step is None:
-            where = "its name tells none" if given is None else "steps= has none for it"
+            where = (
+                "its name has none, as step1000 or checkpoint-500 have"
+                if given is None
+                else "steps= has none for it"
+            )
             raise InputError(
-                f"the revision {revision!r} has no step number ({where}): pass "
-                "steps={'name': step, ...}"
+                f"the checkpoint {revision!r} has no step number ({where}): give one step for each "
+                "checkpoint with steps= (--steps)"
             )
         twin = next((name for name, other in known.items() if other == step), None)
         if twin is not None:
-            raise InputError(f"the revisions {twin!r} and {revision!r} are of the same step {step}")
+            raise InputError(f"{twin!r} and {revision!r} are both of step {step}")
         known[revision] = step
     return known
 
