@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.diagnose.curves import SCALES, Curve
-from fastdim.diagnose.phases import layer_phases
 from fastdim.diagnose.shape import SHAPES, shape_of
+from fastdim.diagnose.training import layer_phases
 
 Array = NDArray[np.float64]
 

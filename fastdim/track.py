@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdim.diagnose.phases import step_of
+from fastdim.diagnose.training import steps_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
 from fastdim.extract.texts import Corpus, load_texts
 from fastdim.layer import METRICS
@@ -127,19 +127,9 @@ def find_checkpoints(
         )
     if steps is not None and len(steps) != len(places):
         raise InputError(f"{len(steps)} steps for {len(places)} checkpoints: give one each")
-    found_steps: dict[int, str] = {}
-    made = []
-    for number, (name, source, revision) in enumerate(places):
-        step = step_of(name) if steps is None else int(steps[number])
-        if step is None:
-            raise InputError(
-                f"the checkpoint {name!r} has no step number in its name (as step1000 or "
-                "checkpoint-500 have): give one step for each checkpoint with steps= (--steps)"
-            )
-        if step in found_steps:
-            raise InputError(f"{found_steps[step]!r} and {name!r} are both of step {step}")
-        found_steps[step] = name
-        made.append(Checkpoint(name, source, revision or None, step))
+    given = None if steps is None else {n: int(s) for n, s in zip(names, steps, strict=True)}
+    known = steps_of(names, given)
+    made = [Checkpoint(name, source, rev or None, known[name]) for name, source, rev in places]
     return sorted(made, key=lambda item: item.step)
 
 
@@ -169,7 +159,8 @@ def track(
     one that can be measured sets what the others must be.
 
     Raises InputError and ModelError as `find_checkpoints`, on an unknown `keep`, and the first
-    checkpoint's own error if none can be measured; StoreError as a sweep.
+    checkpoint's own error if none can be measured; StoreError as a sweep, and where the activations
+    that are to be kept are gone.
     """
     if keep not in KEEP:
         raise InputError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
@@ -193,13 +184,21 @@ def track(
                 **settings,
             )
             job.check(folder)
-            _check_alike(job, folder, records[0] if records else None)
+            run = RunFolder(folder)
+            finished = all_finished(run, job.definition)
+            if finished and keep == "rows" and not run.activations.exists():
+                raise StoreError(
+                    f"{folder} is finished and its activations are removed, so keep='rows' (--keep "
+                    "rows) has none to keep: choose another output folder"
+                )
+            if not finished:
+                _check_alike(job, records[0] if records else None)
             record = run_job(job, folder, (), progress)
         except (InputError, ModelError) as error:
             failures.append((checkpoint, error))
             continue
         record.sample |= {"model": name, "revision": checkpoint.name, "step": checkpoint.step}
-        _settle(record, folder, keep)
+        _settle(record, run, keep)
         records.append(record)
     if not records:
         raise failures[0][1]
@@ -225,10 +224,8 @@ def _defaults() -> dict[str, Any]:
     return {name: getattr(Defaults, name) for name in names} | others
 
 
-def _check_alike(job: Job, folder: Path, first: RunRecord | None) -> None:
+def _check_alike(job: Job, first: RunRecord | None) -> None:
     """Raise ModelError where a checkpoint is not to be compared with the first."""
-    if all_finished(RunFolder(folder), job.definition):
-        return
     assert isinstance(job.input, ModelInput)
     found = job.input.describe(job.definition)
     if found.bad_parameters:
@@ -252,10 +249,9 @@ def _check_alike(job: Job, folder: Path, first: RunRecord | None) -> None:
         )
 
 
-def _settle(record: RunRecord, folder: Path, keep: str) -> None:
+def _settle(record: RunRecord, run: RunFolder, keep: str) -> None:
     """Write what is kept of a finished checkpoint, and remove the rest."""
-    run = RunFolder(folder)
-    write_json(folder / "sample.json", record.sample)
+    write_json(run.path / "sample.json", record.sample)
     if keep != "rows" and run.activations.exists():
         run.remove_activations()
     if keep == "none":

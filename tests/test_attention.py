@@ -137,6 +137,41 @@ def test_an_encoder_decoder_has_both_stacks_and_the_attention_between() -> None:
     assert set(found["status"]) == {"ok"}
 
 
+def test_correlation_keeps_stacks_and_attentions_apart(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=VOCABULARY, d_model=16, encoder_layers=5, decoder_layers=4,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, max_position_embeddings=32,
+    )  # fmt: skip
+    model = transformers.BartModel(config).eval(), Letters()
+    heads = attention(model, TEXTS, **OPTIONS).table
+    swept = fastdim.sweep(model, TEXTS, output=tmp_path / "o", formats=(), filters=["all"],
+                          threads=1, **OPTIONS).table  # fmt: skip
+    found = correlate(heads, swept, "entropy").set_index("module")["n"]
+    assert found.to_dict() == {
+        "encoder.layers.*.self_attn": 5,
+        "decoder.layers.*.self_attn": 4,
+        "decoder.layers.*.encoder_attn": 4,
+    }
+
+
+def test_an_encoder_alone_has_the_stack_of_its_sweep() -> None:
+    found = attention((FAMILIES["bert"]().eval(), Letters()), TEXTS, **OPTIONS).table
+    assert set(found["stack"]) == {""}
+
+
+def test_what_belongs_to_a_model_loaded_by_name_is_refused() -> None:
+    for option in ({"revision": "main"}, {"dtype": "float16"}):
+        with pytest.raises(InputError, match="this one is in memory"):
+            attention((grouped(), Letters()), TEXTS, **OPTIONS, **option)
+
+
+def test_texts_of_one_token_are_one_clear_error() -> None:
+    with pytest.raises(InputError, match="at least 2 tokens"):
+        attention((grouped().eval(), Letters()), ["a", "b"], **OPTIONS)
+
+
 def test_heads_without_weights_are_one_clear_error() -> None:
     class Own(torch.nn.Module):
         def __init__(self) -> None:
@@ -161,10 +196,10 @@ def test_heads_without_weights_are_one_clear_error() -> None:
 
 
 def frames(attend: list[float], measured: list[float], revision: str = "") -> Any:
-    base = {"model": "m", "revision": revision}
+    base = {"model": "m", "revision": revision, "stack": ""}
     left = pd.DataFrame(
-        [{**base, "block": n, "head": None, "statistic": "categorical", "value": value}
-         for n, value in enumerate(attend)]
+        [{**base, "block": n, "module": f"layers.{n}.self_attn", "head": None,
+          "statistic": "categorical", "value": value} for n, value in enumerate(attend)]
     )  # fmt: skip
     right = pd.DataFrame(
         [{**base, "block": n, "metric": "anisotropy", "filter": "all", "site": "block",

@@ -139,6 +139,10 @@ def test_from_a_folder_and_bad_requests(tmp_path: Path) -> None:
     np.testing.assert_allclose(whole["stderr"], swept["stderr"], rtol=1e-6)
     with pytest.raises(InputError, match="factors must be named once each"):
         causes(out, factors=["luck"])
+    with pytest.raises(InputError, match="queries must be"):
+        causes(out, queries=0)
+    with pytest.raises(InputError, match="relative error"):
+        causes(out, queries="all of them")
     with pytest.raises(InputError, match="metrics must be named"):
         causes(out, metrics=["mean_cosine"])
     with pytest.raises(InputError, match="no sites module"):
@@ -153,6 +157,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (tmp_path / "text.txt").write_text(TEXT)
     command = ["causes", str(folder), "--texts", str(tmp_path / "text.txt"), "--output"]
     command += [str(tmp_path / "out"), "--context", "16", "--max-tokens", "400", "--threads", "1"]
+    command += ["--queries", "10%"]
     assert main(command) == 1  # a document of 16 tokens has no positions from 64 on
     table = pd.read_csv(tmp_path / "out" / "causes.csv")
     assert set(table["kind"]) == {"ablation", "share", "interaction", "stratum", "control"}

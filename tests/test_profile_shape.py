@@ -16,9 +16,10 @@ import fastdim
 from fastdim.diagnose import SHAPES, id_scales, profile_shape, robust_shape
 from fastdim.diagnose.curves import curve_of
 from fastdim.diagnose.moves import Piece, find_moves, split
-from fastdim.diagnose.shape import shape_of
+from fastdim.diagnose.shape import _measures, shape_of
 from fastdim.diagnose.unimodal import stretch, unimodal
 from fastdim.errors import InputError, StoreError
+from fastdim.sweeps.folder import RunFolder
 from fastdim.sweeps.schema import to_frame
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -68,6 +69,33 @@ def test_peak_and_width_of_a_bell_lie_in_their_intervals() -> None:
         # Half height of a Gaussian lies 1.177 standard deviations from its peak.
         inside[1] += found.width.lower <= 2 * 1.177 * 0.18 <= found.width.upper
     assert inside.min() >= 20
+
+
+def test_shares_near_their_ends_with_errors_larger_than_themselves() -> None:
+    """On the logit scale such errors are thousands: no overflow on the way back."""
+    values = np.full(BLOCKS, 1e-6)
+    values[5:7] = 0.9
+    table = frame(values, metric="anisotropy")
+    table.loc[table["value"] < 0.1, "stderr"] = 1e-2
+    found = profile_shape(table, "anisotropy")
+    assert found.against_first.value == pytest.approx(0.9, abs=1e-5)
+
+
+def test_the_width_of_a_peak_is_a_share_of_the_depth() -> None:
+    """Replicates narrower than the curve put reflected ends beyond the depth."""
+    for seed in range(20):
+        values = np.full(BLOCKS, 10.0)
+        width = _measures(curve_of(frame(values, 0.1), "id_twonn", "all"), 1, 0.95, seed)[1]
+        assert 0.0 <= width.lower <= width.upper <= 1.0
+
+
+def test_values_that_are_compared_by_differences_are_told_so() -> None:
+    values = np.linspace(-0.001, 0.001, BLOCKS)
+    table = frame(values, metric="skewness").assign(stderr=1e-5)
+    found = profile_shape(table, "skewness")
+    assert found.shape == "flat"
+    assert "no pair by 0.1" in found.reason
+    assert "%" not in found.reason
 
 
 def test_a_table_without_documents_uses_its_standard_errors() -> None:
@@ -264,8 +292,10 @@ def test_scales_of_the_dimension_from_kept_activations(tmp_path: Path) -> None:
     assert set(scales["metric"]) == {"id_gride_1", "id_gride_2", "id_gride_4"}
     assert set(scales["status"]) == {"ok"}
     rows = fastdim.Store.open(out / "activations").rows(2)
-    first = scales.query("layer == 2 and metric == 'id_gride_1'")["value"].item()
-    assert first == pytest.approx(fastdim.gride(rows, 1, 2).value)
+    first = scales.query("layer == 2 and metric == 'id_gride_1'")
+    assert first["value"].item() == pytest.approx(fastdim.gride(rows, 1, 2).value)
+    # Of all tokens, whatever filter the run's last rows are of.
+    assert set(scales["n_rows"]) == {rows.n}
     places = ("embedding", "block", "final_norm")
     found = robust_shape(sweep, "id_twonn", sites=places, scales=scales)
     assert set(found.by_scale) == set(scales["metric"])
@@ -274,3 +304,6 @@ def test_scales_of_the_dimension_from_kept_activations(tmp_path: Path) -> None:
     sweep.save(tmp_path / "saved")
     with pytest.raises(StoreError, match="no activations"):
         id_scales(tmp_path / "saved")
+    RunFolder(out).piece_path(2, "all").unlink()
+    with pytest.raises(InputError, match="no row of layer 2"):
+        id_scales(out)

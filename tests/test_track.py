@@ -51,6 +51,10 @@ def test_every_checkpoint_is_measured_on_the_same_tokens(checkpoints: Path, tmp_
     again = Track.load(out)
     pd.testing.assert_frame_equal(again.table, table)
     assert len(phases(again, "anisotropy", smallest=0.0).layers) == 4
+    # Its steps are its own, whatever the names say.
+    given = OPTIONS | {"checkpoints": [checkpoints / "*"], "steps": [7, 5, 3]}
+    renamed = track(None, TEXTS, tmp_path / "other", **given)
+    assert phases(renamed, "anisotropy").steps == (3, 5, 7)
 
 
 def test_a_track_goes_on_without_running_what_is_finished(
@@ -81,6 +85,9 @@ def test_what_is_kept(checkpoints: Path, tmp_path: Path, keep: str) -> None:
     save_tiny(checkpoints / "checkpoint-1", 0)
     again = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep=keep, **OPTIONS)
     pd.testing.assert_frame_equal(again.table, found.table)
+    if keep == "none":
+        with pytest.raises(StoreError, match="its activations are removed"):
+            track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep="rows", **OPTIONS)
 
 
 def break_weights(folder: Path) -> None:
@@ -163,6 +170,20 @@ def test_the_command_line(
     told = capsys.readouterr()
     assert "checkpoint checkpoint-100 failed" in told.err
     assert "phases need at least 3" in told.out
+
+
+def test_a_track_without_phases_says_why_and_is_finished(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["track", "--checkpoints", str(checkpoints / "*"), "--texts"]
+    command += [str(tmp_path / "text.txt"), "--context", "16", "--max-tokens", "300"]
+    command += ["--threads", "1", "--formats", "csv"]
+    assert main([*command, "--output", str(tmp_path / "a"), "--keep", "none"]) == 0
+    assert "no phases of id_twonn" in capsys.readouterr().out
+    other = ["--output", str(tmp_path / "b"), "--filter", "no_outliers"]
+    assert main([*command, *other]) == 0
+    assert "id_twonn (no_outliers) over 3 checkpoints" in capsys.readouterr().out
 
 
 def test_bad_requests(checkpoints: Path, tmp_path: Path) -> None:

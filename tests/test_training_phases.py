@@ -11,7 +11,7 @@ from report_tables import COMMON
 from test_profile_shape import frame, sweep_of_pieces
 
 from fastdim.diagnose import compare_profiles, phases
-from fastdim.diagnose.phases import step_of
+from fastdim.diagnose.training import step_of
 from fastdim.errors import InputError
 from fastdim.sweeps.schema import to_frame
 
@@ -136,7 +136,7 @@ def test_bad_series() -> None:
         phases(one)
     with pytest.raises(InputError, match="'main' has no step number"):
         phases(table.replace({"revision": {"step512": "main"}}))
-    with pytest.raises(InputError, match="of the same step 1000"):
+    with pytest.raises(InputError, match="both of step 1000"):
         phases(table.replace({"revision": {"step512": "checkpoint-1000"}}))
     with pytest.raises(InputError, match="steps= has none"):
         phases(table, steps={"step512": 512})
@@ -209,6 +209,11 @@ def test_runs_of_other_tokens_have_no_phases() -> None:
         phases(joined, "anisotropy")
     for run in joined.runs:
         run.sample["tokens_sha256"] = "one"
+    # Another model of the same table may read tokens of its own.
+    other = sweep_of_pieces([1.0, 2.0, 3.0, 4.0]).runs[0]
+    other.sample |= {"model": "other", "revision": "step0", "tokens_sha256": "two"}
+    both = fastdim.Sweep([*joined.runs, other])
+    assert phases(both, "anisotropy", model="m").verdicts == phases(joined, "anisotropy").verdicts
     assert phases(joined, "anisotropy").verdicts == {
         "none": ["block 0", "block 1", "block 2", "block 3"]
     }

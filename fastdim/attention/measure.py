@@ -80,13 +80,14 @@ def attention(
     that sees a single key is left out. Intervals are normal, over documents; statistics of mean
     queries and keys have none.
 
-    Raises ModelError where the weights of the heads cannot be had, and as `fastdim.sweep`.
+    Raises ModelError where the weights of the heads cannot be had; InputError where no query sees
+    two keys; the rest as `fastdim.sweep`.
     """
     require("torch", "models")
-    require("pandas", "report")
+    frames = require("pandas", "report")
     check_confidence(confidence)
     from fastdim.extract.documents import build_documents
-    from fastdim.extract.model import LoadedModel, load_model
+    from fastdim.extract.model import check_pair, load_model, model_in_memory
 
     corpus = texts if isinstance(texts, Corpus) else load_texts(texts)
     if isinstance(model, str):
@@ -97,14 +98,8 @@ def attention(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
         )
-    elif isinstance(model, tuple) and len(model) == 2:
-        from fastdim.extract.facts import model_dtype
-
-        base = getattr(model[0], "base_model", model[0])
-        name = type(model[0]).__name__
-        loaded = LoadedModel(base, model[1], name, None, model_dtype(base), "memory")
     else:
-        raise InputError("model must be a name or a pair (torch.nn.Module, tokenizer)")
+        loaded = model_in_memory(*check_pair(model, revision, dtype))
     documents = build_documents(
         corpus,
         loaded.tokenizer,
@@ -121,12 +116,13 @@ def attention(
         "document_rule": documents.rule, "dtype": loaded.dtype, "seed": seed,
         "n_documents": len(documents),
     }  # fmt: skip
+    # Stacks have names where there are two, as in the table of a sweep.
+    names = ("encoder", "decoder") if loaded.model.config.is_encoder_decoder else ()
     rows: list[dict[str, Any]] = []
     for path, found in heads.items():
-        rows += _rows(path, found, common, confidence)
-    import pandas
-
-    table = pandas.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+        stack = next((name for name in names if name in path.split(".")), "")
+        rows += _rows(path, found, common | {"stack": stack}, confidence)
+    table = frames.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return Attention(table, heads)
 
 
@@ -147,25 +143,21 @@ def _run(loaded: Any, documents: Any, batch_size: int, progress: Progress) -> di
     progress.start("attention", len(batches), "batches")
     with torch.inference_mode(), evaluating(loaded.model), watched(loaded.model, see):
         for batch in batches:
-            spans = [
-                (int(documents.offsets[i]), int(documents.offsets[i + 1]))
-                for i in range(batch.start, batch.stop)
-            ]
-            longest = max(stop - start for start, stop in spans)
-            ids = np.full((len(spans), longest), documents.pad_id, dtype=np.int64)
-            mask = np.zeros((len(spans), longest), dtype=np.int64)
-            for row, (start, stop) in enumerate(spans):
-                ids[row, : stop - start] = documents.input_ids[start:stop]
-                mask[row, : stop - start] = 1
-            real = torch.from_numpy(mask > 0).to(device)
-            given = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-            run_model(loaded.model, *given)
+            ids, mask, _ = documents.padded(batch)
+            real = torch.from_numpy(mask).to(device)
+            run_model(loaded.model, torch.from_numpy(ids).to(device), real.long())
             progress.advance()
     progress.finish()
     if not heads:
         raise ModelError(
             f"no attention of {loaded.name} ran through transformers' attention functions, so the "
             "weights of its heads cannot be had"
+        )
+    blind = next((path for path, found in heads.items() if not found.n_queries), None)
+    if blind is not None:
+        raise InputError(
+            f"no query of {blind} sees two keys, and one that sees a single key says nothing: give "
+            "texts of at least 2 tokens"
         )
     return heads
 
@@ -176,9 +168,8 @@ def _rows(
     n_heads = len(found.queries.mean)
     share = n_heads // len(found.keys.mean)
     numbers = re.findall(r"\.(\d+)(?:\.|$)", f".{path}")
-    stack = next((name for name in ("encoder", "decoder") if name in path.split(".")), "")
     base = {
-        **common, "module": path, "stack": stack, "n_queries": found.n_queries,
+        **common, "module": path, "n_queries": found.n_queries,
         "block": int(numbers[0]) if numbers else None,
     }  # fmt: skip
     z = normal_quantile(confidence)

@@ -31,9 +31,11 @@ def correlate(
     """Spearman's correlation over the layers of each model, or over the steps of each layer.
 
     attention: `Attention.table`, of several revisions one after another for over="steps". sweep:
-    `Sweep.table` of the same models. What a block's heads do is set beside the block's output.
+    `Sweep.table` of the same models. What a block's heads do is set beside the block's output, each
+    stack and each attention of a block by itself.
 
-    Columns model, revision (or block), correlation, lower, upper, n. The interval is Fisher's with
+    Columns model, revision (or block), stack, module (the path with * for numbers), correlation,
+    lower, upper, n. The interval is Fisher's with
     the variance of ranks (1 + r^2 / 2)/(n - 3) (Bonett & Wright, Psychometrika 65:23, 2000), as if
     places were independent: neighbouring layers and steps are not, so it is too narrow.
 
@@ -48,9 +50,13 @@ def correlate(
     left = attention[attention["head"].isna() & (attention["statistic"] == statistic)]
     right = sweep[(sweep["metric"] == metric) & (sweep["filter"] == filter)]
     right = right[(right["site"] == "block") & (right["status"] == "ok")]
-    keys = ["model", "revision", "block"]
-    both = left[[*keys, "value"]].merge(right[[*keys, "value"]], on=keys, suffixes=("_a", "_s"))
-    fixed = ["model", "revision"] if over == "layers" else ["model", "block"]
+    left = left.assign(module=left["module"].str.replace(r"\d+", "*", regex=True))
+    keys = ["model", "revision", "stack", "block"]
+    both = left[[*keys, "module", "value"]].merge(
+        right[[*keys, "value"]], on=keys, suffixes=("_a", "_s")
+    )
+    place = "revision" if over == "layers" else "block"
+    fixed = ["model", place, "stack", "module"]
     rows: list[dict[str, Any]] = []
     for names, part in both.groupby(fixed):
         if len(part) < LEAST:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups, as_rows
+from fastdim.arrays import Rows, as_groups, as_rows, whole_number
 from fastdim.backends import cpu
 from fastdim.causes.factors import FACTORS, LEAST_ROWS, LayerCauses, mean_of, strata
 from fastdim.causes.shapley import (
@@ -27,9 +27,9 @@ from fastdim.covariance import spectrum_of
 from fastdim.errors import FastdimError, InputError, StoreError, require
 from fastdim.estimate import check_confidence, group_sums, normal_quantile
 from fastdim.estimators import twonn
-from fastdim.estimators.twonn_influence import influence
 from fastdim.extract.store import Site, Store
 from fastdim.neighbors import find_distinct
+from fastdim.query_share import query_count
 from fastdim.sweeps.record import RunRecord
 
 if TYPE_CHECKING:
@@ -62,13 +62,14 @@ def causes(
     factors: Sequence[str] = tuple(FACTORS),
     metrics: Sequence[str] = METRICS,
     sites: Sequence[str] = ("block",),
-    queries: int | None = 1000,
+    queries: int | str | None = 1000,
     confidence: float = 0.95,
     threads: int | None = None,
 ) -> pandas.DataFrame:
     """What each factor (see FACTORS) explains of a metric: v(nothing ablated) less v(ablated).
 
-    folder: a sweep with its activations. queries: rows TwoNN looks at, against all; None for all.
+    folder: a sweep with its activations. queries: rows TwoNN looks at, against all (None: all;
+    "1%": as many as keep that relative error, as in `fastdim.sweep`). sites: kinds of places.
 
     Rows of the table, by `kind`: "ablation": the metric without the factors named (joined by +,
     "nothing" for none); "share": Shapley value of a factor, how much the metric falls by it over
@@ -79,11 +80,15 @@ def causes(
     Anisotropy subtracts the mean, and distances do not see it, so "mean" acts together with "norm"
     alone.
 
-    Raises InputError on unknown names or activations without tokens; StoreError without
-    activations. What fails for a layer has rows with its reason.
+    Raises InputError on unknown names, bad numbers or activations without tokens; StoreError
+    without activations. What fails for a layer has rows with its reason.
     """
     frames = require("pandas", "report")
     check_confidence(confidence)
+    if isinstance(queries, str):
+        queries = query_count(queries)
+    elif queries is not None:
+        whole_number("queries", queries, 1)
     for what, given, known in (("factor", factors, FACTORS), ("metric", metrics, METRICS)):
         bad = [name for name in given if name not in known]
         if bad or not given or len(set(given)) != len(given):
@@ -165,19 +170,19 @@ def _layer(layer: LayerCauses, metric: str, options: _Options) -> list[dict[str,
             note("ablation", name, known[chosen])
         except FastdimError as error:
             note("ablation", name, str(error))
-    weighed: list[tuple[str, str, Weights, float]] = [
-        ("share", name, share_weights(name, options.factors), -1.0) for name in options.factors
+    weighed: list[tuple[str, str, Weights]] = [
+        ("share", name, share_weights(name, options.factors)) for name in options.factors
     ]
     weighed += [
-        ("interaction", "+".join(pair), interaction_weights(pair, options.factors), -1.0)
+        ("interaction", "+".join(pair), interaction_weights(pair, options.factors))
         for pair in combinations(options.factors, 2)
     ]
-    for kind, name, weights, sign in weighed:
+    for kind, name, weights in weighed:
         if all(chosen in known for chosen in weights):
-            values = {chosen: known[chosen].value for chosen in weights}
-            parts = sum(weight * known[chosen].parts for chosen, weight in weights.items())
-            total = sign * combine(weights, values)
-            note(kind, name, Value(total, np.asarray(sign * parts), layer.rows.n))
+            # What a cause explains is what goes with it: the values are of what is left.
+            lost = {chosen: -known[chosen].value for chosen in weights}
+            parts = -sum(weight * known[chosen].parts for chosen, weight in weights.items())
+            note(kind, name, Value(combine(weights, lost), np.asarray(parts), layer.rows.n))
         else:
             note(kind, name, "an ablation it needs failed")
     for name, mask in strata(layer).items():
@@ -210,13 +215,7 @@ def _value(rows: Rows, documents: Int64, count: int, metric: str, options: _Opti
         return Value(found.value, parts, rows.n)
     distinct = find_distinct(rows, options.threads)
     neighbors = twonn.search_pairs(rows, options.queries, distinct, options.threads, options.seed)
-    estimate = twonn.estimate(
-        neighbors, twonn.resolve(), "robust", options.confidence, options.seed
-    )
-    distances = neighbors.distances[:, :2].astype(np.float64)
-    log_mu = np.log(distances[:, 1] / distances[:, 0])
-    order = np.argsort(log_mu, kind="stable")
-    moved = influence(log_mu[order], estimate.method, float(twonn.DISCARD_FRACTION))
-    own = documents[neighbors.queries[order]]
-    parts = estimate.value * group_sums(moved, own, count) / len(log_mu)
-    return Value(estimate.value, parts, rows.n)
+    plan = twonn.resolve()
+    value, _ = twonn.point(neighbors, plan, options.seed)
+    which, parts = twonn.query_parts(neighbors, plan, value)
+    return Value(value, group_sums(parts, documents[neighbors.queries[which]], count), rows.n)

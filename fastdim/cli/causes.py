@@ -9,24 +9,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fastdim.cli import FAILED_ROWS, OK
 from fastdim.cli.display import wide
-from fastdim.errors import InputError
+from fastdim.cli.given import MODEL, check_named, chosen, texts_of
 from fastdim.extract.shards import write_bytes
-from fastdim.extract.texts import load_texts
 from fastdim.sweeps.jobs import prepare_model, run_job
 from fastdim.sweeps.options import Defaults
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.result import require_formats
 
-FINISHED, FAILED_ROWS = 0, 1
-
 
 def causes(options: argparse.Namespace, progress: Progress) -> int:
     """Run the command; 1 if a row of the table failed."""
-    if options.texts is None:
-        raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
-    if options.output is None:
-        raise InputError("where to? --output DIR")
+    check_named(options)
     require_formats(("csv",), [options.model])
     from fastdim.causes import FACTORS
     from fastdim.causes import causes as run
@@ -34,27 +29,16 @@ def causes(options: argparse.Namespace, progress: Progress) -> int:
     folder = Path(options.output)
     job = prepare_model(
         options.model,
-        load_texts(options.texts, field=options.text_field),
-        revision=options.revision,
-        layers=options.layers,
-        context=options.context,
-        pack=options.pack,
-        max_tokens=options.max_tokens,
+        texts_of(options),
         tokens_per_document=None,
-        batch_size=options.batch_size,
-        device=options.device,
-        dtype=options.dtype,
         store_dtype=None,
         filters=["all"],
         queries=Defaults.queries,
         pairs=Defaults.pairs,
         exact=False,
-        seed=options.seed,
-        confidence=options.confidence,
         outlier_factor=Defaults.outlier_factor,
-        threads=options.threads,
-        trust_remote_code=options.trust_remote_code,
         keep_activations=True,
+        **chosen(options, (*MODEL, "revision", "layers", "seed", "confidence", "threads")),
     )
     job.check(folder)
     run_job(job, folder, ("csv",), progress)
@@ -83,4 +67,4 @@ def causes(options: argparse.Namespace, progress: Progress) -> int:
     if failed:
         reasons = found.loc[found["status"] == "failed", "reason"]
         print(f"fastdim: {failed} rows failed, the first: {reasons.iloc[0]}", file=sys.stderr)
-    return FAILED_ROWS if failed else FINISHED
+    return FAILED_ROWS if failed else OK

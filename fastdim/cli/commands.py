@@ -6,20 +6,19 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fastdim.cli import FAILED_ROWS, OK
 from fastdim.cli.display import Terminal, duration, split_text, wide
+from fastdim.cli.given import ANALYSIS, SAMPLE, check_named, chosen, texts_of
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.result import Sweep, require_formats, run_folders
-
-FINISHED, FAILED_ROWS = 0, 1
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,31 +33,14 @@ def sweep(options: argparse.Namespace) -> int:
     models = options.models or options.model
     if not models:
         raise InputError("which model? A hub name, a folder, a .gguf file or package:NAME")
-    if options.texts is None:
-        raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
-    if options.output is None and not options.dry_run:
-        raise InputError("where to? --output DIR (or --dry-run)")
+    check_named(options, None if options.dry_run else "--output DIR (or --dry-run)")
     require_formats(() if options.dry_run else options.formats, models)
-    from fastdim.extract.texts import load_texts
-
-    corpus = load_texts(options.texts, field=options.text_field)
+    corpus = texts_of(options)
     jobs = [
         prepare_model(
             model,
             corpus,
-            revision=options.revision,
-            layers=options.layers,
-            context=options.context,
-            pack=options.pack,
-            max_tokens=options.max_tokens,
-            tokens_per_document=options.tokens_per_document,
-            batch_size=options.batch_size,
-            device=options.device,
-            dtype=options.dtype,
-            store_dtype=options.store_dtype,
-            **_analysis(options),
-            trust_remote_code=options.trust_remote_code,
-            keep_activations=options.keep_activations,
+            **chosen(options, (*SAMPLE, *ANALYSIS, "revision", "keep_activations")),
         )
         for model in models
     ]
@@ -66,30 +48,16 @@ def sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         for job in jobs:
             plan_job(job, progress)
-        return FINISHED
+        return OK
     return _run_all(jobs, Path(options.output), options, progress)
 
 
 def profile(options: argparse.Namespace) -> int:
     """`fastdim profile`: the same metrics for matrices from elsewhere."""
     require_formats(options.formats if options.output else ("csv",))
-    job = prepare_files(
-        options.files,
-        name=options.name,
-        **_analysis(options),
-    )
+    job = prepare_files(options.files, name=options.name, **chosen(options, ANALYSIS))
     output = None if options.output is None else Path(options.output)
     return _run_all([job], output, options, _progress(options))
-
-
-def _analysis(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that every measuring command shares."""
-    return {name: getattr(options, name) for name in _ANALYSIS}
-
-
-_ANALYSIS = (
-    "filters", "seed", "queries", "pairs", "exact", "outlier_factor", "confidence", "threads",
-)  # fmt: skip
 
 
 def _run_all(
@@ -124,29 +92,28 @@ def _show(result: Sweep, output: Path | None, quiet: bool) -> int:
                 if path.stem in ("results", "report", "profiles")
             )
             console.print(f"written to {output}: {', '.join(files)}", soft_wrap=True)
-    warned = warnings_of(result)
-    for warning in warned[:MOST_REASONS]:
-        print(f"fastdim: {warning}", file=sys.stderr)
-    if len(warned) > MOST_REASONS:
-        more = len(warned) - MOST_REASONS
-        print(f'fastdim: and {more} more warnings, in the column "reason"', file=sys.stderr)
+    _tell(warnings_of(result), "fastdim: ", " warnings")
     if result.n_failed:
         print(
             f"fastdim: {result.n_failed} of {sum(len(run.pieces) for run in result.runs)} pieces"
             " (layers x filters) have failed rows in the table; the reasons:",
             file=sys.stderr,
         )
-        reasons = failure_reasons(result)
-        for reason in reasons[:MOST_REASONS]:
-            print(f"  {reason}", file=sys.stderr)
-        if len(reasons) > MOST_REASONS:
-            more = len(reasons) - MOST_REASONS
-            print(f'  and {more} more, in the column "reason"', file=sys.stderr)
+        _tell(failure_reasons(result), "  ", "")
         return FAILED_ROWS
-    return FINISHED
+    return OK
 
 
 MOST_REASONS = 5
+
+
+def _tell(lines: list[str], start: str, what: str) -> None:
+    """The first lines on standard error, and how many more stand in the table."""
+    for line in lines[:MOST_REASONS]:
+        print(f"{start}{line}", file=sys.stderr)
+    if len(lines) > MOST_REASONS:
+        more = len(lines) - MOST_REASONS
+        print(f'{start}and {more} more{what}, in the column "reason"', file=sys.stderr)
 
 
 def warnings_of(result: Sweep) -> list[str]:
@@ -202,7 +169,7 @@ def ls(options: argparse.Namespace) -> int:
     console = Console()
     wide(console, table)
     console.print(table)
-    return FINISHED
+    return OK
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -214,7 +181,7 @@ def doctor(options: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=1))
     else:
         render(answer, Console())
-    return FINISHED
+    return OK
 
 
 def _progress(options: argparse.Namespace) -> Progress:
@@ -225,7 +192,7 @@ def track(options: argparse.Namespace) -> int:
     """`fastdim track`: checkpoints of one training, and the phases of its layers."""
     from fastdim.cli.training import track as run_track
 
-    return run_track(options, _analysis(options), _progress(options))
+    return run_track(options, _progress(options))
 
 
 def attention(options: argparse.Namespace) -> int:

@@ -8,14 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fastdim.cli import FAILED_ROWS, OK
 from fastdim.cli.display import wide
-from fastdim.errors import InputError
+from fastdim.cli.given import MODEL, check_named, chosen, texts_of
 from fastdim.extract.shards import storage_errors, write_bytes
-from fastdim.extract.texts import load_texts
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.result import require_formats
 
-FINISHED, FAILED_ROWS = 0, 1
 SHOWN = {
     "max_weight": "max", "entropy": "entropy", "first_key": "key 0", "sink_rate": "sinks",
     "categorical": "categorical", "query_norm": "|q|", "key_norm": "|k|",
@@ -25,25 +24,15 @@ SHOWN = {
 
 def attention(options: argparse.Namespace, progress: Progress) -> int:
     """Run the command; 1 if a row of the table is not a number."""
-    if options.texts is None:
-        raise InputError("which texts? --texts FILE, FOLDER, - or docstrings")
+    check_named(options, output=None)
     require_formats(("csv",), [options.model])
     from fastdim.attention import attention as run
 
     found = run(
         options.model,
-        load_texts(options.texts, field=options.text_field),
-        revision=options.revision,
-        context=options.context,
-        pack=options.pack,
-        max_tokens=options.max_tokens,
-        batch_size=options.batch_size,
-        device=options.device,
-        dtype=options.dtype,
-        seed=options.seed,
-        confidence=options.confidence,
-        trust_remote_code=options.trust_remote_code,
+        texts_of(options),
         progress=progress,
+        **chosen(options, (*MODEL, "revision", "seed", "confidence")),
     )
     written = None
     if options.output is not None:
@@ -64,4 +53,4 @@ def attention(options: argparse.Namespace, progress: Progress) -> int:
         console.print(table)
         if written is not None:
             console.print(f"written: {written}", soft_wrap=True, highlight=False)
-    return FAILED_ROWS if (found.table["status"] == "failed").any() else FINISHED
+    return FAILED_ROWS if (found.table["status"] == "failed").any() else OK

@@ -210,6 +210,10 @@ def _add_analysis(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--queries", type=queries, default=Defaults.queries, help=_QUERIES)
     group.add_argument("--pairs", type=count, default=Defaults.pairs, help=_PAIRS)
     group.add_argument("--exact", action="store_true", help="every row a query, every pair")
+    _add_interval(group)
+
+
+def _add_interval(group: argparse._ActionsContainer) -> None:
     group.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
     group.add_argument("--seed", type=int, default=0, help=_DEFAULT)
 
@@ -223,10 +227,18 @@ _PAIRS = "pairs sampled for the distribution of the cosine; " + _DEFAULT
 
 def _add_output(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("running")
-    group.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")
+    _add_threads(group)
     group.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="files to write"
     )
+    _add_quiet(group)
+
+
+def _add_threads(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")
+
+
+def _add_quiet(group: argparse._ActionsContainer) -> None:
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
@@ -238,7 +250,7 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
         help=".npy, .npz, .safetensors, or the folder of shards that a sweep wrote; each matrix"
         " (rows, columns) is one layer",
     )
-    sub.add_argument("--config", metavar="FILE.yaml", help="options from a file; unknown keys fail")
+    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
     sub.add_argument("--name", help="what the table calls the model (default: the file's name)")
     sub.add_argument("--output", metavar="DIR", help="folder to write to (default: print only)")
     _add_analysis(sub)
@@ -280,34 +292,30 @@ def _add_track(sub: argparse.ArgumentParser) -> None:
     _add_output(sub)
 
 
-def _add_attention(sub: argparse.ArgumentParser) -> None:
+def _add_one_model(sub: argparse.ArgumentParser, output: str) -> argparse._ArgumentGroup:
+    """One model and its texts, for a command beside the sweep; the group of its sample."""
     sub.add_argument("model", metavar="MODEL", help="as for a sweep")
     sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
     sub.add_argument("--revision", help="branch, tag or commit of a hub model")
     _add_texts(sub)
-    sub.add_argument("--output", metavar="DIR", help="folder for attention.csv")
+    sub.add_argument("--output", metavar="DIR", help=output)
     _add_model(sub)
-    _add_tokens(sub.add_argument_group("sample"))
-    sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
-    sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
-    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    sample = sub.add_argument_group("sample")
+    _add_tokens(sample)
+    _add_interval(sub)
+    _add_quiet(sub)
+    return sample
+
+
+def _add_attention(sub: argparse.ArgumentParser) -> None:
+    _add_one_model(sub, "folder for attention.csv")
 
 
 def _add_causes(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="as for a sweep")
-    sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
-    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
-    _add_texts(sub)
-    sub.add_argument("--output", metavar="DIR", help="folder of the run; started again, it goes on")
-    _add_model(sub)
-    group = sub.add_argument_group("sample")
-    _add_tokens(group)
-    group.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
-    group.add_argument("--queries", type=count, default=1000, help=_QUERIES)
-    sub.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
-    sub.add_argument("--seed", type=int, default=0, help=_DEFAULT)
-    sub.add_argument("--threads", type=count, help="default: FASTDIM_NUM_THREADS or all cores")
-    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    sample = _add_one_model(sub, "folder of the run; started again, it goes on")
+    sample.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
+    sample.add_argument("--queries", type=queries, default=1000, help=_QUERIES)
+    _add_threads(sub)
 
 
 def _add_report(sub: argparse.ArgumentParser) -> None:
@@ -316,4 +324,4 @@ def _add_report(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("-o", "--output", metavar="DIR", help="default: DIR, if there is one DIR")
     sub.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    _add_quiet(sub)

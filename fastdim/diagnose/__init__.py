@@ -3,7 +3,7 @@
     Sweep or table -> curves.curve_of -> moves.find_moves (all pairs of places, one error)
                                           -> moves.split (monotone pieces)
                                              -> shape.profile_shape, robust.robust_shape
-                                             -> phases.phases
+                                             -> training.phases
                       compare.compare_profiles (two curves at common depths)
 
 No forward pass and no activations are needed: a sweep keeps what each document adds to a metric.
@@ -12,10 +12,10 @@ No forward pass and no activations are needed: a sweep keeps what each document 
 from __future__ import annotations
 
 from fastdim.diagnose.compare import ProfileDifference, compare_profiles
-from fastdim.diagnose.phases import LayerPhases, TrainingPhases, phases
 from fastdim.diagnose.robust import Flip, RobustShape, robust_shape
 from fastdim.diagnose.scales import id_scales
 from fastdim.diagnose.shape import SHAPES, Interval, ProfileShape, profile_shape
+from fastdim.diagnose.training import LayerPhases, TrainingPhases, phases
 
 __all__ = [
     "SHAPES",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.diagnose.curves import REPLICATES, Curve, curve_of
+from fastdim.diagnose.curves import REPLICATES, Curve, curve_of, run_of
 from fastdim.errors import InputError
 from fastdim.estimate import check_confidence
 from fastdim.sweeps.result import Sweep
@@ -144,15 +144,6 @@ def _paired(
         return False
     if first.n_groups is None or first.n_groups != second.n_groups:
         return False
-    tokens = [_tokens(sweep, curve) for sweep, curve in ((a, first), (b, second))]
-    return tokens[0] == tokens[1] and tokens[0] != ""
-
-
-def _tokens(sweep: Sweep, curve: Curve) -> str:
-    """Hash of the tokens a run read; "" where it is not known."""
-    run = next(
-        run
-        for run in sweep.runs
-        if (run.sample["model"], run.sample["revision"]) == (curve.model, curve.revision)
-    )
-    return str(run.sample.get("tokens_sha256", ""))
+    # Runs of before have no hash of their tokens.
+    tokens = [run_of(s, c).sample.get("tokens_sha256") for s, c in ((a, first), (b, second))]
+    return tokens[0] == tokens[1] and tokens[0] is not None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fastdim.errors import InputError
 from fastdim.metrics import METRICS
+from fastdim.sweeps.record import RunRecord
 from fastdim.sweeps.result import Sweep
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ SCALES = {
     "logit": Scale(
         lambda p: _logit(np.clip(p, _EDGE, 1.0 - _EDGE)),
         lambda p: 1.0 / (np.clip(p, _EDGE, 1.0 - _EDGE) * (1.0 - np.clip(p, _EDGE, 1.0 - _EDGE))),
-        lambda z: 1.0 / (1.0 + np.exp(-z)),
+        lambda z: np.exp(-np.logaddexp(0.0, -z)),
     ),
     "plain": Scale(lambda x: x, np.ones_like, lambda x: x),
 }
@@ -60,7 +61,11 @@ def scale_of(metric: str, values: Array) -> Scale:
     """Logit for shares of variance, log for dimensions and ranks, as it is for cosines."""
     if metric in ("anisotropy", "top_share"):
         return SCALES["logit"]
-    return SCALES["plain"] if metric in SHARES or (values <= 0.0).any() else SCALES["log"]
+    return SCALES["log"] if _by_ratios(metric, values) else SCALES["plain"]
+
+
+def _by_ratios(metric: str, values: Array) -> bool:
+    return metric not in SHARES and bool((values > 0.0).all())
 
 
 @lru_cache(maxsize=8)
@@ -119,11 +124,16 @@ class Curve:
         """How often each document group is drawn, (replicates, g)."""
         return _drawn(0 if self.parts is None else len(self.parts), replicates, seed)
 
+    @property
+    def relative(self) -> bool:
+        """Whether changes are judged by ratios; else, as for shares and cosines, by differences."""
+        return _by_ratios(self.metric, self.values)
+
     def difference(self, before: int, after: int) -> float:
         """Change from one site to another as it is judged: a difference, or log of the ratio."""
-        if self.metric in SHARES or (self.values <= 0.0).any():
-            return float(self.values[after] - self.values[before])
-        return math.log(self.values[after] / self.values[before])
+        if self.relative:
+            return math.log(self.values[after] / self.values[before])
+        return float(self.values[after] - self.values[before])
 
 
 def curve_of(
@@ -203,6 +213,12 @@ def build(
         tuple(int(row["layer"]) for row in used), np.array([positions[n] for n in good]), values,
         scale.forward(values), scale, parts, stderr, basis, tuple(bad),
     )  # fmt: skip
+
+
+def run_of(sweep: Sweep, curve: Curve) -> RunRecord:
+    """The run of a sweep that a curve is of."""
+    place = (curve.model, curve.revision)
+    return next(r for r in sweep.runs if (r.sample["model"], r.sample["revision"]) == place)
 
 
 def label_of(row: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 Every difference z_j - z_i has its t value; the largest absolute one of replicates about zero gives
 a critical value for all pairs at once (max-t; Westfall & Young, Resampling-Based Multiple Testing,
-1993). So with probability `confidence` no pair is named
-different, or named in the wrong direction, that is not.
+1993). So with probability `confidence` no pair is named different, or named in the wrong direction,
+that is not.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastdim.diagnose.curves import run_of
 from fastdim.diagnose.shape import SMALLEST, ProfileShape, profile_shape
 from fastdim.errors import InputError
 from fastdim.sweeps.filters import FILTERS
@@ -64,9 +65,9 @@ def _named(row: Mapping[str, Any]) -> str:
 class RobustShape:
     """The shape with all tokens, under every other filter, and of every scale.
 
-    holds: whether all are the same. flips: filters under which the shape is another one, or
-    none-of-these with other rises and falls. scales:
-    shape by scale of the dimension, for `id_twonn` where scales were given.
+    by_filter: shape by filter, "all" too. flips: filters under which the shape is another one, or
+    none-of-these with other rises and falls. by_scale: shape by scale of the dimension, for
+    `id_twonn` where scales were given.
     """
 
     shape: ProfileShape
@@ -115,17 +116,15 @@ def robust_shape(
     options: dict[str, Any] = {"model": model, "revision": revision, "stack": stack}
     options |= {"sites": sites, "smallest": smallest, "confidence": confidence, "seed": seed}
     whole = profile_shape(sweep, metric, "all", **options)
-    run = next(
-        run
-        for run in sweep.runs
-        if (run.sample["model"], run.sample["revision"]) == (whole.model, whole.revision)
-    )
+    definition = run_of(sweep, whole.curve).definition
     by_filter = {"all": whole}
-    for name in run.definition.filters:
+    for name in definition.filters:
         if name != "all":
             by_filter[name] = profile_shape(sweep, metric, name, **options)
     flips = tuple(
-        _flip(sweep, whole, other) for other in by_filter.values() if not other.same_as(whole)
+        _flip(sweep, whole, other, definition.outlier_factor)
+        for other in by_filter.values()
+        if not other.same_as(whole)
     )
     by_scale = {}
     if scales is not None:
@@ -136,7 +135,7 @@ def robust_shape(
     return RobustShape(whole, by_filter, flips, by_scale)
 
 
-def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape) -> Flip:
+def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape, outlier_factor: float) -> Flip:
     """Where the two curves are farthest apart, and which of the strongest rows are gone there."""
     before = dict(zip(whole.curve.layers, whole.curve.values, strict=True))
     after = dict(zip(other.curve.layers, other.curve.values, strict=True))
@@ -152,7 +151,8 @@ def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape) -> Flip:
     }
     entry = entries["all"]
     kept = {row["row"] for row in entries[other.filter]["top_rows"]}
-    gone = tuple(row for row in entry["top_rows"] if _left_out(row, entry, sweep, other, kept))
+    limit = outlier_factor * float(entry["norm_median"])
+    gone = tuple(row for row in entry["top_rows"] if _left_out(row, other.filter, limit, kept))
     return Flip(
         filter=other.filter,
         shape=other.shape,
@@ -167,19 +167,12 @@ def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape) -> Flip:
     )
 
 
-def _left_out(
-    row: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    sweep: Sweep,
-    other: ProfileShape,
-    kept: set[int],
-) -> bool:
-    """Whether a filter leaves a row out, by the filter's own rule; one that is kept never is."""
-    if row["row"] in kept or FILTERS[other.filter].normalize:
+def _left_out(row: Mapping[str, Any], name: str, limit: float, kept: set[int]) -> bool:
+    """Whether a filter leaves a row out, by its own rule (`limit` of the norms); never one kept."""
+    if row["row"] in kept or FILTERS[name].normalize:
         return False
-    if other.filter == "no_special":
+    if name == "no_special":
         return bool(row.get("special")) or row.get("position") == 0
-    if other.filter == "no_outliers":
-        run = next(run for run in sweep.runs if run.sample["model"] == other.model)
-        return float(row["norm"]) > run.definition.outlier_factor * float(entry["norm_median"])
-    raise InputError(f"the rule of the filter {other.filter} is not known here")
+    if name == "no_outliers":
+        return float(row["norm"]) > limit
+    raise InputError(f"the rule of the filter {name} is not known here")

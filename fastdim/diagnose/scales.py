@@ -32,8 +32,11 @@ def id_scales(
     folder: a run with its activations (not --no-keep-activations). largest: the last n1, a power of
     two. sites: kinds of places. queries: rows looked at, against all; None for every one. The
     columns are those of `Sweep.table`, so `profile_shape` and `robust_shape(scales=)` take it;
-    standard errors are Gride's own, layers independent. Same errors raised as `gride_scales`;
-    StoreError without activations. A layer that fails has rows with its reason.
+    standard errors are Gride's own, layers independent. A layer that
+    fails has rows with its reason.
+
+    Raises InputError on a bad `largest`, unknown sites, or a layer that the run has not measured
+    under the filter "all"; StoreError without activations.
     """
     whole_number("largest", largest, 1)
     folder = Path(folder)
@@ -45,11 +48,21 @@ def id_scales(
             f"{folder} has no activations to look at other scales of ({error}); run the sweep "
             "again with --keep-activations"
         ) from error
-    base = {row["layer"]: row for row in record.rows() if row["metric"] == "id_twonn"}
+    # Of all tokens, as the scales are: another filter has other counts of rows.
+    base = {
+        row["layer"]: row
+        for row in record.rows()
+        if row["metric"] == "id_twonn" and row["filter"] == "all"
+    }
     rows: list[dict[str, Any]] = []
     for site in store.sites:
         if site.site not in sites:
             continue
+        if site.layer not in base:
+            raise InputError(
+                f"{folder} has no row of {site.label} under the filter all: let the sweep finish, "
+                "with that filter"
+            )
         orders = [1 << power for power in range(int(largest).bit_length())]
         blank = {**base[site.layer], "filter": "all", "backend": "", "seconds": 0.0}
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.diagnose.curves import REPLICATES, SHARES, Curve, curve_of
+from fastdim.diagnose.curves import REPLICATES, Curve, curve_of
 from fastdim.diagnose.moves import Moves, find_moves, split
 from fastdim.diagnose.unimodal import stretch, unimodal
 from fastdim.errors import InputError
@@ -220,8 +220,8 @@ def _measures(curve: Curve, turned: int, confidence: float, seed: int) -> list[I
         (float(low[0]), float(high[0])),
         *((2.0 * whole[k] - float(high[k]), 2.0 * whole[k] - float(low[k])) for k in range(1, 5)),
     ]
-    ends[1] = (max(0.0, ends[1][0]), min(1.0, ends[1][1]))
-    return [Interval(value, *sorted(end)) for value, end in zip(whole, ends, strict=True)]
+    ends[1] = (min(max(0.0, ends[1][0]), 1.0), min(max(0.0, ends[1][1]), 1.0))
+    return [Interval(value, *end) for value, end in zip(whole, ends, strict=True)]
 
 
 def _reason(
@@ -232,7 +232,7 @@ def _reason(
     confidence: float,
     flatness: float,
 ) -> str:
-    unit = f"{smallest:g}" if curve.metric in SHARES else f"{100 * smallest:g} %"
+    unit = f"{100 * smallest:g} %" if curve.relative else f"{smallest:g}"
     if directions == []:
         if moves.p_flat <= 1.0 - confidence:
             return f"sites differ, but no pair by {unit}"

@@ -15,44 +15,33 @@ def unimodal(values: Array, weights: Array) -> Array:
     Restrictions, 1972); the errors of all left and right parts come from one pass each (Stout,
     Comput. Stat. Data Anal. 53:289, 2008).
     """
-    left = _errors(values, weights)
-    right = _errors(values[::-1], weights[::-1])
+    left = _rising(values, weights)[1]
+    right = _rising(values[::-1], weights[::-1])[1]
     count = len(values)
     totals = [left[k] + right[count - k] for k in range(1, count + 1)]
     peak = 1 + int(np.argmin(totals))
-    rising = _isotonic(values[:peak], weights[:peak])
-    falling = _isotonic(values[peak:][::-1], weights[peak:][::-1])[::-1]
+    rising = _rising(values[:peak], weights[:peak])[0]
+    falling = _rising(values[peak:][::-1], weights[peak:][::-1])[0][::-1]
     return np.concatenate([rising, falling])
 
 
-def _errors(values: Array, weights: Array) -> list[float]:
-    """Squared error of the rising fit to the first k values, k = 0..L."""
+def _rising(values: Array, weights: Array) -> tuple[Array, list[float]]:
+    """The rising fit (k,), and the squared error of that to the first 0..k values."""
     errors, total = [0.0], 0.0
-    blocks: list[tuple[float, float, float]] = []
+    blocks: list[tuple[float, float, float, int]] = []
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        mean, mass, error = value, weight, 0.0
+        mean, mass, error, size = value, weight, 0.0, 1
         while blocks and blocks[-1][0] >= mean:
-            other, its, before = blocks.pop()
+            other, its, before, count = blocks.pop()
             total -= before
             error += before + its * mass / (its + mass) * (other - mean) ** 2
             mean = (its * other + mass * mean) / (its + mass)
-            mass += its
-        blocks.append((mean, mass, error))
+            mass, size = mass + its, size + count
+        blocks.append((mean, mass, error, size))
         total += error
         errors.append(total)
-    return errors
-
-
-def _isotonic(values: Array, weights: Array) -> Array:
-    blocks: list[tuple[float, float, int]] = []
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        mean, mass, size = value, weight, 1
-        while blocks and blocks[-1][0] >= mean:
-            other, its, count = blocks.pop()
-            mean = (its * other + mass * mean) / (its + mass)
-            mass, size = mass + its, size + count
-        blocks.append((mean, mass, size))
-    return np.repeat([mean for mean, _, _ in blocks], [size for _, _, size in blocks])
+    fit = np.repeat([block[0] for block in blocks], [block[3] for block in blocks])
+    return fit.astype(np.float64), errors
 
 
 def top_level(fit: Array) -> float:

@@ -21,6 +21,7 @@ from fastdim.estimators.twonn_influence import influence
 from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
 Array = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 # Factor of `dependent_stderr`: 1.8, 1.5, 1.4 on flat tori of 2, 5, 10 dimensions.
 SHARING = 1.7
@@ -236,6 +237,20 @@ def _resolve_compat(method: str | None, compat: str, discard: float | None) -> P
         )
     fit = definition.fits[name]
     return Plan(f"{compat}:{name}", share, definition.zeros, lambda log_mu: fit(log_mu, share))
+
+
+def query_parts(neighbors: Neighbors, plan: Plan, value: float) -> tuple[Int64, Array]:
+    """What each distinct query row adds to the value of a plan without a prior, to first order.
+
+    Where it first stands in `neighbors.queries` (m,), in the order of the ratios, and its part (m,)
+    in units of the dimension: the parts sum to 0.
+    """
+    once = np.unique(neighbors.queries, return_index=True)[1]
+    distances = neighbors.distances[once, :2].astype(np.float64)
+    log_mu = np.log(distances[:, 1] / distances[:, 0])
+    order = np.argsort(log_mu, kind="stable")
+    moved = influence(log_mu[order], plan.method, plan.discard)
+    return once[order], value * moved / len(log_mu)
 
 
 def _robust(

@@ -104,6 +104,24 @@ class Documents:
         for start in range(0, len(self), batch_size):
             yield slice(start, min(start + batch_size, len(self)))
 
+    def padded(
+        self, batch: slice
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Documents as a model reads them together, (documents, tokens of the longest).
+
+        Token ids, filled up with `pad_id`; which of them are real; which rows are kept.
+        """
+        numbers = range(*batch.indices(len(self)))
+        spans = [(int(self.offsets[i]), int(self.offsets[i + 1])) for i in numbers]
+        shape = len(spans), max(stop - start for start, stop in spans)
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        real, keep = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        for row, (start, stop) in enumerate(spans):
+            ids[row, : stop - start] = self.input_ids[start:stop]
+            real[row, : stop - start] = True
+            keep[row, : stop - start] = self.keep[start:stop]
+        return ids, real, keep
+
 
 def build_documents(
     corpus: Corpus,

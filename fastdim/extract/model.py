@@ -40,6 +40,27 @@ class LoadedModel:
     commit: str | None = None
 
 
+def check_pair(model: Any, revision: str | None, dtype: str | None) -> tuple[Any, Any]:
+    """Module and tokenizer of a model in memory.
+
+    Raises InputError unless it is a pair, and for what belongs to a model that is loaded.
+    """
+    if not (isinstance(model, tuple) and len(model) == 2):
+        raise InputError("model must be a name or a pair (torch.nn.Module, tokenizer)")
+    if revision is not None or dtype is not None:
+        raise InputError(
+            "revision and dtype belong to a model that is loaded by name; this one is in memory"
+        )
+    return model
+
+
+def model_in_memory(module: Any, tokenizer: Any) -> LoadedModel:
+    """A module as `load_model` gives one: without its head, called by its class."""
+    base = getattr(module, "base_model", module)
+    name = type(module).__name__
+    return LoadedModel(base, tokenizer, name, None, model_dtype(base), "memory")
+
+
 def local_path(name: str) -> Path | None:
     """The folder or .gguf file behind a name; None if the name can only be a hub's.
 

@@ -84,16 +84,7 @@ def _run_batch(
     """The tensors of one shard: rows of every site, and the tokens beside them."""
     import torch
 
-    numbers = range(batch.start, batch.stop)
-    spans = [(int(documents.offsets[i]), int(documents.offsets[i + 1])) for i in numbers]
-    longest = max(stop - start for start, stop in spans)
-    ids = np.full((len(spans), longest), documents.pad_id, dtype=np.int64)
-    mask = np.zeros((len(spans), longest), dtype=np.int64)
-    keep = np.zeros((len(spans), longest), dtype=bool)
-    for row, (start, stop) in enumerate(spans):
-        ids[row, : stop - start] = documents.input_ids[start:stop]
-        mask[row, : stop - start] = 1
-        keep[row, : stop - start] = documents.keep[start:stop]
+    ids, real, keep = documents.padded(batch)
     device = model_device(loaded.model)
     wanted = torch.from_numpy(keep).to(device)
     taken: dict[int, Any] = {}
@@ -102,17 +93,17 @@ def _run_batch(
         taken[tap.site.layer] = value[wanted]
 
     with torch.inference_mode(), hooked(loaded.model, taps, take):
-        run_model(loaded.model, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+        given = torch.from_numpy(ids).to(device), torch.from_numpy(real).long().to(device)
+        run_model(loaded.model, *given)
     tensors = {
         f"site/{site.layer}": (store_dtype, tensor_bits(taken[site.layer], store_dtype, site))
         for site in (tap.site for tap in taps)
     }
-    kept = np.concatenate([np.flatnonzero(documents.keep[a:b]) for a, b in spans])
-    flat = np.concatenate([a + np.flatnonzero(documents.keep[a:b]) for a, b in spans])
-    counts = [int(documents.keep[a:b].sum()) for a, b in spans]
+    row, position = np.nonzero(keep)
+    flat = documents.offsets[batch][row] + position
     return tensors | {
-        "document": ("int64", np.repeat(documents.numbers[batch], counts)),
-        "position": ("int64", kept.astype(np.int64)),
+        "document": ("int64", documents.numbers[batch][row]),
+        "position": ("int64", position.astype(np.int64)),
         "token": ("int64", documents.input_ids[flat]),
         "special": ("uint8", documents.special[flat].astype(np.uint8)),
     }

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from fastdim.covariance import STATISTICS
 from fastdim.estimate import group_sums
-from fastdim.estimators.twonn import DISCARD_FRACTION
-from fastdim.estimators.twonn_influence import influence
+from fastdim.estimators.twonn import query_parts, resolve
 from fastdim.sweeps.shared import SharedJob
 
 Array = NDArray[np.float64]
@@ -80,15 +79,8 @@ def _contribution(job: SharedJob, name: str, groups: Groups) -> Array:
 
 def _twonn(job: SharedJob, groups: Groups) -> Array:
     """Sums over the queries of each group, in units of the dimension."""
-    found = job.twonn
-    # As in the estimate: a row asked for twice, or by two equal rows, is one observation.
-    once = np.unique(job.neighbors.queries, return_index=True)[1]
-    distances = job.neighbors.distances[once, :2].astype(np.float64)
-    log_mu = np.log(distances[:, 1] / distances[:, 0])
-    order = np.argsort(log_mu, kind="stable")
-    moved = influence(log_mu[order], found.method, float(DISCARD_FRACTION))
-    own = groups.of_row[job.query_rows()[once]]
-    return found.value * group_sums(moved, own[order], groups.count) / len(log_mu)
+    which, parts = query_parts(job.neighbors, resolve(), job.twonn.value)
+    return group_sums(parts, groups.of_row[job.query_rows()[which]], groups.count)
 
 
 def _median(job: SharedJob, groups: Groups) -> Array:

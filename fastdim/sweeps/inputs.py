@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastdim.errors import InputError, require
-from fastdim.extract.facts import check_length, evaluating, model_dtype
+from fastdim.extract.facts import check_length, evaluating
 from fastdim.extract.files import Matrix, open_activations
 from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
@@ -133,7 +133,7 @@ class ModelInput:
         if self._prepared is None:
             require("torch", "models")
             from fastdim.extract.documents import build_documents
-            from fastdim.extract.model import LoadedModel, load_model
+            from fastdim.extract.model import load_model, model_in_memory
             from fastdim.extract.sites import find_sites, select_sites
 
             if self.module is None:
@@ -145,10 +145,7 @@ class ModelInput:
                     trust_remote_code=definition.trust_remote_code,
                 )
             else:
-                base = getattr(self.module, "base_model", self.module)
-                name = definition.model
-                dtype = model_dtype(base)
-                loaded = LoadedModel(base, self.tokenizer, name, None, dtype, "memory")
+                loaded = model_in_memory(self.module, self.tokenizer)
             with evaluating(loaded.model):
                 sites = select_sites(find_sites(loaded.model), definition.layers)
             documents = build_documents(

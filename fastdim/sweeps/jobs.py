@@ -20,7 +20,7 @@ from fastdim.estimate import check_confidence
 from fastdim.extract.facts import module_sha256
 from fastdim.extract.files import open_activations
 from fastdim.extract.hooks import check_store_dtype
-from fastdim.extract.model import check_source, local_path
+from fastdim.extract.model import check_pair, check_source, local_path
 from fastdim.extract.store import MANIFEST, Store
 from fastdim.extract.texts import Corpus
 from fastdim.query_share import query_count
@@ -115,16 +115,10 @@ def prepare_model(
             files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
             weights = [f for f in files if f.suffix not in (".py", ".pyc")]
             digest = sha256_of_files(weights, path if path.is_dir() else path.parent)
-    elif isinstance(model, tuple) and len(model) == 2:
-        if revision is not None or dtype is not None:
-            raise InputError(
-                "revision and dtype belong to a model that is loaded by name; this one is in memory"
-            )
-        module, tokenizer = model
+    else:
+        module, tokenizer = check_pair(model, revision, dtype)
         name = type(module).__name__
         digest = module_sha256(module)
-    else:
-        raise InputError("model must be a name or a pair (torch.nn.Module, tokenizer)")
     definition = Definition(
         kind="sweep",
         model=name,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdim.diagnose.curves import SHARES, Curve, build, label_of, one_of, rows_of
+from fastdim.diagnose.curves import Curve, build, label_of, one_of, rows_of
 from fastdim.diagnose.moves import Moves, Piece, find_moves, split
 from fastdim.diagnose.shape import Interval, check_smallest
 from fastdim.errors import InputError
@@ -136,7 +136,8 @@ def phases(
     """Training phases of a metric, layer by layer, by tests between all pairs of checkpoints.
 
     table: runs of one model at several revisions, as `profile_shape` takes it. steps: step of each
-    revision; None reads it from names like "step1000", "checkpoint-500" or "stage1-step10-tokens".
+    revision; None takes those of a `Track`, else reads them from names like "step1000",
+    "checkpoint-500" or "stage1-step10-tokens".
     smallest: a move that counts, absolute for shares and cosines, else relative. family: error of
     5 % (1 - `confidence`) for each "layer" by itself, or for "all" layers together (Bonferroni).
 
@@ -150,10 +151,12 @@ def phases(
     check_smallest(smallest)
     if family not in ("layer", "all"):
         raise InputError(f"family must be 'layer' or 'all', got {family!r}")
-    _same_tokens(table)
     rows, documents = rows_of(table, metric, filter)
     rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
-    known = _steps([str(row["revision"]) for row in rows], steps)
+    _same_tokens(table, {row["model"] for row in rows})
+    known = steps_of(
+        [str(row["revision"]) for row in rows], _tracked(table) if steps is None else steps
+    )
     if len(known) < 3:
         names = ", ".join(known) or "none"
         raise InputError(
@@ -216,14 +219,12 @@ def _phase(name: str, piece: Piece, curve: Curve, moves: Moves) -> Phase:
     error = abs(change / moves.t[start, stop]) if moves.t[start, stop] else 0.0
     half = moves.critical * error
     ends = [change, change - half, change + half]
-    if curve.metric in SHARES:
+    if curve.relative:
+        size = Interval(*(math.expm1(end) for end in ends))
+    else:
         # The move of z, brought to the scale of the metric along the chord between both ends.
         chord = (curve.values[stop] - curve.values[start]) / change if change else 0.0
         size = Interval(*(float(end * chord) for end in ends))
-    elif (curve.values <= 0.0).any():
-        size = Interval(*(float(end) for end in ends))
-    else:
-        size = Interval(*(math.expm1(end) for end in ends))
     inside = moves.t[start : stop + 1, start : stop + 1] * piece.direction
     p = moves.p_value(float(inside.max()))
     return Phase(name, int(curve.positions[start]), int(curve.positions[stop]), size, p)
@@ -252,19 +253,34 @@ def step_of(revision: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def _steps(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
+def _tracked(table: Any) -> dict[str, int] | None:
+    """Steps that the runs of a track know, by revision; None for other tables."""
+    if not (isinstance(table, Sweep) and all("step" in run.sample for run in table.runs)):
+        return None
+    return {run.sample["revision"]: int(run.sample["step"]) for run in table.runs}
+
+
+def steps_of(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
+    """Step of each revision, as given or from its name.
+
+    Raises InputError for one without a step, and for two of the same.
+    """
     known: dict[str, int] = {}
     for revision in dict.fromkeys(revisions):
         step = step_of(revision) if given is None else given.get(revision)
         if step is None:
-            where = "its name tells none" if given is None else "steps= has none for it"
+            where = (
+                "its name has none, as step1000 or checkpoint-500 have"
+                if given is None
+                else "steps= has none for it"
+            )
             raise InputError(
-                f"the revision {revision!r} has no step number ({where}): pass "
-                "steps={'name': step, ...}"
+                f"the checkpoint {revision!r} has no step number ({where}): give one step for each "
+                "checkpoint with steps= (--steps)"
             )
         twin = next((name for name, other in known.items() if other == step), None)
         if twin is not None:
-            raise InputError(f"the revisions {twin!r} and {revision!r} are of the same step {step}")
+            raise InputError(f"{twin!r} and {revision!r} are both of step {step}")
         known[revision] = step
     return known
 
@@ -280,11 +296,12 @@ def _warnings(steps: Sequence[int]) -> list[str]:
     ]
 
 
-def _same_tokens(table: Any) -> None:
-    """Raise InputError where the runs of a Sweep are known to have read different tokens."""
+def _same_tokens(table: Any, models: set[str]) -> None:
+    """Raise InputError where a Sweep's runs of these models are known to have read other tokens."""
     if not isinstance(table, Sweep):
         return
-    digests = {run.sample.get("tokens_sha256") for run in table.runs} - {None}
+    runs = [run for run in table.runs if run.sample["model"] in models]
+    digests = {run.sample.get("tokens_sha256") for run in runs} - {None}
     if len(digests) > 1:
         raise InputError(
             "the checkpoints read different tokens, so their difference is not training's alone: "
