@@ -14,7 +14,7 @@ from fastdim.backends import cpu, devices, faiss_search
 from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
 from fastdim.errors import BackendError, InputError
-from fastdim.query_share import is_share, query_count
+from fastdim.query_error import is_error, query_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -298,7 +298,7 @@ def _plan_queries(
     k = whole_number("k", k, 1)
     if k >= count:
         raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
-    if is_share(queries):
+    if is_error(queries):
         queries = query_count(queries, count)
     chosen = _choose(queries, n, count, seed)
     if groups is not None and count < n and chosen is not None and not _is_count(queries):
@@ -308,7 +308,7 @@ def _plan_queries(
 
 def _stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
     """What the plan says of queries that were asked for by an error."""
-    if not is_share(queries):
+    if not is_error(queries):
         return {}
     return {"query_error": queries.strip(), "queries": count if chosen is None else len(chosen)}
 

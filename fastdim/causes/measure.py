@@ -29,7 +29,7 @@ from fastdim.estimate import check_confidence, group_sums, normal_quantile
 from fastdim.estimators import twonn
 from fastdim.extract.store import Site, Store
 from fastdim.neighbors import find_distinct
-from fastdim.query_share import query_count
+from fastdim.query_error import query_count
 from fastdim.sweeps.record import RunRecord
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from fastdim.errors import InputError
-from fastdim.query_share import query_count
+from fastdim.query_error import query_count
 from fastdim.sweeps.definition import installed_version
 from fastdim.sweeps.filters import FILTERS
 from fastdim.sweeps.options import FORMATS, Defaults

@@ -23,7 +23,7 @@ from fastdim.extract.hooks import check_store_dtype
 from fastdim.extract.model import check_pair, check_source, local_path
 from fastdim.extract.store import MANIFEST, Store
 from fastdim.extract.texts import Corpus
-from fastdim.query_share import query_count
+from fastdim.query_error import query_count
 from fastdim.sweeps.definition import Definition, sha256_of_files
 from fastdim.sweeps.filters import resolve_filters
 from fastdim.sweeps.folder import check_output, open_run

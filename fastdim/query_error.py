@@ -12,7 +12,7 @@ from fastdim.errors import InputError
 SPREAD = 1.6
 
 
-def is_share(queries: object) -> bool:
+def is_error(queries: object) -> bool:
     """Whether queries are asked for by a text, such as "1%"."""
     return isinstance(queries, str)
 

@@ -11,7 +11,7 @@ from conftest import gaussian
 import fastdim as fd
 from fastdim import InputError, knn
 from fastdim.cli.parser import build_parser
-from fastdim.query_share import query_count
+from fastdim.query_error import query_count
 from fastdim.sweeps.jobs import analysis_options
 
 
@@ -66,10 +66,10 @@ ESTIMATORS = ["twonn", "gride", "levina_bickel", "mom", "mada", "tle", "mind_ml"
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_neighbour_estimator_takes_it(name: str) -> None:
     x = gaussian(400, 4)
-    by_share = getattr(fd, name)(x, queries="15%")
+    by_error = getattr(fd, name)(x, queries="15%")
     by_count = getattr(fd, name)(x, queries=query_count("15%", 400))
-    assert by_share == by_count
-    assert by_share.n_queries == query_count("15%", 400) == 89
+    assert by_error == by_count
+    assert by_error.n_queries == query_count("15%", 400) == 89
 
 
 def test_scales_local_dimensions_and_layers_take_it() -> None:
