@@ -15,6 +15,7 @@
 #include "isa.h"
 #include "knn.h"
 #include "moments.h"
+#include "unit.h"
 
 namespace py = pybind11;
 using namespace fastdim;
@@ -141,6 +142,17 @@ py::dict bind_lookup(const Index& index, std::uintptr_t data, std::int64_t m, st
   const Rows others = make_rows(data, m, d, row_stride, dtype);
   return run_knn({&index, nullptr, m, k, by_group, threads, chunk_rows, check_signals,
                   pointer<double>(out_distances), pointer<std::int64_t>(out_indices), &others});
+}
+
+void bind_divide_rows(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+                      const std::string& dtype, std::uintptr_t ids, std::int64_t count,
+                      std::uintptr_t divisors, int threads, const std::string& isa,
+                      std::uintptr_t out) {
+  const Rows rows = make_rows(data, n, d, row_stride, dtype);
+  const Isa level = resolve_isa(isa);
+  const py::gil_scoped_release release;
+  divide_rows(rows, pointer<const std::int64_t>(ids), count, pointer<const double>(divisors),
+              threads, level, check_signals, pointer<float>(out));
 }
 
 std::int64_t bind_distinct(std::uintptr_t data, std::int64_t n, std::int64_t d,
@@ -289,6 +301,14 @@ PYBIND11_MODULE(_core, module) {
         return names;
       },
       py::arg("isa") = "");
+  module.def("divide_rows", bind_divide_rows, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
+             py::arg("divisors"), py::arg("threads"), py::arg("isa"), py::arg("out"));
+  module.def(
+      "row_hashes",
+      [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+         const std::string& dtype) { return row_hashes(make_rows(data, n, d, row_stride, dtype)); },
+      py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"), py::arg("dtype"));
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
              py::arg("out_inverse"));

@@ -1,6 +1,7 @@
 #include "distinct.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -23,21 +24,28 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
   return hash ^ hash >> 29;
 }
 
+// Four hashes side by side: one would wait for its own multiplication.
 template <class Bits>
 std::uint64_t hash_row(const void* data, std::int64_t d) {
   constexpr std::int64_t lanes = 8 / static_cast<std::int64_t>(sizeof(Bits));
+  constexpr std::int64_t parts = 4;
   const Bits* row = static_cast<const Bits*>(data);
-  std::uint64_t hash[2] = {0x243f6a8885a308d3u, 0x13198a2e03707344u};
-  std::int64_t i = 0;
-  for (int part = 0; i + lanes <= d; i += lanes, part ^= 1) {
-    std::uint64_t word = 0;
+  const auto word = [&](std::int64_t start) {
+    std::uint64_t bits = 0;
     for (std::int64_t lane = 0; lane < lanes; ++lane)
-      word |= static_cast<std::uint64_t>(canonical(row[i + lane]))
+      bits |= static_cast<std::uint64_t>(canonical(row[start + lane]))
               << (8 * sizeof(Bits) * lane % 64);
-    hash[part] = mix(hash[part], word);
-  }
+    return bits;
+  };
+  std::uint64_t hash[parts] = {0x243f6a8885a308d3u, 0x13198a2e03707344u, 0xa4093822299f31d0u,
+                               0x082efa98ec4e6c89u};
+  std::int64_t i = 0;
+  for (; i + parts * lanes <= d; i += parts * lanes)
+    for (std::int64_t part = 0; part < parts; ++part)
+      hash[part] = mix(hash[part], word(i + part * lanes));
   for (; i < d; ++i) hash[0] = mix(hash[0], canonical(row[i]));
-  return mix(hash[0], hash[1]);
+  for (std::int64_t part = 1; part < parts; ++part) hash[0] = mix(hash[0], hash[part]);
+  return hash[0];
 }
 
 template <class Bits>
@@ -51,22 +59,29 @@ bool equal_rows(const void* x, const void* y, std::int64_t d) {
 }
 
 template <class Bits>
-std::int64_t group(const Rows& rows, int threads, const std::function<void()>& poll,
-                   std::int64_t* first, std::int64_t* inverse) {
+std::vector<std::uint64_t> hash_rows(const Rows& rows, int threads,
+                                     const std::function<void()>& poll) {
   std::vector<std::uint64_t> hashes(static_cast<std::size_t>(rows.n));
-  parallel_for((rows.n + kRowsPerTask - 1) / kRowsPerTask, threads, poll,
-               [&](std::int64_t task, int) {
-                 const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
-                 for (std::int64_t i = task * kRowsPerTask; i < stop; ++i)
-                   hashes[static_cast<std::size_t>(i)] = hash_row<Bits>(rows.row(i), rows.d);
-               });
+  parallel_for(tasks(rows.n, kRowsPerTask), threads, poll, [&](std::int64_t task, int) {
+    const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
+    for (std::int64_t i = task * kRowsPerTask; i < stop; ++i)
+      hashes[static_cast<std::size_t>(i)] = hash_row<Bits>(rows.row(i), rows.d);
+  });
+  return hashes;
+}
 
+// Numbers groups in the order of their first rows. `same(i, j)`: whether rows of one hash are
+// equal.
+template <class Same>
+std::int64_t number(const std::vector<std::uint64_t>& hashes, const Same& same, std::int64_t* first,
+                    std::int64_t* inverse) {
   // Open addressing, at most half full, in row order: the first of a group is its smallest row.
+  const std::int64_t n = static_cast<std::int64_t>(hashes.size());
   std::size_t slots = 16;
-  while (slots < 2 * static_cast<std::size_t>(rows.n)) slots *= 2;
+  while (slots < 2 * hashes.size()) slots *= 2;
   std::vector<std::int64_t> table(slots, -1);
   std::int64_t groups = 0;
-  for (std::int64_t i = 0; i < rows.n; ++i) {
+  for (std::int64_t i = 0; i < n; ++i) {
     const std::uint64_t hash = hashes[static_cast<std::size_t>(i)];
     for (std::size_t slot = hash & (slots - 1);; slot = (slot + 1) & (slots - 1)) {
       const std::int64_t seen = table[slot];
@@ -76,8 +91,7 @@ std::int64_t group(const Rows& rows, int threads, const std::function<void()>& p
         inverse[i] = groups++;
         break;
       }
-      if (hashes[static_cast<std::size_t>(first[seen])] == hash &&
-          equal_rows<Bits>(rows.row(first[seen]), rows.row(i), rows.d)) {
+      if (hashes[static_cast<std::size_t>(first[seen])] == hash && same(first[seen], i)) {
         inverse[i] = seen;
         break;
       }
@@ -86,18 +100,50 @@ std::int64_t group(const Rows& rows, int threads, const std::function<void()>& p
   return groups;
 }
 
+template <class Bits>
+std::int64_t group(const Rows& rows, int threads, const std::function<void()>& poll,
+                   std::int64_t* first, std::int64_t* inverse) {
+  const std::vector<std::uint64_t> hashes = hash_rows<Bits>(rows, threads, poll);
+  const auto same = [&](std::int64_t i, std::int64_t j) {
+    return equal_rows<Bits>(rows.row(i), rows.row(j), rows.d);
+  };
+  // By hash first, so that the values can be compared by all threads; where rows of one hash turn
+  // out to differ, again with the values.
+  const std::int64_t groups =
+      number(hashes, [](std::int64_t, std::int64_t) { return true; }, first, inverse);
+  std::atomic<bool> differ{false};
+  parallel_for(tasks(rows.n, kRowsPerTask), threads, poll, [&](std::int64_t task, int) {
+    const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
+    for (std::int64_t i = task * kRowsPerTask; i < stop; ++i)
+      if (first[inverse[i]] != i && !same(first[inverse[i]], i)) differ = true;
+  });
+  return differ ? number(hashes, same, first, inverse) : groups;
+}
+
+// Calls what(Bits{}) with the unsigned integer of the size of an element.
+template <class What>
+auto by_size(Dtype dtype, const What& what) {
+  switch (dtype) {
+    case Dtype::f64:
+      return what(std::uint64_t{});
+    case Dtype::f32:
+      return what(std::uint32_t{});
+    default:
+      return what(std::uint16_t{});
+  }
+}
+
 }  // namespace
 
 std::int64_t distinct(const Rows& rows, int threads, const std::function<void()>& poll,
                       std::int64_t* first, std::int64_t* inverse) {
-  switch (rows.dtype) {
-    case Dtype::f64:
-      return group<std::uint64_t>(rows, threads, poll, first, inverse);
-    case Dtype::f32:
-      return group<std::uint32_t>(rows, threads, poll, first, inverse);
-    default:
-      return group<std::uint16_t>(rows, threads, poll, first, inverse);
-  }
+  return by_size(rows.dtype, [&](auto bits) {
+    return group<decltype(bits)>(rows, threads, poll, first, inverse);
+  });
+}
+
+std::vector<std::uint64_t> row_hashes(const Rows& rows) {
+  return by_size(rows.dtype, [&](auto bits) { return hash_rows<decltype(bits)>(rows, 1, {}); });
 }
 
 }  // namespace fastdim

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "rows.h"
 
@@ -12,5 +13,8 @@ namespace fastdim {
 // inverse[i] = the group of row i. `first` has room for n. Returns the number of groups.
 std::int64_t distinct(const Rows& rows, int threads, const std::function<void()>& poll,
                       std::int64_t* first, std::int64_t* inverse);
+
+// What tells most rows apart at once; for tests, which make rows that differ and share one.
+std::vector<std::uint64_t> row_hashes(const Rows& rows);
 
 }  // namespace fastdim

@@ -98,6 +98,24 @@ def distinct(
 ) -> int:
     """out_first, out_inverse: int64 (n,). Contract: csrc/distinct.h."""
 
+def row_hashes(data: int, n: int, d: int, row_stride: int, dtype: str) -> list[int]:
+    """What tells most rows apart before their values are compared. Contract: csrc/distinct.h."""
+
+def divide_rows(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    ids: int,
+    count: int,
+    divisors: int,
+    threads: int,
+    isa: str,
+    out: int,
+) -> None:
+    """ids: int64 (count,); divisors: float64 (n,); out: float32 (count, d). Contract: csrc/unit.h."""
+
 def cosine_hist(
     data: int,
     n: int,

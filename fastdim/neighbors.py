@@ -214,7 +214,19 @@ def prepare(
     check_strategy(strategy)
     asked = None if queries is None else whole_number("queries", queries, 1)
     workers = cpu.resolve_threads(threads)
-    index = cpu.Index(rows, whole_number("k", k, 1), workers, strategy, queries=asked)
+    return prepare_rows(rows, whole_number("k", k, 1), asked, strategy, workers)
+
+
+def prepare_rows(
+    rows: Rows,
+    k: int,
+    queries: int | None,
+    strategy: str,
+    threads: int,
+    groups: Distinct | None = None,
+) -> Prepared:
+    """`prepare` of validated rows; groups of equal rows where they are known."""
+    index = cpu.Index(rows, k, threads, strategy, groups=_as_pair(groups), queries=queries)
     prepared = Prepared(rows.data, rows.dtype, index)
     prepared._finite.extend(rows._finite)
     return prepared

@@ -315,3 +315,41 @@ def test_distinct(dtype: str) -> None:
             first, inverse = cpu.distinct(rows, threads)
             np.testing.assert_array_equal(first, expected[0])
             np.testing.assert_array_equal(inverse, expected[1])
+
+
+def colliding_rows(base: np.ndarray) -> np.ndarray:
+    """A row (8,) float64 that differs from `base` in two elements and has its hash.
+
+    csrc/distinct.cpp hashes elements 0 and 4 one after the other: a change of the first is undone
+    by the second, whose bits meet the hash so far.
+    """
+    start, factor, mask = 0x243F6A8885A308D3, 0x9E3779B97F4A7C15, 2**64 - 1
+
+    def after(first: int) -> int:
+        mixed = (start ^ first) * factor & mask
+        return mixed ^ mixed >> 29
+
+    bits = [int(word) for word in base.view(np.uint64)]
+    for change in range(1, 1000):
+        other = list(bits)
+        other[0] ^= change
+        other[4] ^= after(bits[0]) ^ after(other[0])
+        row = np.array(other, dtype=np.uint64).view(np.float64)
+        if np.isfinite(row).all() and np.abs(row).max() < 1e100:
+            return row
+    raise AssertionError("no finite row found")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_of_one_hash_are_told_apart(threads: int) -> None:
+    base = gaussian(1, 8)[0]
+    other = colliding_rows(base)
+    x = gaussian(700, 8)
+    x[[3, 300]], x[[5, 600]] = base, other
+    rows = Rows(x, "float64")
+    hashes = _core.row_hashes(x.ctypes.data, 700, 8, 8, "float64")
+    assert hashes[3] == hashes[5] and (base != other).any()
+    first, inverse = cpu.distinct(rows, threads)
+    expected = naive.distinct(x)
+    np.testing.assert_array_equal(first, expected[0])
+    np.testing.assert_array_equal(inverse, expected[1])

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import gaussian, in_dtype
 
 from fastdim.arrays import as_rows
+from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.sweeps.filters import FILTERS, LayerRows, apply, resolve_filters
 
@@ -93,3 +95,16 @@ def test_names_are_checked():
         resolve_filters(["all", "all"], tokens=True)
     with pytest.raises(InputError, match="no_special needs token ids"):
         resolve_filters(["no_special"], tokens=False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_rows_divided_by_numbers_of_their_own(isa, dtype):
+    rows = in_dtype(gaussian(300, 13) * 1e3, dtype)
+    divisors = rows.norms() * np.linspace(0.5, 2.0, 300)
+    ids = np.arange(1, 300, 3)
+    found = cpu.divided(rows, ids, divisors, 2)
+    expected = (rows.float64(0, 300) / divisors[:, None])[ids].astype(np.float32)
+    assert found.dtype == "float32"
+    assert np.array_equal(found.data, expected)
+    with pytest.raises(ValueError, match="outside the matrix"):
+        cpu.divided(rows, np.array([300]), divisors, 1)

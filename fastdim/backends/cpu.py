@@ -271,6 +271,26 @@ def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
     return first[:groups].copy(), inverse
 
 
+def divided(rows: Rows, ids: Int64, divisors: Float64, threads: int) -> Rows:
+    """Rows `ids` (m,) over their divisors (n,), one a row of `rows`: float32, from float64 quotients.
+
+    No divisor that is used may be 0.
+    """
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    divisors = np.ascontiguousarray(divisors, dtype=np.float64)
+    out = np.full((len(ids), rows.d), np.nan, dtype=np.float32)
+    _core.divide_rows(
+        *_matrix(rows),
+        _address(ids),
+        len(ids),
+        _address(divisors),
+        threads,
+        active_isa(),
+        _address(out),
+    )
+    return Rows(out, "float32")
+
+
 def has_int16() -> bool:
     """Whether the level that runs now multiplies int16 rows (avx512 on a CPU with VNNI)."""
     return _core.has_int16(active_isa())

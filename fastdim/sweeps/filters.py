@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
+from fastdim.backends import cpu
 from fastdim.errors import InputError
 
 Mask = NDArray[np.bool_]
@@ -37,13 +38,14 @@ class Filtered:
     layer: LayerRows
     kept: NDArray[np.int64]  # row numbers of the layer, ascending
     normalize: bool
+    threads: int = 1  # that dividing rows by their norms may take
 
     @cached_property
     def rows(self) -> Rows:
         """The rows themselves: those of the layer, or a copy where some are left out or changed."""
         rows = self.layer.rows
         if self.normalize:
-            return _normalized(rows, self.kept, self.layer.norms)
+            return cpu.divided(rows, self.kept, self.layer.norms, self.threads)
         return rows.take(self.kept) if self.n_removed else rows
 
     @property
@@ -141,23 +143,10 @@ def resolve_filters(names: list[str] | tuple[str, ...] | None, *, tokens: bool) 
     return chosen
 
 
-def apply(item: Filter, layer: LayerRows, outlier_factor: float) -> Filtered:
+def apply(item: Filter, layer: LayerRows, outlier_factor: float, threads: int = 1) -> Filtered:
     """Rows of `layer` that `item` keeps; InputError if none is left."""
     mask = item.keep(layer, outlier_factor)
     kept = np.flatnonzero(mask)
     if not len(kept):
         raise InputError(f"filter {item.name} leaves no row of {layer.rows.n:,}")
-    return Filtered(layer, kept, item.normalize)
-
-
-def _normalized(rows: Rows, kept: NDArray[np.int64], norms: NDArray[np.float64]) -> Rows:
-    out = np.empty((len(kept), rows.d), dtype=np.float32)
-    for start, stop in rows.spans():
-        low, high = np.searchsorted(kept, (start, stop))
-        inside = kept[low:high]
-        block = rows.block(start, stop)
-        if len(inside) < len(block):
-            block = block[inside - start]
-        # float64 arithmetic without a float64 copy
-        np.divide(block, norms[inside, None], out=out[low:high], casting="same_kind")
-    return Rows(out, "float32")
+    return Filtered(layer, kept, item.normalize, threads)

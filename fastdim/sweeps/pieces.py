@@ -83,7 +83,7 @@ def _failed(reason: str) -> dict[str, Any]:
 
 def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any]:
     layer, tokens = shared.layer, loaded.tokens
-    filtered = apply(item, layer, shared.definition.outlier_factor)
+    filtered = apply(item, layer, shared.definition.outlier_factor, shared.threads)
     documents = None if tokens is None else tokens.document[filtered.kept]
     groups = as_groups(documents, len(filtered.kept))
     job = SharedJob(shared, filtered, groups)

@@ -27,7 +27,7 @@ from fastdim.cosine import inverse_norms as inverse_of
 from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
 from fastdim.layer import BINS, Job
 from fastdim.moments import Sums, near_mean, sums
-from fastdim.neighbors import Distinct, Neighbors, Prepared, find_distinct, prepare, search
+from fastdim.neighbors import Distinct, Neighbors, Prepared, find_distinct, prepare_rows, search
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 
@@ -81,11 +81,10 @@ class SharedLayer:
         return find_distinct(self.rows, self.threads)
 
     @cached_property
-    def distinct_rows(self) -> Prepared:
-        """The first of each group of equal rows, ready to be searched."""
-        first = self.distinct.first
-        rows = self.rows if len(first) == self.rows.n else self.rows.take(first)
-        return prepare(rows, k=NEIGHBORS, queries=self.definition.queries, threads=self.threads)
+    def prepared(self) -> Prepared:
+        """All rows, ready to be searched."""
+        queries = self.definition.queries
+        return prepare_rows(self.rows, NEIGHBORS, queries, "auto", self.threads, self.distinct)
 
     def decomposition(self, kept: Int64, unit: bool) -> Decomposition:
         """Covariance of the rows `kept`, or of their directions, decomposed.
@@ -162,8 +161,15 @@ class SharedLayer:
 
     def _search(self, places: Int64 | None, k: int) -> Neighbors:
         """Neighbours among the distinct rows, by their places there."""
-        k = min(k, len(self.distinct.first) - 1)
-        return search(self.distinct_rows, k, places, None, self.threads, self.definition.seed)
+        groups = self.distinct
+        k = min(k, len(groups.first) - 1)
+        rows = None if places is None else groups.first[places]
+        found = search(self.prepared, k, rows, groups, self.threads, self.definition.seed)
+        return replace(
+            found,
+            queries=groups.inverse[found.queries],
+            indices=groups.inverse[found.indices],
+        )
 
     def neighbors(self, kept: Int64) -> Neighbors:
         """The two nearest distinct rows among `kept` of each of the filter's queries."""
