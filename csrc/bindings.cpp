@@ -36,7 +36,8 @@ Arithmetic parse_arithmetic(const std::string& text) {
   if (text.empty()) return Arithmetic::any;
   if (text == "float32") return Arithmetic::float32;
   if (text == "int16") return Arithmetic::int16;
-  throw std::invalid_argument("arithmetic '" + text + "' is not float32 or int16");
+  if (text == "int8") return Arithmetic::int8;
+  throw std::invalid_argument("arithmetic '" + text + "' is not float32, int16 or int8");
 }
 
 // Lets Ctrl-C stop a kernel: called by the calling thread, which does not hold the GIL.

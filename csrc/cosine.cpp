@@ -8,13 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "aligned.h"
-#include "cosine_levels.h"
-#include "distinct.h"
-#include "int16.h"
-#include "levels.h"
-#include "pack.h"
-#include "threads.h"
+#include "cosine_rows.h"
+#include "prepare.h"
 
 namespace fastdim {
 namespace {
@@ -27,6 +22,10 @@ constexpr std::int64_t kPairsPerTask = 4096;
 constexpr std::int64_t kRowsPerTask = 64;
 constexpr double kAxisError = 1e-12;
 constexpr double kUnit = 1.0 - 1e-12;
+constexpr std::int64_t kFloatAxes =
+    16;                                // of those given, beside int16: each costs a float32 product
+constexpr std::int64_t kJudged = 192;  // rows whose pairs tell how many int8 moves
+constexpr double kMovedShare = 0.008;  // of them that may: "fast" promises one in a hundred
 // Neighbouring pairs often fall into one bin: several histograms keep one increment from waiting
 // for the one before.
 constexpr std::int64_t kCopies = 8;  // divides every tile_cols
@@ -39,156 +38,20 @@ void check(const CosineParams& p) {
                                   " is negative or not finite");
 }
 
-double clip(double cosine) { return std::min(1.0, std::max(-1.0, cosine)); }
-
-// The nonzero distinct rows, each with the number of rows equal to it.
-struct Weighted {
-  std::vector<std::int64_t> ids, weights;
-  bool repeated = false;  // some weight is above 1
-};
-
-Weighted nonzero_distinct(const CosineParams& p) {
-  std::vector<std::int64_t> first(static_cast<std::size_t>(p.rows.n)), inverse(first.size());
-  const std::int64_t groups = distinct(p.rows, p.threads, p.poll, first.data(), inverse.data());
-  // Equal rows may be left out one by one: the first that takes part stands for the others.
-  std::vector<std::int64_t> count(static_cast<std::size_t>(groups), 0);
-  for (std::int64_t row = p.rows.n; row-- > 0;) {
-    if (p.inv_norms[row] == 0.0) continue;
-    const std::int64_t g = inverse[static_cast<std::size_t>(row)];
-    first[static_cast<std::size_t>(g)] = row;
-    ++count[static_cast<std::size_t>(g)];
-  }
-  Weighted rows;
-  for (std::size_t g = 0; g < count.size(); ++g) {
-    if (count[g] == 0) continue;
-    rows.ids.push_back(first[g]);
-    rows.weights.push_back(count[g]);
-    rows.repeated = rows.repeated || count[g] > 1;
-  }
-  return rows;
-}
-
-struct Job {
-  const CosineParams& p;
-  const Kernels& common;
-  const CosineKernels& kernels;
-  const Weighted& rows;
-  Transform transform;
-  std::int64_t bins;
-  double step;  // width of a bin
-  bool exact_counts;
-  bool ints;
-  std::int64_t n, d;
-  std::int64_t axes;    // taken out of the int16 rows; they are multiplied in float32
-  std::int64_t floats;  // columns of the float32 product: d, or the axes
-  double margin;        // of a float32 product of unit rows, or of all but the rounding to int16
-
-  double exact(std::int64_t i, std::int64_t j) const {
-    const std::int64_t x = rows.ids[static_cast<std::size_t>(i)];
-    const std::int64_t y = rows.ids[static_cast<std::size_t>(j)];
-    return clip(kernels.dot[static_cast<int>(p.rows.dtype)](
-        p.rows.row(x), p.rows.row(y), static_cast<std::size_t>(d), p.inv_norms[x], p.inv_norms[y]));
-  }
-
-  double edge(std::int64_t b) const { return static_cast<double>(b) * step - 1.0; }
-
-  std::int64_t bin(double cosine) const {
-    const double position = (cosine + 1.0) / step;
-    std::int64_t b = std::clamp<std::int64_t>(static_cast<std::int64_t>(position), 0, bins - 1);
-    while (b > 0 && cosine < edge(b)) --b;
-    while (b < bins - 1 && cosine >= edge(b + 1)) ++b;
-    return b;
-  }
-};
-
-// The unit rows without their parts along the axes, as int16; the parts as float32.
-struct Coded {
-  std::int64_t columns;
-  Aligned<std::int16_t> ints;  // n x columns
-  Aligned<float> places;       // n x axes
-  std::vector<Quantized> rows;
-
-  Coded(const Job& job, std::int64_t count)
-      : columns(int16_columns(job.d)),
-        ints(static_cast<std::size_t>(count * columns)),
-        places(static_cast<std::size_t>(count * job.axes)),
-        rows(static_cast<std::size_t>(count)) {}
-
-  // Row `from` of the job into place `to`.
-  void encode(const Job& job, std::int64_t from, std::int64_t to, std::vector<double>& scratch) {
-    const std::int64_t row = job.rows.ids[static_cast<std::size_t>(from)];
-    job.common.decode[static_cast<int>(job.p.rows.dtype)](
-        job.p.rows.row(row), static_cast<std::size_t>(job.d), scratch.data());
-    for (std::int64_t c = 0; c < job.d; ++c)
-      scratch[static_cast<std::size_t>(c)] *= job.p.inv_norms[row];
-    double along[kMaxCosineAxes];
-    job.kernels.deflate(scratch.data(), job.p.axes, static_cast<std::size_t>(job.axes),
-                        static_cast<std::size_t>(job.d), along);
-    for (std::int64_t k = 0; k < job.axes; ++k)
-      places.data()[to * job.axes + k] = static_cast<float>(along[k]);
-    rows[static_cast<std::size_t>(to)] =
-        quantize(job.kernels, scratch.data(), job.d, ints.data() + to * columns);
-  }
-};
-
-// Panels of consecutive rows, `width` rows each, with what the margins need.
-struct Panels {
-  std::int64_t width, d, columns, floats;
-  Aligned<float> unit;
-  Aligned<std::int16_t> ints;
-  std::vector<float> scale;  // 1 / scale of an int16 row
-  std::vector<double> length, error;
-
-  Panels(const Job& job, std::int64_t count, std::int64_t rows_wide)
-      : width(rows_wide),
-        d(job.d),
-        columns(job.ints ? int16_columns(job.d) : 0),
-        floats(job.floats),
-        unit(static_cast<std::size_t>(tasks(count, width) * width * floats)),
-        ints(static_cast<std::size_t>(tasks(count, width) * width * columns)),
-        scale(static_cast<std::size_t>(tasks(count, width) * width), 0.0f),
-        length(scale.size(), 0.0),
-        error(scale.size(), 0.0) {}
-
-  // Rows first, ..., first + count - 1 of the job into one panel.
-  void fill(const Job& job, const Coded* coded, std::int64_t panel, std::int64_t first,
-            std::int64_t count, RowScratch& scratch) {
-    float* values = unit.data() + panel * width * floats;
-    if (!coded) {
-      pack_panel(job.common, job.p.rows, job.transform, job.rows.ids.data() + first,
-                 static_cast<int>(count), static_cast<int>(width), scratch, values);
-      return;
-    }
-    for (std::int64_t r = 0; r < width; ++r) {
-      const bool real = r < count;
-      const std::int64_t row = first + r;
-      const std::size_t slot = static_cast<std::size_t>(panel * width + r);
-      interleave(real ? coded->ints.data() + row * columns : nullptr, d, static_cast<int>(width),
-                 static_cast<int>(r), ints.data() + panel * width * columns);
-      for (std::int64_t k = 0; k < floats; ++k)
-        values[k * width + r] = real ? coded->places.data()[row * floats + k] : 0.0f;
-      const Quantized code = real ? coded->rows[static_cast<std::size_t>(row)] : Quantized{1, 0, 0};
-      scale[slot] = real ? static_cast<float>(1.0 / code.scale) : 0.0f;
-      length[slot] = code.length;
-      error[slot] = code.error;
-    }
-  }
-};
-
 // What one thread gathers.
 struct Gather {
   RowScratch row;
   Panels panels;
   Aligned<float> tile;
   Aligned<std::int32_t> ints;
-  std::vector<std::int64_t> histogram;  // kCopies x bins
+  std::vector<std::int64_t> histogram;  // bins x kCopies
   double min = std::numeric_limits<double>::infinity();
   double max = -std::numeric_limits<double>::infinity();
   std::int64_t refined = 0;
 
   Gather(const Job& job, std::int64_t block_rows)
       : row(job.d),
-        panels(job, block_rows, job.common.tile_rows),
+        panels(job, block_rows, job.common.tile_rows, true),
         tile(kMaxTileRows * kMaxTileCols),
         ints(kMaxTileRows * kMaxTileCols),
         histogram(static_cast<std::size_t>(kCopies * job.bins), 0) {}
@@ -208,10 +71,14 @@ void multiply(const Job& job, const Panels& columns, std::int64_t column, std::i
                      columns.unit.data() + column * cols * job.floats,
                      static_cast<std::size_t>(job.floats), mine.tile.data());
   std::fill(margin, margin + rows, job.margin);
-  if (!job.ints) return;
-  job.kernels.product_i16(own.ints.data() + panel * rows * own.columns,
-                          columns.ints.data() + column * cols * own.columns,
-                          static_cast<std::size_t>(own.columns / 2), mine.ints.data());
+  if (!job.ints()) return;
+  job.kernels.product_ints(
+      {own.ints.data() + panel * rows * 2 * own.pairs,
+       columns.ints.data() + column * cols * 2 * own.pairs, static_cast<std::size_t>(own.pairs),
+       job.shift(), own.bytes.data() + panel * rows * 4 * own.units,
+       columns.bytes.data() + column * cols * 4 * own.units, static_cast<std::size_t>(own.units),
+       own.offset.data() + panel * rows},
+      mine.ints.data());
   job.kernels.combine(mine.ints.data(), own.scale.data() + panel * rows,
                       columns.scale.data() + column * cols, mine.tile.data());
   const auto slot = static_cast<std::ptrdiff_t>(column * cols);
@@ -226,27 +93,18 @@ void multiply(const Job& job, const Panels& columns, std::int64_t column, std::i
   }
 }
 
-// One count for each of the bins row[0], ..., row[width - 1]. Sizes are passed by value: a count
-// that is written could be the job's own number for all the compiler knows.
-void add_full_row(const std::int32_t* row, std::int64_t width, std::int64_t bins,
-                  std::int64_t* histogram) {
-  std::int64_t* const h[kCopies] = {histogram,
-                                    histogram + bins,
-                                    histogram + 2 * bins,
-                                    histogram + 3 * bins,
-                                    histogram + 4 * bins,
-                                    histogram + 5 * bins,
-                                    histogram + 6 * bins,
-                                    histogram + 7 * bins};
+// One count for each of the bins row[0], ..., row[width - 1]. Copies of a bin lie side by side, so
+// that one address serves all of them.
+void add_full_row(const std::int32_t* row, std::int64_t width, std::int64_t* histogram) {
   for (std::int64_t c = 0; c < width; c += kCopies) {
-    ++h[0][row[c]];
-    ++h[1][row[c + 1]];
-    ++h[2][row[c + 2]];
-    ++h[3][row[c + 3]];
-    ++h[4][row[c + 4]];
-    ++h[5][row[c + 5]];
-    ++h[6][row[c + 6]];
-    ++h[7][row[c + 7]];
+    ++histogram[kCopies * std::int64_t{row[c]}];
+    ++histogram[kCopies * std::int64_t{row[c + 1]} + 1];
+    ++histogram[kCopies * std::int64_t{row[c + 2]} + 2];
+    ++histogram[kCopies * std::int64_t{row[c + 3]} + 3];
+    ++histogram[kCopies * std::int64_t{row[c + 4]} + 4];
+    ++histogram[kCopies * std::int64_t{row[c + 5]} + 5];
+    ++histogram[kCopies * std::int64_t{row[c + 6]} + 6];
+    ++histogram[kCopies * std::int64_t{row[c + 7]} + 7];
   }
 }
 
@@ -277,11 +135,11 @@ void count_tile(const Job& job, const Tile& at, const double* margin, Gather& mi
     if (job.rows.repeated) {
       const std::int64_t* weights = job.rows.weights.data();
       for (std::int64_t c = from; c < at.cols; ++c)
-        histogram[(c % kCopies) * job.bins + row[c]] += weights[i] * weights[at.col + c];
+        histogram[kCopies * row[c] + c % kCopies] += weights[i] * weights[at.col + c];
     } else if (from == 0 && at.cols == width) {
-      add_full_row(row, width, job.bins, histogram);
+      add_full_row(row, width, histogram);
     } else {
-      for (std::int64_t c = from; c < at.cols; ++c) ++histogram[(c % kCopies) * job.bins + row[c]];
+      for (std::int64_t c = from; c < at.cols; ++c) ++histogram[kCopies * row[c] + c % kCopies];
     }
     for (std::uint32_t mask = unsure[r]; mask; mask &= mask - 1) {
       const std::int64_t c = __builtin_ctz(mask);
@@ -293,8 +151,8 @@ void count_tile(const Job& job, const Tile& at, const double* margin, Gather& mi
       mine.max = std::max(mine.max, cosine);
       const std::int64_t weight = job.rows.weights[static_cast<std::size_t>(i)] *
                                   job.rows.weights[static_cast<std::size_t>(j)];
-      histogram[(c % kCopies) * job.bins + row[c]] -= weight;
-      histogram[job.bin(cosine)] += weight;
+      histogram[kCopies * row[c] + c % kCopies] -= weight;
+      histogram[kCopies * job.bin(cosine)] += weight;
     }
   }
 }
@@ -324,7 +182,7 @@ void count_block(const Job& job, const Coded* coded, const Panels& chunk, std::i
 
 void check_axes(const CosineParams& p) {
   if (p.axis_count < 0 || p.axis_count > kMaxCosineAxes)
-    throw std::invalid_argument("cosine: at most 16 axes");
+    throw std::invalid_argument("cosine: at most " + std::to_string(kMaxCosineAxes) + " axes");
   for (std::int64_t i = 0; i < p.axis_count; ++i)
     for (std::int64_t j = 0; j <= i; ++j) {
       double product = i == j ? -1.0 : 0.0;
@@ -344,24 +202,44 @@ double arithmetic_margin(const Job& job) {
                   2.0 * e + e * e + float64;
   // An int32 and two scales become float32, two products and a sum of at most 1.01 are rounded;
   // what axes that are not quite orthogonal leave of each other.
-  if (job.ints) margin += 8.0 * 0x1p-24 + 4.0 * static_cast<double>(job.axes) * kAxisError;
+  if (job.ints()) margin += 8.0 * 0x1p-24 + 4.0 * static_cast<double>(job.axes) * kAxisError;
   return margin;
+}
+
+// The job in that arithmetic.
+Job in_arithmetic(Job job, Arithmetic arithmetic) {
+  job.arithmetic = arithmetic;
+  job.axes = arithmetic == Arithmetic::int8    ? job.p.axis_count
+             : arithmetic == Arithmetic::int16 ? std::min(job.p.axis_count, kFloatAxes)
+                                               : 0;
+  job.floats = arithmetic == Arithmetic::int8    ? 0
+               : arithmetic == Arithmetic::int16 ? job.axes
+                                                 : job.d;
+  job.margin = arithmetic_margin(job);
+  return job;
+}
+
+// Up to `count` rows, evenly spread, and which they are.
+Coded sampled(const Job& job, std::int64_t count, std::vector<std::int64_t>& rows) {
+  const std::int64_t step = tasks(job.n, count);
+  for (std::int64_t i = 0; i < job.n; i += step) rows.push_back(i);
+  Coded sample(job, static_cast<std::int64_t>(rows.size()));
+  RowScratch scratch(job.d);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    sample.encode(job, rows[i], static_cast<std::int64_t>(i), scratch);
+  return sample;
 }
 
 // Whether int16 with its wider margin costs less than float32, judged from up to 256 rows: times of
 // a pair in nanoseconds, products at 490 and 175 billion operations a second and thread, and
 // float64 products of the pairs near an edge. As measured on Zen 5; only the ratio matters.
-bool prefer_int16(Job job) {
-  if (!has_int16(job.p.isa)) return false;
-  const std::int64_t step = std::max<std::int64_t>(1, job.n / 256);
-  const std::int64_t count = tasks(job.n, step);
-  Coded sample(job, count);
-  std::vector<double> scratch(static_cast<std::size_t>(job.d));
+bool prefer_int16(const Job& job) {
+  std::vector<std::int64_t> rows;
+  const Coded sample = sampled(job, 256, rows);
   double length = 0.0, error = 0.0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    sample.encode(job, i * step, i, scratch);
-    length += sample.rows[static_cast<std::size_t>(i)].length / static_cast<double>(count);
-    error += sample.rows[static_cast<std::size_t>(i)].error / static_cast<double>(count);
+  for (const Quantized& row : sample.rows) {
+    length += row.length / static_cast<double>(rows.size());
+    error += row.error / static_cast<double>(rows.size());
   }
   const double d = static_cast<double>(job.d), refine = 20.0 + 0.1 * d;
   const auto cost = [&](double margin, double rate) {
@@ -371,6 +249,37 @@ bool prefer_int16(Job job) {
   return cost(2.0 * length * error + 2e-6, 490.0) < cost(product_error(job.d), 175.0);
 }
 
+// Whether rounding to int8 moves few enough pairs of a sample to another bin.
+bool keeps_bins_in_int8(const Job& job) {
+  std::vector<std::int64_t> rows;
+  const Coded sample = sampled(job, kJudged, rows);
+  std::int64_t moved = 0, pairs = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j, ++pairs)
+      moved += job.bin(job.exact(rows[i], rows[j])) !=
+               job.bin(clipped_cosine(sample.product(job, static_cast<std::int64_t>(i),
+                                                     static_cast<std::int64_t>(j))));
+  return static_cast<double>(moved) <= kMovedShare * static_cast<double>(pairs);
+}
+
+Job choose(const Job& job) {
+  if (job.p.arithmetic != Arithmetic::any) return in_arithmetic(job, job.p.arithmetic);
+  const Job floats = in_arithmetic(job, Arithmetic::float32);
+  if (job.n < 2 || !has_int16(job.p.isa)) return floats;
+  if (!job.exact_counts && job.d > 2 * job.p.axis_count) {
+    const Job bytes = in_arithmetic(job, Arithmetic::int8);
+    if (keeps_bins_in_int8(bytes)) return bytes;
+  }
+  const Job ints = in_arithmetic(job, Arithmetic::int16);
+  return prefer_int16(ints) ? ints : floats;
+}
+
+const char* name(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::int8    ? "int8"
+         : arithmetic == Arithmetic::int16 ? "int16"
+                                           : "float32";
+}
+
 }  // namespace
 
 const CosineKernels& cosine_kernels(Isa isa) {
@@ -378,42 +287,43 @@ const CosineKernels& cosine_kernels(Isa isa) {
                   FASTDIM_IF_AVX512(avx512_cosine_kernels));
 }
 
-bool has_int16(Isa isa) { return cosine_kernels(isa).product_i16 && cpu_features().avx512_vnni; }
+bool has_int16(Isa isa) { return cosine_kernels(isa).product_ints && cpu_features().avx512_vnni; }
 
 CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int64_t* histogram) {
   check(p);
   check_axes(p);
   if (bins < 1 || bins > (std::int64_t{1} << 22))
     throw std::invalid_argument("cosine: bins must be between 1 and 2^22");
-  if (p.arithmetic == Arithmetic::int16 && !has_int16(p.isa))
-    throw std::invalid_argument("cosine: int16 products need the level avx512 and a CPU with VNNI");
+  if (p.arithmetic == Arithmetic::int8 && p.exact_counts)
+    throw std::invalid_argument("cosine: int8 products are for counts that need not be exact");
+  if ((p.arithmetic == Arithmetic::int16 || p.arithmetic == Arithmetic::int8) && !has_int16(p.isa))
+    throw std::invalid_argument(std::string("cosine: ") + name(p.arithmetic) +
+                                " products need the level avx512 and a CPU with VNNI");
   std::fill(histogram, histogram + bins, 0);
   const Weighted rows = nonzero_distinct(p);
   const std::int64_t n = static_cast<std::int64_t>(rows.ids.size()), d = p.rows.d;
 
-  Job job = {p,
-             kernels(p.isa),
-             cosine_kernels(p.isa),
-             rows,
-             {},
-             bins,
-             2.0 / static_cast<double>(bins),
-             p.exact_counts,
-             false,
-             n,
-             d,
-             p.axis_count,
-             d,
-             0.0};
-  job.transform.mean.assign(static_cast<std::size_t>(d), 0.0);
-  job.transform.row_scale = p.inv_norms;
-  job.ints = p.arithmetic == Arithmetic::any ? n > 1 && prefer_int16(job)
-                                             : p.arithmetic == Arithmetic::int16;
-  if (job.ints) job.floats = job.axes;
-  job.margin = arithmetic_margin(job);
+  Job given = {p,
+               kernels(p.isa),
+               cosine_kernels(p.isa),
+               join_kernels(p.isa),
+               rows,
+               {},
+               bins,
+               2.0 / static_cast<double>(bins),
+               p.exact_counts,
+               Arithmetic::float32,
+               n,
+               d,
+               0,
+               d,
+               0.0};
+  given.transform.mean.assign(static_cast<std::size_t>(d), 0.0);
+  given.transform.row_scale = p.inv_norms;
+  const Job job = choose(given);
 
   const std::int64_t tile_rows = job.common.tile_rows, tile_cols = job.common.tile_cols;
-  const std::int64_t row_bytes = job.ints ? 2 * d + 4 * job.axes : 4 * d;
+  const std::int64_t row_bytes = 4 * (job.pairs() + job.units() + job.floats);
   const std::int64_t block_rows =
       std::clamp<std::int64_t>(std::min(kBlockBytes / row_bytes, n / (8 * p.threads)) / tile_rows,
                                1, 448 / tile_rows) *
@@ -422,10 +332,10 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
   for (int worker = 0; worker < p.threads; ++worker) gathers.emplace_back(job, block_rows);
 
   std::unique_ptr<Coded> coded;
-  if (job.ints) {
+  if (job.ints()) {
     coded = std::make_unique<Coded>(job, n);
     parallel_for(tasks(n, kRowsPerTask), p.threads, p.poll, [&](std::int64_t task, int worker) {
-      std::vector<double>& scratch = gathers[static_cast<std::size_t>(worker)].row.decoded;
+      RowScratch& scratch = gathers[static_cast<std::size_t>(worker)].row;
       for (std::int64_t i = task * kRowsPerTask; i < std::min(n, (task + 1) * kRowsPerTask); ++i)
         coded->encode(job, i, i, scratch);
     });
@@ -434,7 +344,7 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
   const std::int64_t chunk_panels =
       std::min(tasks(n, tile_cols), std::max(kChunkBytes / row_bytes / tile_cols, std::int64_t{1}));
   const std::int64_t chunk_rows = chunk_panels * tile_cols;
-  Panels chunk(job, chunk_rows, tile_cols);
+  Panels chunk(job, chunk_rows, tile_cols, false);
   for (std::int64_t start = 0; start < n; start += chunk_rows) {
     const std::int64_t count = std::min(chunk_rows, n - start);
     parallel_for(tasks(count, tile_cols), p.threads, p.poll, [&](std::int64_t panel, int worker) {
@@ -452,10 +362,10 @@ CosineRange cosine_histogram(const CosineParams& p, std::int64_t bins, std::int6
 
   CosineRange range = {std::numeric_limits<double>::infinity(),
                        -std::numeric_limits<double>::infinity(), n * (n - 1) / 2, 0,
-                       job.ints ? "int16" : "float32"};
+                       name(job.arithmetic)};
   for (const Gather& mine : gathers) {
     for (std::int64_t b = 0; b < kCopies * bins; ++b)
-      histogram[b % bins] += mine.histogram[static_cast<std::size_t>(b)];
+      histogram[b / kCopies] += mine.histogram[static_cast<std::size_t>(b)];
     range.min = std::min(range.min, mine.min);
     range.max = std::max(range.max, mine.max);
     range.pairs_refined += mine.refined;
@@ -483,9 +393,10 @@ void cosine_pairs(const CosineParams& p, const std::int64_t* i, const std::int64
     const std::int64_t stop = std::min(count, (task + 1) * kPairsPerTask);
     for (std::int64_t pair = task * kPairsPerTask; pair < stop; ++pair) {
       const double x = p.inv_norms[i[pair]], y = p.inv_norms[j[pair]];
-      out[pair] = x == 0.0 || y == 0.0 ? std::numeric_limits<double>::quiet_NaN()
-                                       : clip(dot(p.rows.row(i[pair]), p.rows.row(j[pair]),
-                                                  static_cast<std::size_t>(p.rows.d), x, y));
+      out[pair] = x == 0.0 || y == 0.0
+                      ? std::numeric_limits<double>::quiet_NaN()
+                      : clipped_cosine(dot(p.rows.row(i[pair]), p.rows.row(j[pair]),
+                                           static_cast<std::size_t>(p.rows.d), x, y));
     }
   });
 }

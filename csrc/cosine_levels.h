@@ -8,7 +8,7 @@ namespace fastdim {
 
 const CosineKernels& cosine_kernels(Isa isa);
 
-// Whether the level has product_i16 and this processor runs it.
+// Whether the level has product_ints and this processor runs it.
 bool has_int16(Isa isa);
 
 }  // namespace fastdim

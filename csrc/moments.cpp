@@ -217,13 +217,16 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
       mine.length2[static_cast<std::size_t>(slot)] = factor * factor;
     }
     float sums[2 * kMaxTileRows];
+    const std::int32_t none[kMaxTileRows] = {};
     for (std::int64_t panel = 0; panel < panels; ++panel)
       for (std::int64_t group = 0; group < groups; ++group) {
         const float* weights = basis.weights.data() + 2 * panel * cols;
         if (ints) {
-          coder.product_i16(mine.panel.data() + group * rows * int16_columns(d),
-                            basis.ints.data() + panel * cols * int16_columns(d),
-                            static_cast<std::size_t>(int16_columns(d) / 2), mine.int_tile.data());
+          coder.product_ints(
+              {mine.panel.data() + group * rows * int16_columns(d),
+               basis.ints.data() + panel * cols * int16_columns(d),
+               static_cast<std::size_t>(int16_columns(d) / 2), 0, nullptr, nullptr, 0, none},
+              mine.int_tile.data());
           kernels.forms_i32(mine.int_tile.data(), weights, sums);
         } else {
           common.product(mine.floats.data() + group * rows * d,

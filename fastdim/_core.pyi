@@ -114,7 +114,7 @@ def divide_rows(
     isa: str,
     out: int,
 ) -> None:
-    """ids: int64 (count,); divisors: float64 (n,); out: float32 (count, d). Contract: csrc/unit.h."""
+    """ids: int64 (count,); divisors: float64 (n,); out: float32 (count, d). See csrc/unit.h."""
 
 def cosine_hist(
     data: int,

@@ -6,6 +6,7 @@ from conftest import gaussian, in_dtype
 
 from fastdim import Rows, naive
 from fastdim.backends import cpu
+from fastdim.cosine import leading_axes
 
 SIZES = (2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 257)
 
@@ -248,6 +249,57 @@ def test_fast_counts_are_at_most_one_bin_off(arithmetic: str) -> None:
     assert int(str(fast[3]["pairs_refined"])) < int(str(exact[3]["pairs_refined"]))
 
 
+@pytest.mark.parametrize("axes", [0, 1, 16, 48])
+@pytest.mark.parametrize("case", ["gaussian", "massive", "parallel", "peaked", "sparse", "copies"])
+def test_int8_moves_few_pairs_and_keeps_the_extremes(isa: str, case: str, axes: int) -> None:
+    for n, d in ((70, 17), (230, 64), (97, 131)):
+        x = gaussian(n, d) + 0.5
+        if case == "massive":
+            x[::20, 3] += 3000.0
+        elif case == "parallel":
+            x = 1.0 + 1e-3 * x
+        elif case == "peaked":
+            x[:, 5] *= 1e4
+        elif case == "sparse":
+            x *= np.random.default_rng(1).random((n, d)) < 0.2
+            x[4] = 0.0
+        elif case == "copies":
+            x[n // 2 :] = x[: n - n // 2] + 1e-4 * gaussian(n - n // 2, d, seed=4)
+        rows = in_dtype(x, "float32")
+        inverse = inverse_norms(rows)
+        basis = orthonormal(min(axes, d), d)
+        if not cpu.has_int16():
+            with pytest.raises(ValueError, match="VNNI"):
+                cpu.cosine_histogram(rows, inverse, 50, 1, "fast", basis, "int8")
+            continue
+        exact = cpu.cosine_histogram(rows, inverse, 50, 1)
+        for threads in (1, 3):
+            fast = cpu.cosine_histogram(rows, inverse, 50, threads, "fast", basis, "int8")
+            assert fast[1:3] == exact[1:3]
+            assert fast[3]["arithmetic"] == "int8"
+            assert fast[0].sum() == exact[0].sum()
+            # 0.007 of the length at each end, against bins of 0.04; a cosine of 0 is an edge
+            moved = np.abs(np.cumsum(fast[0] - exact[0])).sum()
+            assert moved <= (0.5 if case == "sparse" else 0.05) * exact[0].sum()
+
+
+def test_int8_is_chosen_where_it_keeps_the_bins(isa: str) -> None:
+    x = gaussian(1200, 256) * np.geomspace(1.0, 0.05, 256) + 0.2
+    rows = in_dtype(x, "float32")
+    inverse = inverse_norms(rows)
+    basis = leading_axes(rows, inverse, np.arange(1200), 48)
+
+    def chosen(bins: int, precision: str = "fast") -> str:
+        found = cpu.cosine_histogram(rows, inverse, bins, 2, precision, basis)
+        return str(found[3]["arithmetic"])
+
+    assert chosen(100) == ("int8" if cpu.has_int16() else "float32")
+    assert chosen(20_000) != "int8"
+    assert chosen(100, "exact") != "int8"
+    with pytest.raises(ValueError, match="need not be exact"):
+        cpu.cosine_histogram(rows, inverse, 100, 1, "exact", basis, "int8")
+
+
 def test_duplicates_and_threads_in_either_arithmetic(arithmetic: str) -> None:
     x = gaussian(300, 33)[np.random.default_rng(3).integers(0, 300, 700)]
     rows, axes = in_dtype(x, "bfloat16"), orthonormal(7, 33)
@@ -265,5 +317,6 @@ def test_axes_must_be_orthonormal(isa: str) -> None:
     for axes in (2.0 * np.eye(3, 20), np.ones((2, 20)) / np.sqrt(20)):
         with pytest.raises(ValueError, match="not orthonormal"):
             cpu.cosine_histogram(rows, inverse_norms(rows), 10, 1, axes=axes)
-    with pytest.raises(ValueError, match="at most 16"):
-        cpu.cosine_histogram(rows, inverse_norms(rows), 10, 1, axes=np.eye(17, 20))
+    wide = in_dtype(gaussian(9, 60), "float32")
+    with pytest.raises(ValueError, match="at most 48"):
+        cpu.cosine_histogram(wide, inverse_norms(wide), 10, 1, axes=np.eye(49, 60))

@@ -6,13 +6,25 @@
 
 namespace fastdim {
 
+// One panel of rows and one of columns. Pairs of int16 as csrc/int16.h lays them out; units of four
+// bytes likewise, with sign on the side of the rows, q + 128 on that of the columns.
+struct IntPanels {
+  const std::int16_t* a;
+  const std::int16_t* b;
+  std::size_t pairs;
+  int shift;  // bits that the sums of the pairs are shifted down by, towards -infinity
+  const std::uint8_t* a_bytes;
+  const std::uint8_t* b_bytes;
+  std::size_t units;
+  const std::int32_t* start;  // then added to each of a row: -128 times the sum of its bytes
+};
+
 // Tiles are those of Kernels.
 struct CosineKernels {
-  // Kernels::product of int16 rows on a tile of the same shape, exact modulo 2^32: panels of pairs
-  // of columns as csrc/int16.h lays them out, pairs = d / 2 rounded up. This, `extent` to `combine`
-  // are null at levels without it; where it is set it still needs CpuFeatures::avx512_vnni.
-  void (*product_i16)(const std::int16_t* a, const std::int16_t* b, std::size_t pairs,
-                      std::int32_t* tile);
+  // Kernels::product of rows of integers on a tile of the same shape, exact modulo 2^32. This,
+  // `extent` to `combine` are null at levels without it; where it is set it still needs
+  // CpuFeatures::avx512_vnni.
+  void (*product_ints)(const IntPanels& panels, std::int32_t* tile);
 
   // *norm2 = |x|^2, *largest = max |x_c|.
   void (*extent)(const double* x, std::size_t d, double* norm2, double* largest);
@@ -21,7 +33,7 @@ struct CosineKernels {
   // |scale * x_c| <= 32767.
   double (*quantize)(const double* x, std::size_t d, double scale, std::int16_t* out);
 
-  // places[k] = x.axes[k] for count <= 16 axes of d columns, then x -= sum of places[k] * axes[k].
+  // places[k] = x.axes[k] for count axes of d columns, then x -= sum of places[k] * axes[k].
   void (*deflate)(double* x, const double* axes, std::size_t count, std::size_t d, double* places);
 
   // tile[r][c] += ints[r][c] * row_scale[r] * col_scale[c].

@@ -21,7 +21,7 @@ struct MomentsKernels {
   void (*gram)(const double* a, const double* b, std::size_t count, double* tile);
 
   // out[r][s] = sum over c of weights[s * cols + c] * tile[r][c]^2 for s = 0, 1, on the tiles of
-  // Kernels::product (float32) or CosineKernels::product_i16 (int32).
+  // Kernels::product (float32) or CosineKernels::product_ints (int32).
   void (*forms)(const float* tile, const float* weights, float* out);
   void (*forms_i32)(const std::int32_t* tile, const float* weights, float* out);
 };

@@ -272,7 +272,7 @@ def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
 
 
 def divided(rows: Rows, ids: Int64, divisors: Float64, threads: int) -> Rows:
-    """Rows `ids` (m,) over their divisors (n,), one a row of `rows`: float32, from float64 quotients.
+    """Rows `ids` (m,) over their divisors (n,), one a row of `rows`: float64 quotients, in float32.
 
     No divisor that is used may be 0.
     """
@@ -309,9 +309,9 @@ def cosine_histogram(
 
     inv_norms: 1 / |row| (n,), 0 for a row that takes part in no pair. precision: "exact" for the
     counts of the float64 cosines, "fast" for pairs near an edge left at most one bin off. axes: up
-    to 16 orthonormal rows (k, d), along which the rows are long: they tighten int16 products.
-    arithmetic: "float32", "int16", or "" for the likely faster: see csrc/cosine.h. Minimum and
-    maximum are exact, NaN if there is no pair.
+    to 48 orthonormal rows (k, d), along which the rows are long, longest first: they tighten
+    products of integers. arithmetic: "float32", "int16", "int8" ("fast" alone), or "" for the
+    likely fastest: see csrc/cosine.h. Minimum and maximum are exact, NaN if there is no pair.
     """
     isa = active_isa()
     inv_norms = np.ascontiguousarray(inv_norms, dtype=np.float64)
