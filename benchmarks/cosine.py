@@ -94,7 +94,7 @@ def _hadamard(size: int) -> NDArray[np.float64]:
     found = np.ones((1, 1))
     while len(found) < size:
         found = np.block([[found, found], [found, -found]])
-    return found / np.sqrt(size)
+    return np.asarray(found / np.sqrt(size))
 
 
 def main() -> None:

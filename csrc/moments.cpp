@@ -18,7 +18,6 @@ namespace {
 constexpr std::int64_t kSumRows = 256;  // rows added in one go
 constexpr std::int64_t kPackRows = 64;  // rows packed by one task
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
-constexpr std::int64_t kLanes = 8;  // partial sums, so that the compiler may use vectors
 
 const MomentsKernels& moments_kernels(Isa isa) {
   return at_level(isa, scalar_moments_kernels, FASTDIM_IF_AVX2(avx2_moments_kernels),
@@ -96,15 +95,6 @@ struct Scratch {
         int_tile(kMaxTileRows * kMaxTileCols),
         length2(static_cast<std::size_t>(rows)) {}
 };
-
-double product(const double* a, const double* b, std::int64_t d) {
-  double sum[kLanes] = {};
-  std::int64_t c = 0;
-  for (; c + kLanes <= d; c += kLanes)
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) sum[lane] += a[c + lane] * b[c + lane];
-  for (; c < d; ++c) sum[c % kLanes] += a[c] * b[c];
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
 
 // One row or axis into place r of a panel, in either arithmetic; returns the factor that was taken
 // out of its product.
@@ -198,12 +188,12 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
       double length2 = 0.0;
       if (i < end) {
         pack_row(kernels, p, i, static_cast<std::size_t>(kernels.width), mine.row.data());
+        const std::size_t columns = static_cast<std::size_t>(d);
         for (std::int64_t j = 0; j < axes.line_count; ++j)
-          out.linear[i * axes.line_count + j] = product(mine.row.data(), axes.lines + j * d, d);
-        const double z = product(mine.row.data(), axes.vectors, d);
-        for (std::int64_t c = 0; c < d; ++c)
-          mine.row[static_cast<std::size_t>(c)] -= z * axes.vectors[c];
-        length2 = product(mine.row.data(), mine.row.data(), d);
+          out.linear[i * axes.line_count + j] =
+              kernels.dot(mine.row.data(), axes.lines + j * d, columns);
+        const double z = kernels.dot(mine.row.data(), axes.vectors, columns);
+        length2 = kernels.remove(mine.row.data(), axes.vectors, z, columns);
         out.first[i] = z;
         out.rest[i] = length2;
         for (int s = 0; s < 2; ++s) out.forms[2 * i + s] = axes.weights[s * axes.count] * z * z;

@@ -55,6 +55,34 @@ void gram_avx2(const double* a, const double* b, std::size_t count, double* tile
   }
 }
 
+double sum_doubles(__m256d v) {
+  const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+}
+
+double dot_avx2(const double* a, const double* b, std::size_t d) {
+  __m256d sum[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
+                    _mm256_setzero_pd()};
+  std::size_t i = 0;
+  for (; d - i >= 16; i += 16)
+    for (int s = 0; s < 4; ++s)
+      sum[s] =
+          _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 4 * s), _mm256_loadu_pd(b + i + 4 * s), sum[s]);
+  for (; i < d; i += 4)
+    sum[0] = _mm256_fmadd_pd(load_part<F64>(a + i, d - i), load_part<F64>(b + i, d - i), sum[0]);
+  return sum_doubles(_mm256_add_pd(_mm256_add_pd(sum[0], sum[1]), _mm256_add_pd(sum[2], sum[3])));
+}
+
+double remove_avx2(double* row, const double* axis, double z, std::size_t d) {
+  const __m256d factor = _mm256_set1_pd(z);
+  std::size_t i = 0;
+  for (; d - i >= 4; i += 4)
+    _mm256_storeu_pd(row + i,
+                     _mm256_fnmadd_pd(factor, _mm256_loadu_pd(axis + i), _mm256_loadu_pd(row + i)));
+  for (; i < d; ++i) row[i] -= z * axis[i];
+  return dot_avx2(row, row, d);
+}
+
 __m256 load_values(const float* p) { return _mm256_loadu_ps(p); }
 __m256 load_values(const std::int32_t* p) {
   return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -82,8 +110,14 @@ void forms_avx2(const Element* tile, const float* weights, float* out) {
 }
 
 constexpr MomentsKernels kKernels = {
-    kWidth,    kTileRows,         {pack_avx2<F16>, pack_avx2<BF16>, pack_avx2<F32>, pack_avx2<F64>},
-    gram_avx2, forms_avx2<float>, forms_avx2<std::int32_t>,
+    kWidth,
+    kTileRows,
+    {pack_avx2<F16>, pack_avx2<BF16>, pack_avx2<F32>, pack_avx2<F64>},
+    gram_avx2,
+    dot_avx2,
+    remove_avx2,
+    forms_avx2<float>,
+    forms_avx2<std::int32_t>,
 };
 
 }  // namespace

@@ -50,6 +50,35 @@ void gram_avx512(const double* a, const double* b, std::size_t count, double* ti
   }
 }
 
+double dot_avx512(const double* a, const double* b, std::size_t d) {
+  __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
+                    _mm512_setzero_pd()};
+  std::size_t i = 0;
+  for (; d - i >= 32; i += 32)
+    for (int s = 0; s < 4; ++s)
+      sum[s] =
+          _mm512_fmadd_pd(_mm512_loadu_pd(a + i + 8 * s), _mm512_loadu_pd(b + i + 8 * s), sum[s]);
+  for (; i < d; i += 8) {
+    const __mmask8 mask = first_lanes(d - i);
+    sum[0] = _mm512_fmadd_pd(F64::load(a + i, mask), F64::load(b + i, mask), sum[0]);
+  }
+  return _mm512_reduce_add_pd(
+      _mm512_add_pd(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])));
+}
+
+double remove_avx512(double* row, const double* axis, double z, std::size_t d) {
+  const __m512d factor = _mm512_set1_pd(z);
+  __m512d sum[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+  for (std::size_t i = 0; i < d; i += 8) {
+    const __mmask8 mask = first_lanes(d - i);
+    const __m512d left =
+        _mm512_fnmadd_pd(factor, F64::load(axis + i, mask), F64::load(row + i, mask));
+    _mm512_mask_storeu_pd(row + i, mask, left);
+    sum[i / 8 % 2] = _mm512_fmadd_pd(left, left, sum[i / 8 % 2]);
+  }
+  return _mm512_reduce_add_pd(_mm512_add_pd(sum[0], sum[1]));
+}
+
 __m512 load_values(const float* p) { return _mm512_loadu_ps(p); }
 __m512 load_values(const std::int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
@@ -74,6 +103,8 @@ constexpr MomentsKernels kKernels = {
     kTileRows,
     {pack_avx512<F16>, pack_avx512<BF16>, pack_avx512<F32>, pack_avx512<F64>},
     gram_avx512,
+    dot_avx512,
+    remove_avx512,
     forms_avx512<float>,
     forms_avx512<std::int32_t>,
 };

@@ -20,6 +20,12 @@ struct MomentsKernels {
   // r < tile_rows.
   void (*gram)(const double* a, const double* b, std::size_t count, double* tile);
 
+  // a.b in float64, any order of sums.
+  double (*dot)(const double* a, const double* b, std::size_t d);
+
+  // row -= z * axis; returns |row|^2 of what is left, in float64.
+  double (*remove)(double* row, const double* axis, double z, std::size_t d);
+
   // out[r][s] = sum over c of weights[s * cols + c] * tile[r][c]^2 for s = 0, 1, on the tiles of
   // Kernels::product (float32) or CosineKernels::product_ints (int32).
   void (*forms)(const float* tile, const float* weights, float* out);

@@ -26,6 +26,26 @@ void gram_scalar(const double* a, const double* b, std::size_t count, double* ti
     for (std::size_t c = 0; c < kWidth; ++c) tile[r * kWidth + c] = sum[r][c];
 }
 
+constexpr std::size_t kLanes = 8;  // partial sums, so that the compiler may use vectors
+
+double sum_lanes(const double* sum) {
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+double dot_scalar(const double* a, const double* b, std::size_t d) {
+  double sum[kLanes] = {};
+  std::size_t c = 0;
+  for (; c + kLanes <= d; c += kLanes)
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sum[lane] += a[c + lane] * b[c + lane];
+  for (; c < d; ++c) sum[c % kLanes] += a[c] * b[c];
+  return sum_lanes(sum);
+}
+
+double remove_scalar(double* row, const double* axis, double z, std::size_t d) {
+  for (std::size_t c = 0; c < d; ++c) row[c] -= z * axis[c];
+  return dot_scalar(row, row, d);
+}
+
 template <class Element>
 void forms_scalar(const Element* tile, const float* weights, float* out) {
   for (int r = 0; r < kRows; ++r)
@@ -44,6 +64,8 @@ constexpr MomentsKernels kKernels = {
     kTileRows,
     {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
     gram_scalar,
+    dot_scalar,
+    remove_scalar,
     forms_scalar<float>,
     forms_scalar<std::int32_t>,
 };

@@ -278,7 +278,7 @@ def divided(rows: Rows, ids: Int64, divisors: Float64, threads: int) -> Rows:
     """
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     divisors = np.ascontiguousarray(divisors, dtype=np.float64)
-    out = np.full((len(ids), rows.d), np.nan, dtype=np.float32)
+    out = np.empty((len(ids), rows.d), dtype=np.float32)  # large: pages are cleared by all threads
     _core.divide_rows(
         *_matrix(rows),
         _address(ids),

@@ -7,6 +7,7 @@ layer, the filters of the run and its options alone, not on which pieces are lef
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
+from fastdim.backends.blas import one_blas_thread
 from fastdim.cosine import (
     DIRECT_ROWS,
     CosineStats,
@@ -41,6 +43,9 @@ NEIGHBORS = 4
 # A filter that keeps fewer of the rows shares no sample: too many draws would be thrown away.
 SHARED_SHARE = 0.8
 
+# Up to so many columns the covariances of all filters are decomposed at once: 24 MB each.
+AHEAD_COLUMNS = 1024
+
 # Fields of CosineStats that come from visiting pairs.
 PAIRWISE = (
     *("min", "max", "histogram", "edges", "n_pairs", "pairs", "band"),
@@ -62,7 +67,7 @@ class SharedLayer:
             for item in filters
         }
         self._parts: dict[bool, list[tuple[Int64, Sums]]] = {}
-        self._decompositions: dict[tuple[bool, bytes], Decomposition] = {}
+        self._decompositions: dict[tuple[bool, bytes], Future[Decomposition]] = {}
         self._histograms: dict[bytes, CosineStats] = {}
 
     @property
@@ -94,18 +99,46 @@ class SharedLayer:
         """
         mask = np.zeros(self.rows.n, dtype=bool)
         mask[kept] = True
-        if unit:
-            mask &= self.inverse > 0
-        key = (unit, mask.tobytes())
-        if key not in self._decompositions:
-            inside = [part for ids, part in self._sums(unit) if mask[ids[0]]]
-            total = inside[0]
-            for part in inside[1:]:
-                total = total + part
-            ids = None if mask.all() else np.flatnonzero(mask)
-            scale = self.inverse if unit else None
-            self._decompositions[key] = decompose_sums(total, ids, scale)
-        return self._decompositions[key]
+        asked = self._key(mask, unit)
+        if asked not in self._decompositions:
+            self._decompose([(mask, unit), *self._ahead()])
+        return self._decompositions[asked].result()
+
+    def _key(self, mask: Mask, unit: bool) -> tuple[bool, bytes]:
+        return unit, (mask & (self.inverse > 0) if unit else mask).tobytes()
+
+    def _ahead(self) -> list[tuple[Mask, bool]]:
+        """What the filters of the run will ask for; nothing for many columns, to save memory."""
+        if self.rows.d > AHEAD_COLUMNS:
+            return []
+        masks = list(self._masks.values())
+        spectra = [(mask, of) for mask, of in masks if self.shares_spectrum(int(mask.sum()))]
+        usable = [mask & (self.inverse > 0) for mask, _ in masks]
+        return spectra + [(mask, True) for mask in usable if self.shares_moments(int(mask.sum()))]
+
+    def _decompose(self, wanted: list[tuple[Mask, bool]]) -> None:
+        """Side by side, each on one thread; what fails is raised to those who ask for it."""
+        with one_blas_thread(), ThreadPoolExecutor(self.threads) as pool:
+            for mask, unit in wanted:
+                key = self._key(mask, unit)
+                if key in self._decompositions:
+                    continue
+                inside = [part for ids, part in self._sums(unit) if mask[ids[0]]]
+                total = inside[0]
+                for part in inside[1:]:
+                    total = total + part
+                used = mask & (self.inverse > 0) if unit else mask
+                ids = None if used.all() else np.flatnonzero(used)
+                scale = self.inverse if unit else None
+                self._decompositions[key] = pool.submit(decompose_sums, total, ids, scale)
+
+    def shares_spectrum(self, count: int) -> bool:
+        """Whether the spectrum of so many rows comes from sums over them."""
+        return self.rows.d >= 2 and count >= max(2, self.rows.d)
+
+    def shares_moments(self, count: int) -> bool:
+        """Whether the cosine moments of so many rows that are not zero come from such sums."""
+        return count > max(DIRECT_ROWS, self.rows.d)
 
     def _sums(self, unit: bool) -> list[tuple[Int64, Sums]]:
         """Rows that exactly the same filters keep, and their sums, for each such set."""
@@ -308,7 +341,7 @@ class SharedJob(Job):
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        if self.d < 2 or self.n < max(2, self.d):
+        if not self.shared.shares_spectrum(self.n):
             return super().spectrum
         known = self.shared.decomposition(self.filtered.kept, unit=self.filtered.normalize)
         return spectrum_of(self.shared.rows, self.groups, self.confidence, self.threads, known)
@@ -317,7 +350,7 @@ class SharedJob(Job):
         kept = self.filtered.kept
         shared = self.shared
         known = None
-        if int((shared.inverse[kept] > 0).sum()) > max(DIRECT_ROWS, self.d):
+        if shared.shares_moments(int((shared.inverse[kept] > 0).sum())):
             known = shared.decomposition(kept, unit=True)
         return cosine_moments(
             shared.rows,
