@@ -10,8 +10,9 @@
 namespace fastdim {
 namespace {
 
-constexpr std::int64_t kPiece = 64;  // columns summed at a time: short sums round less
-constexpr std::int64_t kPanelsPerTask = 16;
+constexpr std::int64_t kPiece = 512;  // columns of all axes that stay in the cache
+constexpr std::int64_t kMostPanels = 16;
+constexpr std::int64_t kTaskBytes = std::int64_t{2} << 20;  // of the rows of a task
 // Rests are left out where they are wrong by more than this share of a row's norm, in the median.
 constexpr double kUsableRest = 0x1p-9;
 
@@ -31,10 +32,14 @@ Skew skew_of(const Basis& basis, std::int64_t d, int threads, const std::functio
     double sum = 0;
     for (std::int64_t j = 0; j <= i; ++j) {
       const float* y = basis.axes + j * d;
-      double product[4] = {};
-      for (std::int64_t c = 0; c < d; ++c)
-        product[c % 4] += static_cast<double>(x[c]) * static_cast<double>(y[c]);
-      const double total = (product[0] + product[1]) + (product[2] + product[3]);
+      double product[8] = {};  // side by side: one would wait for itself
+      std::int64_t c = 0;
+      for (; c + 8 <= d; c += 8)
+        for (int lane = 0; lane < 8; ++lane)
+          product[lane] += static_cast<double>(x[c + lane]) * static_cast<double>(y[c + lane]);
+      for (; c < d; ++c) product[0] += static_cast<double>(x[c]) * static_cast<double>(y[c]);
+      double total = 0;
+      for (const double part : product) total += part;
       const double gap = total - (i == j ? 1.0 : 0.0);
       sum += (i == j ? 1.0 : 2.0) * gap * gap;
       if (i == j) lengths[static_cast<std::size_t>(i)] = std::sqrt(total);
@@ -78,68 +83,83 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
     throw std::invalid_argument("knn: the axes are far from orthonormal: |Q^T Q - I| = " +
                                 std::to_string(skew.delta) + " exceeds 4096");
   out.sigma = std::sqrt(1.0 + skew.delta * (1.0 + skew.delta)) * (1.0 + 0x1p-40);
-  const double roundings = static_cast<double>(std::min(d, kPiece) + 3 + tasks(d, kPiece) + 2);
+  // A term passes through its product, the sums of its block and those of the blocks.
+  constexpr std::int64_t block = static_cast<std::int64_t>(kShortBlock);
+  const double roundings = static_cast<double>(std::min(d, block) + 3 + tasks(d, block) + 2);
   const double g = roundings * 0x1p-24 / (1.0 - roundings * 0x1p-24) *
                    std::sqrt(static_cast<double>(p)) * skew.longest;
   const Aligned<float> axes = axis_panels(basis, d, width);
   std::vector<float> rest_error(static_cast<std::size_t>(n)), center_error(rest_error);
 
-  const std::int64_t panels = tasks(n, height);
-  parallel_for(
-      tasks(panels, kPanelsPerTask), set.threads, *set.poll, [&](std::int64_t task, int worker) {
-        RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
-        Aligned<float> panel(static_cast<std::size_t>(height * d));
-        Aligned<float> tile(static_cast<std::size_t>(height * width));
-        std::vector<float> total(static_cast<std::size_t>(height * width));
-        std::vector<double> norm2(static_cast<std::size_t>(height), 0.0), error2(norm2);
-        const std::int64_t stop = std::min(panels, (task + 1) * kPanelsPerTask);
-        for (std::int64_t at = task * kPanelsPerTask; at < stop; ++at) {
-          const std::int64_t first = at * height, count = std::min(height, n - first);
-          std::fill(panel.data(), panel.data() + height * d, 0.0f);
-          for (std::int64_t r = 0; r < count; ++r) {
-            transform_row(*set.kernels, set.rows, transform, set.ids[first + r], mine,
-                          &norm2[static_cast<std::size_t>(r)],
-                          &error2[static_cast<std::size_t>(r)]);
-            for (std::int64_t c = 0; c < d; ++c)
-              panel.data()[c * height + r] = mine.centered.data()[c];
-          }
-          for (std::int64_t j = 0; j < p; j += width) {
-            std::fill(total.begin(), total.end(), 0.0f);
-            for (std::int64_t c = 0; c < d; c += kPiece) {
-              set.kernels->product(panel.data() + c * height, axes.data() + j * d + c * width,
-                                   static_cast<std::size_t>(std::min(kPiece, d - c)), tile.data());
-              for (std::size_t i = 0; i < total.size(); ++i) total[i] += tile.data()[i];
-            }
-            for (std::int64_t r = 0; r < count; ++r)
-              std::copy_n(total.begin() + r * width, std::min(width, p - j),
-                          out.values.data() + (first + r) * p + j);
-          }
-          for (std::int64_t r = 0; r < count; ++r) {
-            const std::size_t row = static_cast<std::size_t>(first + r);
-            const double whole = norm2[static_cast<std::size_t>(r)];
-            double inside = 0;
-            for (std::int64_t j = 0; j < p; ++j) {
-              const double value = static_cast<double>(out.row(first + r)[j]);
-              inside += value * value;
-            }
-            const double eta = g * std::sqrt(whole) * (1.0 + 0x1p-30) + underflow(d);
-            const double length = std::sqrt(inside);
-            const double wrong = 2.0 * length * eta + eta * eta +
-                                 skew.delta * (length + eta) * (length + eta) +
-                                 float64_error_of(d + p) * whole;
-            const double rest = std::sqrt(std::max(0.0, whole - inside));
-            // sqrt is the better bound near 0, the quotient elsewhere.
-            const double rest_wrong =
-                rest > 0 ? std::min(wrong / rest, std::sqrt(wrong)) : std::sqrt(wrong);
-            out.norm[row] = static_cast<float>(std::sqrt(whole));
-            out.rest[row] = static_cast<float>(rest);
-            // Rounded to float32 here; base pays for it.
-            rest_error[row] = round_up(rest_wrong * (1.0 + 0x1p-30) + 0x1p-24 * rest);
-            center_error[row] = round_up(
-                out.sigma * centering_error(whole, error2[static_cast<std::size_t>(r)], d));
-          }
+  const std::int64_t panels = tasks(n, height), wide = tasks(p, width);
+  const std::int64_t together =
+      std::clamp<std::int64_t>(kTaskBytes / (4 * height * d), 1, kMostPanels);
+  const std::int64_t tile = height * width;
+  struct Work {
+    Aligned<float> rows, tiles;
+  };
+  std::vector<Work> work;
+  for (int worker = 0; worker < set.threads; ++worker)
+    work.push_back({Aligned<float>(static_cast<std::size_t>(together * height * d)),
+                    Aligned<float>(static_cast<std::size_t>(together * wide * tile))});
+  parallel_for(tasks(panels, together), set.threads, *set.poll, [&](std::int64_t task, int worker) {
+    RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+    const std::int64_t begin = task * together, stop = std::min(panels, begin + together);
+    const std::size_t slots = static_cast<std::size_t>((stop - begin) * height);
+    Aligned<float> rows(slots * static_cast<std::size_t>(d));
+    Aligned<float> tiles(static_cast<std::size_t>((stop - begin) * wide * tile));
+    std::fill_n(tiles.data(), (stop - begin) * wide * tile, 0.0f);
+    std::vector<double> norm2(slots, 0.0), error2(norm2);
+    for (std::int64_t slot = 0; slot < (stop - begin) * height; ++slot) {
+      float* panel = rows.data() + slot / height * height * d + slot % height;
+      const std::int64_t row = begin * height + slot;
+      if (row < n)
+        transform_row(*set.kernels, set.rows, transform, set.ids[row], mine,
+                      &norm2[static_cast<std::size_t>(slot)],
+                      &error2[static_cast<std::size_t>(slot)]);
+      for (std::int64_t c = 0; c < d; ++c)
+        panel[c * height] = row < n ? mine.centered.data()[c] : 0.0f;
+    }
+    for (std::int64_t c = 0; c < d; c += kPiece)
+      for (std::int64_t j = 0; j < wide; ++j)
+        for (std::int64_t at = 0; at < stop - begin; ++at)
+          set.kernels->add_product(rows.data() + (at * d + c) * height,
+                                   axes.data() + (j * d + c) * width,
+                                   static_cast<std::size_t>(std::min(kPiece, d - c)),
+                                   tiles.data() + (at * wide + j) * tile);
+    for (std::int64_t at = begin; at < stop; ++at) {
+      const std::int64_t first = at * height, count = std::min(height, n - first);
+      for (std::int64_t j = 0; j < wide; ++j)
+        for (std::int64_t r = 0; r < count; ++r)
+          std::copy_n(tiles.data() + ((at - begin) * wide + j) * tile + r * width,
+                      std::min(width, p - j * width),
+                      out.values.data() + (first + r) * p + j * width);
+      for (std::int64_t r = 0; r < count; ++r) {
+        const std::size_t row = static_cast<std::size_t>(first + r);
+        const std::size_t slot = static_cast<std::size_t>((at - begin) * height + r);
+        const double whole = norm2[slot];
+        double inside = 0;
+        for (std::int64_t j = 0; j < p; ++j) {
+          const double value = static_cast<double>(out.row(first + r)[j]);
+          inside += value * value;
         }
-      });
+        const double eta = g * std::sqrt(whole) * (1.0 + 0x1p-30) + underflow(d);
+        const double length = std::sqrt(inside);
+        const double wrong = 2.0 * length * eta + eta * eta +
+                             skew.delta * (length + eta) * (length + eta) +
+                             float64_error_of(d + p) * whole;
+        const double rest = std::sqrt(std::max(0.0, whole - inside));
+        // sqrt is the better bound near 0, the quotient elsewhere.
+        const double rest_wrong =
+            rest > 0 ? std::min(wrong / rest, std::sqrt(wrong)) : std::sqrt(wrong);
+        out.norm[row] = static_cast<float>(std::sqrt(whole));
+        out.rest[row] = static_cast<float>(rest);
+        // Rounded to float32 here; base pays for it.
+        rest_error[row] = round_up(rest_wrong * (1.0 + 0x1p-30) + 0x1p-24 * rest);
+        center_error[row] = round_up(out.sigma * centering_error(whole, error2[slot], d));
+      }
+    }
+  });
 
   std::vector<float> share(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < share.size(); ++i)

@@ -19,6 +19,9 @@ constexpr int kDtypes = 4;
 // rounding error of a product grows with min(d, kBlock) + d / kBlock and not with d.
 constexpr std::size_t kBlock = 512;
 
+// Of Kernels::add_product: short sums round less.
+constexpr std::size_t kShortBlock = 64;
+
 constexpr int kMaxTileRows = 14;
 constexpr int kMaxTileCols = 32;
 
@@ -30,6 +33,9 @@ struct Kernels {
 
   // tile[r][c] = sum over d of a[r] * b[c], float32, any order inside the bound of kBlock.
   void (*product)(const float* a, const float* b, std::size_t d, float* tile);
+
+  // tile[r][c] += the same sum, block by block, in blocks of kShortBlock.
+  void (*add_product)(const float* a, const float* b, std::size_t d, float* tile);
 
   // tile[r][c] -= col_bound[c]; bit c of hits[r] says whether the result >= row_bound[r].
   // Returns whether any bit is set; only then tile and hits are defined.

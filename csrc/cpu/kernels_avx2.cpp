@@ -9,9 +9,10 @@
 namespace fastdim {
 namespace {
 
+template <std::size_t Block, bool Add>
 void product_avx2(const float* a, const float* b, std::size_t d, float* tile) {
-  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
-    const std::size_t count = d - start < kBlock ? d - start : kBlock;
+  for (std::size_t start = 0; start == 0 || start < d; start += Block) {
+    const std::size_t count = d - start < Block ? d - start : Block;
     const float* pa = a + start * kRows;
     const float* pb = b + start * kCols;
     __m256 sum[kRows][2];
@@ -29,7 +30,8 @@ void product_avx2(const float* a, const float* b, std::size_t d, float* tile) {
     for (int r = 0; r < kRows; ++r)
       for (int h = 0; h < 2; ++h) {
         float* out = tile + r * kCols + h * 8;
-        _mm256_store_ps(out, start ? _mm256_add_ps(_mm256_load_ps(out), sum[r][h]) : sum[r][h]);
+        _mm256_store_ps(out,
+                        Add || start ? _mm256_add_ps(_mm256_load_ps(out), sum[r][h]) : sum[r][h]);
       }
   }
 }
@@ -124,7 +126,8 @@ double distance2_avx2(const void* x, const void* y, std::size_t d, double scale,
 constexpr Kernels kKernels = {
     kRows,
     kCols,
-    product_avx2,
+    product_avx2<kBlock, false>,
+    product_avx2<kShortBlock, true>,
     filter_avx2,
     center_avx2,
     {decode_avx2<F16>, decode_avx2<BF16>, decode_avx2<F32>, decode_avx2<F64>},

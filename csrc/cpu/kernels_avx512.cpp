@@ -8,9 +8,10 @@
 namespace fastdim {
 namespace {
 
+template <std::size_t Block, bool Add>
 void product_avx512(const float* a, const float* b, std::size_t d, float* tile) {
-  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
-    const std::size_t count = d - start < kBlock ? d - start : kBlock;
+  for (std::size_t start = 0; start == 0 || start < d; start += Block) {
+    const std::size_t count = d - start < Block ? d - start : Block;
     const float* pa = a + start * kRows;
     const float* pb = b + start * kCols;
     __m512 sum[kRows][2];
@@ -28,7 +29,8 @@ void product_avx512(const float* a, const float* b, std::size_t d, float* tile) 
     for (int r = 0; r < kRows; ++r)
       for (int h = 0; h < 2; ++h) {
         float* out = tile + r * kCols + h * 16;
-        _mm512_store_ps(out, start ? _mm512_add_ps(_mm512_load_ps(out), sum[r][h]) : sum[r][h]);
+        _mm512_store_ps(out,
+                        Add || start ? _mm512_add_ps(_mm512_load_ps(out), sum[r][h]) : sum[r][h]);
       }
   }
 }
@@ -118,7 +120,8 @@ double distance2_avx512(const void* x, const void* y, std::size_t d, double scal
 constexpr Kernels kKernels = {
     kRows,
     kCols,
-    product_avx512,
+    product_avx512<kBlock, false>,
+    product_avx512<kShortBlock, true>,
     filter_avx512,
     center_avx512,
     {decode_avx512<F16>, decode_avx512<BF16>, decode_avx512<F32>, decode_avx512<F64>},

@@ -5,16 +5,17 @@
 namespace fastdim {
 namespace {
 
+template <std::size_t Block, bool Add>
 void product_scalar(const float* a, const float* b, std::size_t d, float* tile) {
-  for (std::size_t start = 0; start == 0 || start < d; start += kBlock) {
-    const std::size_t stop = d - start < kBlock ? d : start + kBlock;
+  for (std::size_t start = 0; start == 0 || start < d; start += Block) {
+    const std::size_t stop = d - start < Block ? d : start + Block;
     float sum[kRows][kCols] = {};
     for (std::size_t i = start; i < stop; ++i)
       for (int r = 0; r < kRows; ++r)
         for (int c = 0; c < kCols; ++c) sum[r][c] += a[i * kRows + r] * b[i * kCols + c];
     for (int r = 0; r < kRows; ++r)
       for (int c = 0; c < kCols; ++c)
-        tile[r * kCols + c] = (start == 0 ? 0.0f : tile[r * kCols + c]) + sum[r][c];
+        tile[r * kCols + c] = (Add || start > 0 ? tile[r * kCols + c] : 0.0f) + sum[r][c];
   }
 }
 
@@ -80,7 +81,8 @@ double distance2_scalar(const void* x, const void* y, std::size_t d, double scal
 constexpr Kernels kKernels = {
     kRows,
     kCols,
-    product_scalar,
+    product_scalar<kBlock, false>,
+    product_scalar<kShortBlock, true>,
     filter_scalar,
     center_scalar,
     {decode_scalar<F16>, decode_scalar<BF16>, decode_scalar<F32>, decode_scalar<F64>},

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastdim import _core
 from fastdim.arrays import Rows
-from fastdim.backends.basis import DIRECT_COLUMNS, middle, principal_axes
+from fastdim.backends.basis import DIRECT_COLUMNS, lacks_structure, middle, principal_axes
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import BackendError, InputError
 
@@ -128,7 +128,11 @@ class Index:
         known = (_address(first), len(first), _address(inverse)) if groups else (0, 0, 0)
         self._index = _core.Index(*_matrix(rows), *known, threads, isa)
         if strategy == "auto":
-            strategy = self._by_size(queries, len(_core.filter_arithmetics(isa)) > 1)
+            low_precision = len(_core.filter_arithmetics(isa)) > 1
+            strategy = self._by_size(queries, low_precision)
+            if strategy == "auto" and low_precision:
+                with one_blas_thread():
+                    strategy = "direct" if lacks_structure(rows) else "auto"
         if strategy == "tiled" or self._index.groups() < 2:
             return
         if strategy == "direct":
