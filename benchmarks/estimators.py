@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import os
-import subprocess
 import sys
 import time
 import warnings
@@ -34,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from worker import device, environment, today
+from worker import device, in_child, in_own_environment, today
 
 import fastdim
 from fastdim.errors import require
@@ -283,14 +281,5 @@ def main(arguments: list[str] | None = None) -> int:
     return int(wrong > 0)
 
 
-def in_own_environment() -> int:
-    """`main` in a child whose BLAS chooses its kernels for itself, with as many threads as CPUs."""
-    with environment("", len(os.sched_getaffinity(0))):
-        command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
-        return subprocess.run(command, check=False, env={**os.environ, CHILD: "1"}).returncode
-
-
-CHILD = "FASTDIM_BENCHMARK_CHILD"
-
 if __name__ == "__main__":
-    sys.exit(main() if CHILD in os.environ else in_own_environment())
+    sys.exit(main() if in_child() else in_own_environment())
