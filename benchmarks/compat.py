@@ -1,5 +1,6 @@
 """What other packages save when they are given our neighbours: results first, then times in turns.
 
+    make compat BENCH_ARGS="--page docs/integrations.md"     # puts the table into the page
     .venv-bench/bin/python benchmarks/compat.py --rows 20000 --columns 50 768 --output FILE.md
 
 Gaussian rows of 10 dimensions in more columns, float32. For each package the same call twice: with
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from study_page import fill
 from worker import in_child, in_own_environment, processor, today
 
 import fastdim
@@ -197,6 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", nargs="*", help="parts of names")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--page", type=Path, help="whose place for the table is filled")
     options = parser.parse_args(arguments)
     lines = [
         f"{processor()}, {options.threads} threads, fastdim {fastdim.__version__}, {today()}. "
@@ -227,6 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
             lines.append(line)
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
+    if options.page:
+        page = fill(options.page.read_text("utf-8"), {"compat": "\n".join(lines)})
+        options.page.write_text(page, "utf-8")
     return int(wrong > 0)
 
 

@@ -60,8 +60,11 @@ def gride(
         dependent. "fisher": observed information N/d^2 + (n2-n1-1) sum(mu^-d (log mu)^2 / (1 -
         mu^-d)^2), for independent ratios. "bootstrap": 500 samples of the model, seeded. Real
         ratios depend on each other through shared neighbours, more so at large n1, and the last two
-    are too narrow. compat: "dadapy" or "skdim": N - 1 in place of N, mu of at least
-        20 (q95 - q50) + q50 dropped, which hides large ratios, and ties dropped ("skdim").
+        are too narrow. On hidden states "robust" at 95 % holds its target in 0.92-0.97 of cases
+        where queries are sampled, unless few rows carry the error and none was drawn, and in
+        0.75-0.88 where every row is a query and n1 is 4 or 16 (docs/estimators.md).
+    compat: "dadapy" or "skdim": N - 1 in place of N, mu of at least 20 (q95 - q50) + q50 dropped,
+        which hides large ratios, and ties dropped ("skdim").
 
     Assumes a density constant up to the n2-th neighbour. Bias: as TwoNN at (1, 2), low at high
     dimension and finite n; larger scales lose more of it and feel noise less. Cost: one search with
