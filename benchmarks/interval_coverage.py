@@ -139,7 +139,7 @@ def layer_rows(layer: int, pool: int, cache: Path, long_rows: bool = True) -> Ma
     if long_rows:
         return x
     norms = np.linalg.norm(x.astype(np.float64), axis=1)
-    return x[norms <= LONG * np.median(norms)]
+    return np.asarray(x[norms <= LONG * np.median(norms)])
 
 
 def subset(
