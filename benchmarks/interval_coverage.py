@@ -54,6 +54,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "gride 4": lambda x, r: fastdim.gride(r, 4),
     "gride 16": lambda x, r: fastdim.gride(r, 16),
     "gride 4 fisher": lambda x, r: fastdim.gride(r, 4, interval="fisher"),
+    "gride 16 jackknife": lambda x, r: fastdim.gride(r, 16, interval="jackknife"),
     "levina_bickel 10": lambda x, r: fastdim.levina_bickel(r, 10),
     "levina_bickel 20": lambda x, r: fastdim.levina_bickel(r, 20),
     "levina_bickel 20 median": lambda x, r: fastdim.levina_bickel(r, 20, average="median"),
@@ -73,7 +74,15 @@ ESTIMATORS: dict[str, Estimator] = {
     "danco": lambda x, r: fastdim.danco(x, seed=zlib.crc32(np.ascontiguousarray(x).tobytes())),
 }
 # These take no sample of queries.
-ALL_ROWS = ("abide 50", "corrint 10, 20", "geomle", "knn_graph", "ph_dimension", "danco")
+ALL_ROWS = (
+    "gride 16 jackknife",
+    "abide 50",
+    "corrint 10, 20",
+    "geomle",
+    "knn_graph",
+    "ph_dimension",
+    "danco",
+)
 READS_ROWS = ("tle 20", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
 FIRST_SEED = 3_000_000
