@@ -233,6 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
+    if options.rows < SIZES[-1]:
+        parser.error(f"--rows must be at least {SIZES[-1]}, the largest subset of KNN")
     spec = importlib.util.find_spec("torchid")
     torchid = None if spec is None else importlib.import_module("torchid.estimators")
     known = lines_of(torchid)
