@@ -1,5 +1,6 @@
 """What other packages save when they are given our neighbours: results first, then times in turns.
 
+    make compat BENCH_ARGS="--page docs/integrations.md"     # puts the table into the page
     .venv-bench/bin/python benchmarks/compat.py --rows 20000 --columns 50 768 --output FILE.md
 
 Gaussian rows of 10 dimensions in more columns, float32. For each package the same call twice: with
@@ -7,7 +8,7 @@ its own search, and with `fastdim.knn` and the line of docs/integrations.md. Our
 compared with a float64 brute force (200 rows, 1e-6), then both results with each other on all
 rows; a line that is off prints no time, and the exit status is 1. Times are medians (with the
 range) of `--repeats` runs of each in turns, after one run of both on 5,000 rows, which compiles
-what is compiled at first use.
+what is compiled at first use. Every BLAS chooses its kernels for itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from worker import processor, today
+from study_page import fill
+from worker import in_child, in_own_environment, processor, today
 
 import fastdim
 from fastdim import compat, naive
@@ -197,6 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", nargs="*", help="parts of names")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--page", type=Path, help="whose place for the table is filled")
     options = parser.parse_args(arguments)
     lines = [
         f"{processor()}, {options.threads} threads, fastdim {fastdim.__version__}, {today()}. "
@@ -227,8 +230,11 @@ def main(arguments: list[str] | None = None) -> int:
             lines.append(line)
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
+    if options.page:
+        page = fill(options.page.read_text("utf-8"), {"compat": "\n".join(lines)})
+        options.page.write_text(page, "utf-8")
     return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main() if in_child() else in_own_environment())

@@ -7,7 +7,8 @@ ideal:    independent rows from each model's own law.
 tori:     every row of a uniform set on a flat torus, through the search; the mean over all sets.
 curved:   the same on a sphere, a helicoid sheet and a Gaussian, which have curvature or borders.
 subsets:  every row of random subsets of a layer's rows; the mean over all subsets.
-sampled:  500 query rows against all rows of a layer; the value of all queries.
+sampled:  500 query rows against all rows of a layer; the value of all queries. "no long rows": of
+          the rows up to 5 times the median norm (docs/estimators.md says why).
 
 Factors of the intervals were chosen on other seeds: sets here begin at seed 3,000,000.
 """
@@ -20,6 +21,7 @@ import os
 import platform
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
@@ -52,6 +54,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "gride 4": lambda x, r: fastdim.gride(r, 4),
     "gride 16": lambda x, r: fastdim.gride(r, 16),
     "gride 4 fisher": lambda x, r: fastdim.gride(r, 4, interval="fisher"),
+    "gride 16 jackknife": lambda x, r: fastdim.gride(r, 16, interval="jackknife"),
     "levina_bickel 10": lambda x, r: fastdim.levina_bickel(r, 10),
     "levina_bickel 20": lambda x, r: fastdim.levina_bickel(r, 20),
     "levina_bickel 20 median": lambda x, r: fastdim.levina_bickel(r, 20, average="median"),
@@ -67,10 +70,19 @@ ESTIMATORS: dict[str, Estimator] = {
     "geomle": lambda x, r: fastdim.geomle(x),
     "knn_graph": lambda x, r: fastdim.knn_graph(x, draws=2),
     "ph_dimension": lambda x, r: fastdim.ph_dimension(x, draws=2),
-    "danco": lambda x, r: fastdim.danco(x),
+    # Balls of its own for each set, as its interval allows for their draw.
+    "danco": lambda x, r: fastdim.danco(x, seed=zlib.crc32(np.ascontiguousarray(x).tobytes())),
 }
 # These take no sample of queries.
-ALL_ROWS = ("abide 50", "corrint 10, 20", "geomle", "knn_graph", "ph_dimension", "danco")
+ALL_ROWS = (
+    "gride 16 jackknife",
+    "abide 50",
+    "corrint 10, 20",
+    "geomle",
+    "knn_graph",
+    "ph_dimension",
+    "danco",
+)
 READS_ROWS = ("tle 20", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
 FIRST_SEED = 3_000_000
@@ -78,6 +90,8 @@ NOTHING = (np.nan,) * 4
 PARTS = ("ideal", "tori", "curved", "subsets", "sampled")
 COLUMNS = 50
 QUERIES = 500
+FEWER = 4
+LONG = 5.0  # times the median norm, as the filter of sweeps
 LAYERS = (1, 9, 20)
 
 
@@ -128,9 +142,13 @@ def values_of(name: str, x: Matrix, near: Neighbors, without: tuple[str, ...]) -
 
 
 @lru_cache(maxsize=1)
-def layer_rows(layer: int, pool: int, cache: Path) -> Matrix:
-    """A layer's rows, read once a process."""
-    return hidden_states(layer, pool, cache)
+def layer_rows(layer: int, pool: int, cache: Path, long_rows: bool = True) -> Matrix:
+    """A layer's rows, read once a process; those over LONG times the median norm if wanted."""
+    x = hidden_states(layer, pool, cache)
+    if long_rows:
+        return x
+    norms = np.linalg.norm(x.astype(np.float64), axis=1)
+    return np.asarray(x[norms <= LONG * np.median(norms)])
 
 
 def subset(
@@ -142,9 +160,11 @@ def subset(
     return measured(x[chosen], left_out(seed, costly))
 
 
-def sampled(seed: int, layer: int, pool: int, cache: Path, first: int) -> list[Values]:
+def sampled(
+    seed: int, layer: int, pool: int, cache: Path, first: int, long_rows: bool = True
+) -> list[Values]:
     """The same of sampled queries; nan of estimators that take every row."""
-    x = layer_rows(layer, pool, cache)
+    x = layer_rows(layer, pool, cache, long_rows)
     near = fastdim.knn(
         x, COLUMNS, queries=QUERIES, seed=first + seed, duplicates="collapse", threads=1
     )
@@ -221,7 +241,7 @@ def cells(found: Array, truth: Array | None = None) -> list[str]:
         run = found[~np.isnan(found[:, place, 0]), place]
         taken = run[np.isfinite(run[:, 0])]
         if len(taken) < 2:
-            lines.append("" if not len(run) else "refused")
+            lines.append("" if not len(run) else f"{len(taken)} of {len(run)} told a value")
             continue
         target = taken[:, 0].mean() if truth is None else truth[place]
         share = ((taken[:, 1] <= target) & (target <= taken[:, 2])).mean()
@@ -238,6 +258,7 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]
     run = partial(spread, workers=options.workers)
     few = min(options.sets, 200)
     size = {"rows": options.rows, "costly": options.costly, "first": options.seed}
+    fewer = {**size, "costly": options.costly // FEWER}  # where a set costs seconds, or is curved
     if "ideal" in options.parts:
         found = run(partial(ideal_set, d=12, **size), sets=options.sets)
         # The arithmetic mean of local values is off by a known factor: its own mean is the target.
@@ -246,18 +267,21 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]
         part = "tori" if shape.startswith("torus") else "curved"
         if part in options.parts:
             sets = options.sets if part == "tori" else few
-            found = run(partial(drawn_set, shape=shape, **size), sets=sets)
+            counts = size if part == "tori" else fewer
+            found = run(partial(drawn_set, shape=shape, **counts), sets=sets)
             yield shape, len(found), cells(found)
     for layer in LAYERS:
         place = {"layer": layer, "pool": options.pool, "cache": options.cache}
-        if "sampled" in options.parts:
-            x = hidden_states(layer, options.pool, options.cache)
+        for long_rows in (True, False) if "sampled" in options.parts else ():
+            x = layer_rows(layer, options.pool, options.cache, long_rows)
             truth = np.array([value for value, *_ in measured(x, ALL_ROWS)])
-            found = run(partial(sampled, first=options.seed, **place), sets=few)
-            yield f"block {layer}, sampled", len(found), cells(found, truth)
+            task = partial(sampled, first=options.seed, long_rows=long_rows, **place)
+            found = run(task, sets=few)
+            title = f"block {layer}, sampled" + ("" if long_rows else ", no long rows")
+            yield title, len(found), cells(found, truth)
         if "subsets" in options.parts:
             hidden_states(layer, options.pool, options.cache)
-            found = run(partial(subset, **size, **place), sets=few)
+            found = run(partial(subset, **fewer, **place), sets=few)
             yield f"block {layer}, subsets", len(found), cells(found)
 
 
@@ -265,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=1000)
-    parser.add_argument("--costly", type=int, default=300, help=f"sets of {', '.join(COSTLY)}")
+    parser.add_argument("--costly", type=int, default=150, help=f"sets of {', '.join(COSTLY)}")
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--pool", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=2)
@@ -290,9 +314,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"{platform.machine()}, fastdim {fastdim.__version__}, numpy {np.__version__}, {today()}; "
         f"sets of {options.rows:,} rows, layers of SmolLM2-135M with {options.pool:,} rows. Share "
         "of 95 % intervals that hold the target; in brackets mean stderr over the true spread; in "
-        f"the head the number of sets, {options.costly} at most for {', '.join(COSTLY)}. Seeds "
-        f"from {options.seed:,} on, which served to choose no factor. danco: one draw of balls for "
-        "all sets, though its interval allows for that draw.",
+        f"the head the number of sets, {options.costly} at most for {', '.join(COSTLY)}, "
+        f"{options.costly // FEWER} on layers and curved shapes. Seeds "
+        f"from {options.seed:,} on, which served to choose no factor.",
         "",
         f"| estimator | {' | '.join(titles)} |",
         f"|---|{'---|' * len(titles)}",

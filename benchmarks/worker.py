@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ import numpy as np
 import peers
 
 ROOT = Path(__file__).resolve().parent.parent
+CHILD = "FASTDIM_BENCHMARK_CHILD"
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -46,6 +48,19 @@ def environment(core: str, threads: int) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(saved)
+
+
+def in_child() -> bool:
+    """Whether this program was started by `in_own_environment`."""
+    return CHILD in os.environ
+
+
+def in_own_environment() -> int:
+    """The program that runs, once more, in a child whose BLAS chooses its kernels for itself, with
+    as many threads as CPUs; its exit status."""
+    with environment("", len(os.sched_getaffinity(0))):
+        command = [sys.executable, *sys.argv]
+        return subprocess.run(command, check=False, env={**os.environ, CHILD: "1"}).returncode
 
 
 def fastest_core() -> str:

@@ -5,6 +5,7 @@ A quick version of benchmarks/interval_coverage.py; its table is benchmarks/resu
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from fastdim import (
+    Neighbors,
     abide,
     corrint,
     ess,
@@ -123,6 +125,35 @@ def test_sampled_queries_hold_the_value_of_all() -> None:
         for kind in ("ideal", "robust")
     ]
     assert shares[0] < shares[1] - 0.02
+
+
+def test_sampled_queries_that_miss_a_group_of_rows_cannot_know_of_it() -> None:
+    """25 rows far away whose 32nd neighbour is not among them, as massive rows of a layer."""
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.random((2000, 3)), 1000.0 + rng.random((25, 3))])
+    everything = knn(x, 32, duplicates="collapse")
+    target = gride(everything, 16).value
+    for queries, least in ((160, 0.80), (500, 0.93)):
+        held, met = [], []
+        for seed in range(200):
+            rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:queries])
+            found = gride(queried(everything, rows), 16)
+            held.append(found.lower <= target <= found.upper)
+            met.append(bool((rows >= 2000).any()))
+        share, known = np.array(held), np.array(met)
+        assert share.mean() >= least
+        assert not share[~known].any()
+        assert share[known].mean() >= 0.93
+
+
+def queried(found: Neighbors, rows: np.ndarray) -> Neighbors:
+    """The neighbours of some of the queries alone."""
+    return dataclasses.replace(
+        found,
+        distances=found.distances[rows],
+        indices=found.indices[rows],
+        queries=found.queries[rows],
+    )
 
 
 def mixed_ratios(count: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from fastdim import (
     twonn,
 )
 from fastdim.estimators.ess import reference
-from fastdim.estimators.gride import bootstrap
+from fastdim.estimators.gride import bootstrap, left_out, terms
 from fastdim.estimators.inputs import sharing_at
 from fastdim.estimators.mle import LOSS
 
@@ -206,6 +206,27 @@ def test_gride_of_other_codes(compat: str, n1: int, n2: int) -> None:
     found = gride(x, n1, n2, compat=compat)  # type: ignore[arg-type]
     assert found.value == pytest.approx(published_gride(mu, n1, n2, compat), rel=1e-9)
     assert found.n_queries < len(mu)
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(1, 2), (2, 4), (3, 5)])
+def test_jackknife_of_gride_leaves_rows_out(n1: int, n2: int) -> None:
+    """The gain of the score by searching again without each row, and the error that follows."""
+    found = gride(X, n1, n2, interval="jackknife")
+    rows = X[naive.distinct(X)[0]]
+    log_mu = np.log(distances(X, n2)[:, n2 - 1] / distances(X, n2)[:, n1 - 1])
+    whole, slope = (part.sum() for part in terms(log_mu, found.value, n1, n2))
+    gains = []
+    for row in range(len(rows)):
+        r = naive.knn(np.delete(rows, row, axis=0), n2)[0]
+        moved = terms(np.log(r[:, n2 - 1] / r[:, n1 - 1]), found.value, n1, n2)[0].sum()
+        gains.append(moved - whole)
+    near = knn(X, n2 + 1, duplicates="collapse")
+    score = terms(log_mu, found.value, n1, n2)[0]
+    assert left_out(near, score, found.value, n1, n2) == pytest.approx(gains, rel=1e-6, abs=1e-9)
+    spread = math.sqrt(len(rows)) * np.std(gains)
+    assert found.stderr == pytest.approx(spread / -slope, rel=1e-6)
+    assert found.stderr > gride(X, n1, n2).stderr
+    assert gride(near, n1, n2, interval="jackknife").stderr == found.stderr
 
 
 def test_gride_at_1_2_is_the_likelihood_of_twonn() -> None:
@@ -387,6 +408,13 @@ def test_scale_curve_sees_noise_at_small_scales() -> None:
         (lambda: levina_bickel(knn(X[6:], 20), queries=3), "belong to knn"),
         (lambda: gride(X, 2, 2), "n2 must be a whole number >= 3"),
         (lambda: gride(X, interval="gamma"), "interval must be one of"),
+        (lambda: gride_scales(X, interval="gamma"), "interval must be one of"),
+        (lambda: gride(X, queries=20, interval="jackknife"), "20 of 114 distinct rows are queries"),
+        (lambda: gride(X, interval="jackknife", compat="skdim"), "leave compat= out"),
+        (
+            lambda: gride(knn(X, 8, duplicates="collapse"), 4, interval="jackknife"),
+            "needs 9 neighbours",
+        ),
         (lambda: gride(X, compat="sklearn"), "compat must be"),
         (lambda: gride_scales(X, 3), "power of two"),
         (lambda: gride_scales(X, 64), "needs at least 129 distinct rows"),

@@ -144,7 +144,7 @@ def test_mind_maximizes_the_likelihood_at_least_as_well(manifold: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["a", "b"])
-@pytest.mark.parametrize("manifold", ["M1_Sphere", "M7_Roll", "M10d_Cubic", "Mp1_Paraboloid"])
+@pytest.mark.parametrize("manifold", MANIFOLDS)
 def test_ess(version: str, manifold: str) -> None:
     x = manifolds()[manifold][:40]
     other = theirs(ids.ESS(ver=version, random_state=0), x, n_neighbors=25)
@@ -217,7 +217,7 @@ def test_lpca_with_a_random_null(rule: str) -> None:
     assert fastdim.lpca(x, rule, jackknife=0).value in other
 
 
-@pytest.mark.parametrize("manifold", ["M1_Sphere", "M9_Affine", "M12_Norm", "Mn1_Nonlinear"])
+@pytest.mark.parametrize("manifold", MANIFOLDS)
 def test_isoscore(manifold: str, layers: dict[int, np.ndarray]) -> None:
     for x in (manifolds()[manifold], layers[8][:, :40]):
         with warnings.catch_warnings():
@@ -259,7 +259,17 @@ def test_llm_microscope(layers: dict[int, np.ndarray]) -> None:
         other = microscope().procrustes_similarity(first, second - first)
         found = fastdim.linearity_score(first, second, residual=True)
         assert found.value == pytest.approx(other, rel=1e-6)
-    rows = narrow[16]
+    for rows in narrow.values():
+        same_as_microscope(rows)
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS)
+def test_llm_microscope_on_manifolds(manifold: str) -> None:
+    same_as_microscope(torch.from_numpy(manifolds()[manifold]))
+
+
+def same_as_microscope(rows: torch.Tensor) -> None:
+    """Its dimension and anisotropy of float64 rows (n, d)."""
     assert fastdim.twonn(rows, compat="llm-microscope").value == pytest.approx(
         microscope().intrinsic_dimension(rows, "cpu"), rel=1e-6
     )

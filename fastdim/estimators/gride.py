@@ -25,7 +25,7 @@ from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
 
-INTERVALS = ("robust", "fisher", "bootstrap")
+INTERVALS = ("robust", "fisher", "bootstrap", "jackknife")
 REPLICATES = 500
 # Of `dependent_stderr` where n2 = 2 n1: a and b of a + b/d. On flat tori of 2, 5, 10 dimensions the
 # factor is 1.9 to 2.0, 1.6 to 1.8 and 1.5 to 1.8 at n1 = 4 and 16. Elsewhere the loss of
@@ -60,8 +60,15 @@ def gride(
         dependent. "fisher": observed information N/d^2 + (n2-n1-1) sum(mu^-d (log mu)^2 / (1 -
         mu^-d)^2), for independent ratios. "bootstrap": 500 samples of the model, seeded. Real
         ratios depend on each other through shared neighbours, more so at large n1, and the last two
-    are too narrow. compat: "dadapy" or "skdim": N - 1 in place of N, mu of at least
-        20 (q95 - q50) + q50 dropped, which hides large ratios, and ties dropped ("skdim").
+        are too narrow. "jackknife": each row left out in turn, as a query and as a neighbour, to
+        first order; every distinct row must be a query, with n2 + 1 neighbours. Dependence between
+        rows is counted twice (Efron & Stein, Ann. Stat. 9:586, 1981): errors of 1.3 to 2.2 times
+        the true ones on tori and on hidden states.
+        On hidden states "robust" at 95 % holds its target in 0.92-0.97 of cases where queries are
+        sampled, unless few rows carry the error and none was drawn; where every row is a query and
+        n1 is 4 or 16 in 0.75-0.88, "jackknife" in 0.94 and more (docs/estimators.md).
+    compat: "dadapy" or "skdim": N - 1 in place of N, mu of at least 20 (q95 - q50) + q50 dropped,
+        which hides large ratios, and ties dropped ("skdim").
 
     Assumes a density constant up to the n2-th neighbour. Bias: as TwoNN at (1, 2), low at high
     dimension and finite n; larger scales lose more of it and feel noise less. Cost: one search with
@@ -70,11 +77,11 @@ def gride(
     Raises InputError on bad arguments and where every ratio is 1.
     """
     n1, n2 = check_orders(n1, n2)
-    if interval not in INTERVALS:
-        raise InputError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
+    _check_interval(interval)
     if compat not in (None, "skdim", "dadapy"):
         raise InputError(f"compat must be 'skdim', 'dadapy' or None, got {compat!r}")
-    found = neighbors_of(x_or_neighbors, n2, "gride", queries=queries, seed=seed, threads=threads)
+    deep = n2 + (interval == "jackknife")
+    found = neighbors_of(x_or_neighbors, deep, "gride", queries=queries, seed=seed, threads=threads)
     return estimate(found, n1, n2, interval, confidence, seed, compat)
 
 
@@ -109,6 +116,7 @@ def gride_scales(
     et al., Sci. Rep. 12:20005, 2022). Rows are reduced to distinct rows. Assumptions, Bias and
     interval of each scale as `gride`. Cost: the search and a solution a scale.
     """
+    _check_interval(interval)
     if largest is not None and whole_number("largest", largest, 1) & (int(largest) - 1):
         raise InputError(f"largest must be a power of two, got {largest}")
     if largest is None:
@@ -117,11 +125,16 @@ def gride_scales(
         else:
             pair = neighbors_of(x_or_neighbors, 2, "gride_scales", queries=1, threads=threads)
             room = (pair.n_distinct or pair.n_points) - 1
+        room -= interval == "jackknife"
         if room < 2:
-            raise InputError("gride_scales needs two neighbours a point: compute them with k >= 2")
+            raise InputError(
+                "gride_scales needs two neighbours a point, three for interval='jackknife': "
+                "compute them with a larger k"
+            )
         largest = min(LARGEST_SCALE, 1 << (room.bit_length() - 2))
+    deep = 2 * largest + (interval == "jackknife")
     found = neighbors_of(
-        x_or_neighbors, 2 * largest, "gride_scales", queries=queries, seed=seed, threads=threads
+        x_or_neighbors, deep, "gride_scales", queries=queries, seed=seed, threads=threads
     )
     scales = [1 << power for power in range(int(largest).bit_length())]
     return ScaleCurve(
@@ -129,6 +142,11 @@ def gride_scales(
         estimates=tuple(estimate(found, n, 2 * n, interval, confidence, seed) for n in scales),
         distance=np.array([found.distances[:, 2 * n - 1].mean() for n in scales]),
     )
+
+
+def _check_interval(interval: str) -> None:
+    if interval not in INTERVALS:
+        raise InputError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
 
 
 def check_orders(n1: int, n2: int | None) -> tuple[int, int]:
@@ -166,6 +184,12 @@ def estimate(
         mean = dependent_stderr(score, found, _sharing(value, n1, n2))
         stderr = mean * len(log_mu) / information
         return estimate_of(value, stderr, sample, method, interval, confidence)
+    if interval == "jackknife":
+        if compat is not None:
+            raise InputError("interval='jackknife' is of the likelihood: leave compat= out")
+        moved = left_out(found, score, value, n1, n2)
+        stderr = math.sqrt(float(np.square(moved - moved.mean()).sum())) / information
+        return estimate_of(value, stderr, sample, method, interval, confidence)
     if interval == "fisher":
         stderr = 1.0 / math.sqrt(information)
         return estimate_of(value, stderr, sample, method, interval, confidence)
@@ -178,6 +202,26 @@ def estimate(
     return estimate_of(
         value, value * float(draws.std(ddof=1)), sample, method, interval, confidence, ends
     )
+
+
+def left_out(found: Neighbors, score: Array, d: float, n1: int, n2: int) -> Array:
+    """What the sum of scores at d gains when each row is left out (m,).
+
+    Its own score goes; where it was among the first n1, or n2, neighbours of another row, that
+    row's next ones take their places.
+    """
+    count = found.n_points if found.n_distinct is None else found.n_distinct
+    if len(found.queries) < count:
+        raise InputError(
+            f"interval='jackknife' leaves out every row, and {len(found.queries)} of {count} "
+            "distinct rows are queries: leave queries out, or use interval='robust'"
+        )
+    logs = np.log(found.distances[:, [n1 - 1, n1, n2]])
+    nearer = terms(logs[:, 2] - logs[:, 1], d, n1, n2)[0] - score
+    farther = terms(logs[:, 2] - logs[:, 0], d, n1, n2)[0] - score
+    place = np.searchsorted(found.queries, found.indices[:, :n2])
+    gains = np.repeat(np.column_stack([nearer, farther]), [n1, n2 - n1], axis=1)
+    return np.asarray(np.bincount(place.ravel(), gains.ravel(), minlength=count) - score)
 
 
 def _published(log_mu: Array, compat: str) -> tuple[Array, int]:

@@ -85,8 +85,10 @@ def neighbors_of(
         advice = "pass more rows or a smaller k"
         groups = distinct_of(rows, k + 1, f"{name} with k = {k}", workers, advice)
         found = search(rows, k, queries, groups, workers, seed)
-    once = np.unique(found.queries, return_index=True)[1]
     check_distances(found)
+    once: NDArray[np.int64] | slice = slice(None)  # copies nothing
+    if not (found.queries[1:] > found.queries[:-1]).all():
+        once = np.unique(found.queries, return_index=True)[1]
     distances = found.distances[once, :k].astype(np.float64)
     if (distances[:, 0] <= 0.0).any():
         raise InputError(

@@ -62,7 +62,8 @@ def levina_bickel(
 
     Assumes a locally uniform density and a flat neighbourhood; neither curvature nor borders. Bias:
     low at high dimension and finite n (20 reads as 14.5 from 2,500 points at k = 20), up under
-    noise. Interval: influence of the query rows, normal on the log scale. Cost:
+    noise. Interval: influence of the query rows, normal on the log scale; with every row of hidden
+    states a query, 95 % held their target in 0.88 to 0.93 of subsets: sample queries there. Cost:
     one search, then O(m k).
 
     Raises InputError on bad arguments and where all k neighbours of every row are equally far.
