@@ -1,0 +1,153 @@
+"""Both trainings, one after the other, with what is measured at the log-spaced steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+
+from examples.training_dynamics.corpus import Split, collect, stream, train_tokenizer
+from examples.training_dynamics.models import Size, build
+from examples.training_dynamics.train import (
+    Batches,
+    Options,
+    load_state,
+    train,
+)
+from fastdim.attention import attention
+from fastdim.errors import StoreError
+from fastdim.extract.texts import Corpus, make_corpus
+from fastdim.integrations import LogSteps, Tracker
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Steps a decade; rows of each layer, of so many a context; tokens whose attention is taken;
+    contexts of the held-out loss. The rows are of the same tokens at every step.
+    """
+
+    per_decade: int = 12
+    rows: int = 4096
+    rows_a_context: int = 64
+    attention_tokens: int = 4096
+    loss_contexts: int = 64
+
+
+def run(
+    output: Path,
+    kinds: tuple[str, ...],
+    size: Size,
+    options: Options,
+    measured: Measured,
+    packages: tuple[str, ...],
+) -> None:
+    """Train and measure every kind that is not finished; goes on where it was stopped.
+
+    Raises StoreError where the folder holds a run with other options or other texts.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    split = collect(packages)
+    asked = {
+        "size": asdict(size), "options": asdict(options), "measured": asdict(measured),
+        "packages": list(packages), "text_sha256": split.sha256,
+    }  # fmt: skip
+    _same_run(output / "options.json", asked)
+    tokenizer = train_tokenizer(split.training, size.vocabulary)
+    tokens = stream(split.training, tokenizer)
+    held_out = stream(split.held_out, tokenizer)
+    contexts = measured.loss_contexts * size.context
+    if len(held_out) < 2 * contexts:
+        raise StoreError(f"{len(held_out):,} held-out tokens are too few: use more packages")
+    sizes = {
+        "documents": [len(split.training), len(split.held_out)],
+        "tokens": [len(tokens), len(held_out)],
+        "parameters": {kind: _count(build(kind, size)) for kind in kinds},
+    }
+    (output / "sizes.json").write_text(json.dumps(sizes, indent=1))
+    print(json.dumps(sizes), flush=True)
+    # Geometry and attention are of the first part of each held-out text's tokens; the loss is of
+    # contexts of the whole stream.
+    corpus = _corpus(split)
+    for kind in kinds:
+        folder = output / kind
+        folder.mkdir(exist_ok=True)
+        model = build(kind, size, options.seed)
+        state = load_state(model, folder / "state.pt")
+        tracker = Tracker(
+            model,
+            corpus,
+            folder / "geometry",
+            tokenizer=tokenizer,
+            steps=LogSteps(measured.per_decade).until(options.steps),
+            filters=None,
+            context=size.context,
+            max_tokens=measured.rows,
+            tokens_per_document=measured.rows_a_context,
+            name=kind,
+            resumed=state.step,
+            formats=("csv",),
+        )
+
+        def measure(step: int, tracker: Tracker = tracker, model: Any = model) -> None:
+            tracker.measure(step)
+            attend(model, tokenizer, corpus, folder, kind, step, size, measured)
+
+        print(f"{kind}: from step {state.step} of {options.steps}", flush=True)
+        train(
+            state,
+            Batches(tokens, size.context, kind, options.seed),
+            Batches(held_out[:contexts], size.context, kind, options.seed),
+            options,
+            tracker.due,
+            measure,
+            folder / "state.pt",
+        )
+        pandas.DataFrame(state.losses).to_csv(folder / "losses.csv", index=False)
+        print(tracker.close(), flush=True)
+
+
+def attend(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    folder: Path,
+    kind: str,
+    step: int,
+    size: Size,
+    measured: Measured,
+) -> None:
+    """Statistics of every head into attention/step*.csv, under the names the geometry has."""
+    table = attention(
+        (model, tokenizer), corpus, context=size.context, max_tokens=measured.attention_tokens
+    ).table
+    table["model"], table["revision"] = kind, f"step{step}"
+    (folder / "attention").mkdir(exist_ok=True)
+    path = folder / "attention" / f"step{step:08d}.csv"
+    partial = path.with_suffix(".tmp")
+    table.to_csv(partial, index=False)
+    partial.replace(path)
+
+
+def _corpus(split: Split) -> Corpus:
+    return make_corpus(split.held_out, "held-out docstrings")
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(item.numel() for item in model.parameters())
+
+
+def _same_run(path: Path, asked: dict[str, Any]) -> None:
+    if not path.exists():
+        path.write_text(json.dumps(asked, indent=1))
+        return
+    known = json.loads(path.read_text())
+    changed = [name for name in asked if known.get(name) != asked[name]]
+    if changed:
+        raise StoreError(
+            f"{path.parent} holds a run with other {', '.join(changed)}: give its options, or "
+            "another output"
+        )
