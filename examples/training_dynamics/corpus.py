@@ -26,6 +26,7 @@ SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__py
 HELD_OUT = 0.05  # share of the documents
 SHORTEST = 200  # characters of a document
 MASK, PAD = "<mask>", "<pad>"
+MASK_ID = 1  # special tokens come first, PAD as 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
         show_progress=False,
     )
     made.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=PAD, mask_token=MASK)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token=PAD, mask_token=MASK)
+    assert tokenizer.mask_token_id == MASK_ID
+    return tokenizer
 
 
 def stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:

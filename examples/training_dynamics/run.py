@@ -10,7 +10,7 @@ from typing import Any
 import pandas
 import torch
 
-from examples.training_dynamics.corpus import Split, collect, stream, train_tokenizer
+from examples.training_dynamics.corpus import collect, stream, train_tokenizer
 from examples.training_dynamics.models import Size, build
 from examples.training_dynamics.train import (
     Batches,
@@ -19,7 +19,7 @@ from examples.training_dynamics.train import (
     train,
 )
 from fastdim.attention import attention
-from fastdim.errors import StoreError
+from fastdim.errors import InputError, StoreError
 from fastdim.extract.texts import Corpus, make_corpus
 from fastdim.integrations import LogSteps, Tracker
 
@@ -33,7 +33,7 @@ class Measured:
     per_decade: int = 12
     rows: int = 4096
     rows_a_context: int = 64
-    attention_tokens: int = 4096
+    attention_tokens: int = 2048
     loss_contexts: int = 64
 
 
@@ -59,9 +59,11 @@ def run(
     tokenizer = train_tokenizer(split.training, size.vocabulary)
     tokens = stream(split.training, tokenizer)
     held_out = stream(split.held_out, tokenizer)
-    contexts = measured.loss_contexts * size.context
-    if len(held_out) < 2 * contexts:
-        raise StoreError(f"{len(held_out):,} held-out tokens are too few: use more packages")
+    apart = len(held_out) // size.context // measured.loss_contexts
+    if apart < 1:
+        raise InputError(f"{len(held_out):,} held-out tokens are too few: use more packages")
+    cut = held_out[: len(held_out) // size.context * size.context].reshape(-1, size.context)
+    judged = cut[::apart][: measured.loss_contexts].reshape(-1)
     sizes = {
         "documents": [len(split.training), len(split.held_out)],
         "tokens": [len(tokens), len(held_out)],
@@ -69,9 +71,7 @@ def run(
     }
     (output / "sizes.json").write_text(json.dumps(sizes, indent=1))
     print(json.dumps(sizes), flush=True)
-    # Geometry and attention are of the first part of each held-out text's tokens; the loss is of
-    # contexts of the whole stream.
-    corpus = _corpus(split)
+    corpus = make_corpus(split.held_out, "held-out docstrings")
     for kind in kinds:
         folder = output / kind
         folder.mkdir(exist_ok=True)
@@ -83,7 +83,7 @@ def run(
             folder / "geometry",
             tokenizer=tokenizer,
             steps=LogSteps(measured.per_decade).until(options.steps),
-            filters=None,
+            filters=None,  # all four
             context=size.context,
             max_tokens=measured.rows,
             tokens_per_document=measured.rows_a_context,
@@ -100,7 +100,7 @@ def run(
         train(
             state,
             Batches(tokens, size.context, kind, options.seed),
-            Batches(held_out[:contexts], size.context, kind, options.seed),
+            Batches(judged, size.context, kind, options.seed),
             options,
             tracker.due,
             measure,
@@ -130,10 +130,6 @@ def attend(
     partial = path.with_suffix(".tmp")
     table.to_csv(partial, index=False)
     partial.replace(path)
-
-
-def _corpus(split: Split) -> Corpus:
-    return make_corpus(split.held_out, "held-out docstrings")
 
 
 def _count(model: torch.nn.Module) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from examples.training_dynamics.corpus import MASK_ID
 from examples.training_dynamics.models import KINDS
 
 MASKED = 0.3  # share of the encoder's tokens that it has to guess
@@ -24,9 +25,9 @@ IGNORED = -100  # label of a token that does not count
 class Options:
     """steps, contexts a batch, peak rate, number type of autocast, seconds between two states."""
 
-    steps: int = 1800
+    steps: int = 1500
     batch: int = 16
-    rate: float = 1.5e-3
+    rate: float = 1e-3
     dtype: str = "bfloat16"
     save_every: float = 60.0
     seed: int = 0
@@ -70,8 +71,7 @@ class Batches:
             return contexts, contexts
         drawn = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         hidden = torch.rand(contexts.shape, generator=drawn) < MASKED
-        mask_id = 1  # second of the tokenizer's special tokens
-        return contexts.masked_fill(hidden, mask_id), contexts.masked_fill(~hidden, IGNORED)
+        return contexts.masked_fill(hidden, MASK_ID), contexts.masked_fill(~hidden, IGNORED)
 
 
 def rate_at(step: int, options: Options) -> float:
