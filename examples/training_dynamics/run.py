@@ -11,7 +11,7 @@ import pandas
 import torch
 
 from examples.training_dynamics.corpus import collect, stream, train_tokenizer
-from examples.training_dynamics.models import Size, build
+from examples.training_dynamics.models import KINDS, Size, build
 from examples.training_dynamics.train import (
     Batches,
     Options,
@@ -26,13 +26,12 @@ from fastdim.integrations import LogSteps, Tracker
 
 @dataclass(frozen=True)
 class Measured:
-    """Steps a decade; rows of each layer, of so many a context; tokens whose attention is taken;
-    contexts of the held-out loss. The rows are of the same tokens at every step.
+    """Steps a decade; rows of each layer; tokens whose attention is taken; contexts of the
+    held-out loss. All are of the same tokens at every step.
     """
 
-    per_decade: int = 12
+    per_decade: int = 11
     rows: int = 4096
-    rows_a_context: int = 64
     attention_tokens: int = 2048
     loss_contexts: int = 64
 
@@ -67,7 +66,7 @@ def run(
     sizes = {
         "documents": [len(split.training), len(split.held_out)],
         "tokens": [len(tokens), len(held_out)],
-        "parameters": {kind: _count(build(kind, size)) for kind in kinds},
+        "parameters": {kind: _count(build(kind, size)) for kind in KINDS},
     }
     (output / "sizes.json").write_text(json.dumps(sizes, indent=1))
     print(json.dumps(sizes), flush=True)
@@ -86,7 +85,6 @@ def run(
             filters=None,  # all four
             context=size.context,
             max_tokens=measured.rows,
-            tokens_per_document=measured.rows_a_context,
             name=kind,
             resumed=state.step,
             formats=("csv",),

@@ -25,7 +25,7 @@ IGNORED = -100  # label of a token that does not count
 class Options:
     """steps, contexts a batch, peak rate, number type of autocast, seconds between two states."""
 
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 16
     rate: float = 1e-3
     dtype: str = "bfloat16"
