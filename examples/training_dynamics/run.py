@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import torch
+from numpy.typing import NDArray
 
 from examples.training_dynamics.corpus import collect, stream, train_tokenizer
 from examples.training_dynamics.models import KINDS, Size, build
@@ -72,59 +74,73 @@ def run(
     print(json.dumps(sizes), flush=True)
     corpus = make_corpus(split.held_out, "held-out docstrings")
     for kind in kinds:
-        folder = output / kind
-        folder.mkdir(exist_ok=True)
-        model = build(kind, size, options.seed)
-        state = load_state(model, folder / "state.pt")
-        tracker = Tracker(
-            model,
-            corpus,
-            folder / "geometry",
-            tokenizer=tokenizer,
-            steps=LogSteps(measured.per_decade).until(options.steps),
-            filters=None,  # all four
-            context=size.context,
-            max_tokens=measured.rows,
-            name=kind,
-            resumed=state.step,
-            formats=("csv",),
-        )
-
-        def measure(step: int, tracker: Tracker = tracker, model: Any = model) -> None:
-            tracker.measure(step)
-            attend(model, tokenizer, corpus, folder, kind, step, size, measured)
-
-        print(f"{kind}: from step {state.step} of {options.steps}", flush=True)
-        train(
-            state,
-            Batches(tokens, size.context, kind, options.seed),
-            Batches(judged, size.context, kind, options.seed),
-            options,
-            tracker.due,
-            measure,
-            folder / "state.pt",
-        )
-        pandas.DataFrame(state.losses).to_csv(folder / "losses.csv", index=False)
-        print(tracker.close(), flush=True)
+        place = Place(output / kind, kind, corpus, tokenizer, size, measured)
+        _run_kind(place, tokens, judged, options)
 
 
-def attend(
-    model: Any,
-    tokenizer: Any,
-    corpus: Corpus,
-    folder: Path,
-    kind: str,
-    step: int,
-    size: Size,
-    measured: Measured,
+@dataclass(frozen=True)
+class Place:
+    """Where one kind's results go, and what it is measured on."""
+
+    folder: Path
+    kind: str
+    corpus: Corpus
+    tokenizer: Any
+    size: Size
+    measured: Measured
+
+
+def _run_kind(
+    place: Place, tokens: NDArray[np.int64], judged: NDArray[np.int64], options: Options
 ) -> None:
+    """Train one kind on tokens; judged are those of the held-out loss."""
+    folder, kind, size = place.folder, place.kind, place.size
+    folder.mkdir(exist_ok=True)
+    model = build(kind, size, options.seed)
+    state = load_state(model, folder / "state.pt")
+    tracker = Tracker(
+        model,
+        place.corpus,
+        folder / "geometry",
+        tokenizer=place.tokenizer,
+        steps=LogSteps(place.measured.per_decade).until(options.steps),
+        filters=None,  # all four
+        context=size.context,
+        max_tokens=place.measured.rows,
+        name=kind,
+        resumed=state.step,
+        formats=("csv",),
+    )
+
+    def measure(step: int) -> None:
+        tracker.measure(step)
+        attend(model, place, step)
+
+    print(f"{kind}: from step {state.step} of {options.steps}", flush=True)
+    train(
+        state,
+        Batches(tokens, size.context, kind, options.seed),
+        Batches(judged, size.context, kind, options.seed),
+        options,
+        tracker.due,
+        measure,
+        folder / "state.pt",
+    )
+    pandas.DataFrame(state.losses).to_csv(folder / "losses.csv", index=False)
+    print(tracker.close(), flush=True)
+
+
+def attend(model: Any, place: Place, step: int) -> None:
     """Statistics of every head into attention/step*.csv, under the names the geometry has."""
     table = attention(
-        (model, tokenizer), corpus, context=size.context, max_tokens=measured.attention_tokens
+        (model, place.tokenizer),
+        place.corpus,
+        context=place.size.context,
+        max_tokens=place.measured.attention_tokens,
     ).table
-    table["model"], table["revision"] = kind, f"step{step}"
-    (folder / "attention").mkdir(exist_ok=True)
-    path = folder / "attention" / f"step{step:08d}.csv"
+    table["model"], table["revision"] = place.kind, f"step{step}"
+    (place.folder / "attention").mkdir(exist_ok=True)
+    path = place.folder / "attention" / f"step{step:08d}.csv"
     partial = path.with_suffix(".tmp")
     table.to_csv(partial, index=False)
     partial.replace(path)

@@ -33,10 +33,10 @@ class LogSteps:
         return sorted({step for place in places if (step := self._step(place)) < last} | {last})
 
     def _step(self, place: int) -> int:
-        return round(10.0 ** (place / self.per_decade))
+        return round(math.pow(10.0, place / self.per_decade))
 
 
-def check_steps(steps: int | Collection[int]) -> Collection[int] | LogSteps:
+def check_steps(steps: int | Collection[int] | LogSteps) -> Collection[int] | LogSteps:
     """What a tracker takes as `steps`: a number a decade, or the steps themselves.
 
     Raises InputError on anything else.

@@ -184,9 +184,7 @@ class Tracker:
         _remove(folder)
         definition = replace(self._definition, revision=revision)
         rows = self._rows()
-        source = Source(
-            self._sites, rows.__getitem__, lambda layer: self._tokens, self._token_text
-        )
+        source = Source(self._sites, rows.__getitem__, lambda layer: self._tokens, self._token_text)
         with open_run(folder, definition) as run:
             write_json(folder / "sample.json", self._sample | {"revision": revision, "step": step})
             analyse(source, definition, run, threads=self.threads, progress=Progress())

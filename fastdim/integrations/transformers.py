@@ -46,7 +46,9 @@ class FastdimCallback(TrainerCallback):
         if when not in WHEN:
             raise InputError(f"when must be one of {', '.join(WHEN)}, got {when!r}")
         if "resumed" in options:
-            raise InputError("resumed is the Trainer's to say (resume_from_checkpoint): leave it out")
+            raise InputError(
+                "resumed is the Trainer's to say (resume_from_checkpoint): leave it out"
+            )
         self.trainer = trainer
         self.texts = texts
         self.output = output
@@ -84,9 +86,11 @@ class FastdimCallback(TrainerCallback):
             self._measure(tracker, state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure after an evaluation."""
-        if self.tracker is not None and self.when == "evaluate":
-            self._measure(self.tracker, state, control)
+        """Measure after an evaluation: once a step, though each of several sets is one."""
+        tracker = self.tracker
+        if tracker is None or self.when != "evaluate" or state.global_step in tracker.measured:
+            return
+        self._measure(tracker, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure what training ends with, write the tables, print the overhead."""
