@@ -231,6 +231,33 @@ def test_correlation_over_layers_and_over_steps() -> None:
         correlate(left, right, over="time")
 
 
+def test_steps_that_depend_on_each_other_count_as_fewer() -> None:
+    """Two unrelated random walks: independent steps would find a relation in most of them."""
+    misled = {False: 0, True: 0}
+    for seed in range(60):
+        walks = np.random.default_rng(seed).standard_normal((2, 30)).cumsum(axis=1)
+        pairs = [frames([x], [y], f"step{n}") for n, (x, y) in enumerate(walks.T)]
+        tables = [pd.concat([pair[side] for pair in pairs[::-1]]) for side in (0, 1)]
+        for serial in (False, True):
+            [row] = correlate(*tables, over="steps", serial=serial).to_dict("records")
+            assert row["lower"] <= row["correlation"] <= row["upper"]
+            misled[serial] += row["lower"] > 0 or row["upper"] < 0
+            assert row["n"] == 30
+            assert (row["n_effective"] == 30) == (not serial)
+    assert misled[False] > 30
+    assert misled[True] < 15
+    # Steps without memory are left as many as they are, or nearly.
+    rng = np.random.default_rng(0)
+    pairs = [frames([x], [y], f"step{n}") for n, (x, y) in enumerate(rng.random((40, 2)))]
+    [row] = correlate(*(pd.concat(side) for side in zip(*pairs, strict=True)), over="steps")[
+        ["n_effective"]
+    ].to_numpy()
+    assert 25 < row[0] <= 40
+    left, right = frames([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+    with pytest.raises(InputError, match="no step number"):
+        correlate(left.assign(revision="main"), right.assign(revision="main"), over="steps")
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
