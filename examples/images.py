@@ -40,9 +40,9 @@ def study(seed: int = 0) -> Study:
         return float((guessed == labels[training:]).float().mean())
 
     batches = [{"pixel_values": part} for part in images[training:].split(100)]
-    blocks = next(path for path, module in model.named_modules() if path.endswith(".0")
-                  and isinstance(module, transformers.models.vit.modeling_vit.ViTLayer))  # fmt: skip
-    stem = blocks.removesuffix("0")
+    kind = transformers.models.vit.modeling_vit.ViTLayer
+    first = next(path for path, module in model.named_modules() if isinstance(module, kind))
+    stem = first.removesuffix("0")
     modules = [f"{stem}0:input", *(f"{stem}{n}" for n in range(6)), "vit.layernorm"]
     return Study(model, loss, batches, modules, quality, "accuracy on held-out images")
 

@@ -54,7 +54,7 @@ def windows(starts: range) -> torch.Tensor:
 def study(seed: int = 0) -> Study:
     """Training windows end where held-out ones begin; windows of one side overlap."""
     torch.manual_seed(seed)
-    training, held_out = windows(range(0, CUT - WINDOW)), windows(range(CUT, 800 - WINDOW + 1, 2))
+    training, held_out = windows(range(CUT - WINDOW)), windows(range(CUT, 800 - WINDOW + 1, 2))
     model = Model()
 
     def error(series: torch.Tensor, number: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ with wave.open(sys.stdout.buffer, "wb") as file:
 def test_a_module_is_measured_before_and_after_training(made: type[Study], tmp_path: Path) -> None:
     study = made()
     before = float(study.loss(1).detach())
-    table = run(study, tmp_path, steps=12, rows=600)
+    table = run(study, tmp_path, steps=40, rows=600)
     assert list(table.index) == list(study.modules)
     assert set(table.columns.get_level_values("metric")) == set(METRICS)
     assert np.isfinite(table.to_numpy()).all()

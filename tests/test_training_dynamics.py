@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+import fastdim
 from examples.training_dynamics.corpus import collect, stream, train_tokenizer
 from examples.training_dynamics.models import KINDS, Size, build
 from examples.training_dynamics.results import summarize
@@ -73,6 +74,17 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
         files = [(folder / "decoder" / name).read_bytes() for folder in (whole, killed)]
         assert files[0] == files[1], name
 
+    # What is left of it is a model like any other.
+    last = fastdim.sweep(
+        str(whole / "decoder/model"), whole / "held-out.jsonl", context=32, max_tokens=256,
+        batch_size=16, queries=None, pairs=1 << 16, layers="1",
+    )  # fmt: skip
+    place = {"filter": "all", "metric": "anisotropy", "layer": 1}
+    values = [
+        frame[(frame[list(place)] == pd.Series(place)).all(axis=1)]["value"].iloc[-1]
+        for frame in (one, last.table)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
     found = summarize(whole, tmp_path / "tables", tmp_path / "figures")
     for kind in KINDS:
         losses = pd.read_csv(tmp_path / f"tables/losses-{kind}.csv")

@@ -46,7 +46,8 @@ def run(
     measured: Measured,
     packages: tuple[str, ...],
 ) -> None:
-    """Train and measure every kind that is not finished; goes on where it was stopped.
+    """Train and measure every kind that is not finished; goes on where it was stopped. At the end
+    KIND/model and held-out.jsonl are what `fastdim sweep` and its like take.
 
     Raises StoreError where the folder holds a run with other options or other texts.
     """
@@ -73,6 +74,8 @@ def run(
     (output / "sizes.json").write_text(json.dumps(sizes, indent=1))
     print(json.dumps(sizes), flush=True)
     corpus = make_corpus(split.held_out, "held-out docstrings")
+    lines = [json.dumps({"text": text}) for text in split.held_out]
+    (output / "held-out.jsonl").write_text("\n".join(lines) + "\n")
     for kind in kinds:
         place = Place(output / kind, kind, corpus, tokenizer, size, measured)
         _run_kind(place, tokens, judged, options)
@@ -127,6 +130,8 @@ def _run_kind(
         folder / "state.pt",
     )
     pandas.DataFrame(state.losses).to_csv(folder / "losses.csv", index=False)
+    model.save_pretrained(folder / "model")
+    place.tokenizer.save_pretrained(folder / "model")
     print(tracker.close(), flush=True)
 
 
