@@ -98,6 +98,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert len(phases) == 2 * 3 * 2 * 6
     assert set(found["correlations"]["over"]) == {"steps", "layers"}
     assert set(found["shapes"]["step"]) == set(STEPS)
+    differences = found["differences"]
+    assert set(differences["step"]) == set(STEPS)
+    assert (differences["above"] + differences["below"] <= differences["depths"]).all()
 
 
 def test_other_options_are_not_mixed_into_a_run(tmp_path: Path) -> None:

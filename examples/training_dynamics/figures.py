@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,10 @@ def draw(
             axis.grid(alpha=0.2)
         for axis in axes[7:11]:
             axis.set_xlabel("step")
-        figure.savefig(path, metadata={"Date": None})
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    # Hundredths of a point are finer than any screen, and half of the bytes.
+    path.write_text(re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue()))
 
 
 def _line(axis: Any, line: pandas.DataFrame, color: Any, band: bool = False) -> None:

@@ -15,7 +15,7 @@ import pandas
 from examples.training_dynamics.figures import draw
 from examples.training_dynamics.models import KINDS
 from fastdim.attention import correlate
-from fastdim.diagnose import phases, profile_shape
+from fastdim.diagnose import compare_profiles, phases, profile_shape
 from fastdim.errors import InputError
 from fastdim.track import Track
 
@@ -36,8 +36,8 @@ def main() -> None:
 
 
 def summarize(run: Path, tables: Path, figures: Path) -> dict[str, pandas.DataFrame]:
-    """Write geometry, attention and losses of each kind, and of both together phases, shapes and
-    correlations; returns the latter three. Raises InputError where nothing was measured.
+    """Write geometry, attention and losses of each kind, and of both together phases, shapes,
+    correlations and differences; returns the latter. Raises InputError where nothing was measured.
     """
     tables.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
@@ -45,8 +45,10 @@ def summarize(run: Path, tables: Path, figures: Path) -> dict[str, pandas.DataFr
     if not kinds:
         raise InputError(f"{run} holds no measurement of a training")
     found: dict[str, list[pandas.DataFrame]] = {"phases": [], "shapes": [], "correlations": []}
+    tracks = {}
     for kind in kinds:
         track, heads, losses = read(run / kind)
+        tracks[kind] = track
         geometry = slim(track)
         layers = heads[heads["head"].isna() & heads["statistic"].isin(STATISTICS)]
         columns = ["step", "block", "statistic", "value", "lower", "upper"]
@@ -57,6 +59,8 @@ def summarize(run: Path, tables: Path, figures: Path) -> dict[str, pandas.DataFr
         found["phases"].append(phase_rows(track, kind))
         found["shapes"].append(shape_rows(track, kind))
         found["correlations"].append(correlation_rows(track.table, heads, kind))
+    if len(tracks) == len(KINDS):
+        found["differences"] = [difference_rows(tracks)]
     together = {name: pandas.concat(frames) for name, frames in found.items()}
     for name, frame in together.items():
         short(frame).to_csv(tables / f"{name}.csv", index=False)
@@ -145,6 +149,25 @@ def shape_rows(track: Track, kind: str) -> pandas.DataFrame:
                     "peak": None if shape.peak is None else shape.peak.value,
                     "first": shape.curve.values[0], "lowest": shape.curve.values.min(),
                     "highest": shape.curve.values.max(), "last": shape.curve.values[-1],
+                })  # fmt: skip
+    return pandas.DataFrame(rows)
+
+
+def difference_rows(tracks: dict[str, Track]) -> pandas.DataFrame:
+    """Decoder less encoder over the blocks at every step of both, all depths tested together."""
+    by_step = [{run.sample["step"]: run for run in tracks[kind].runs} for kind in KINDS]
+    rows = []
+    for step in sorted(by_step[0].keys() & by_step[1].keys()):
+        decoder, encoder = (Track([runs[step]]) for runs in by_step)
+        for metric in ("anisotropy", "id_twonn"):
+            for name in FILTERS:
+                found = compare_profiles(encoder, decoder, metric, name)
+                told = found.significant
+                rows.append({
+                    "step": step, "metric": metric, "filter": name,
+                    "least": found.difference.min(), "most": found.difference.max(),
+                    "depths": len(told), "above": int((told & (found.difference > 0)).sum()),
+                    "below": int((told & (found.difference < 0)).sum()),
                 })  # fmt: skip
     return pandas.DataFrame(rows)
 
