@@ -16,6 +16,7 @@ import torch
 
 import fastdim
 from examples.training_dynamics.corpus import collect, stream, train_tokenizer
+from examples.training_dynamics.figures import draw
 from examples.training_dynamics.models import KINDS, Size, build
 from examples.training_dynamics.results import summarize
 from examples.training_dynamics.run import Measured, run
@@ -89,7 +90,8 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
     for kind in KINDS:
         losses = pd.read_csv(tmp_path / f"tables/losses-{kind}.csv")
         assert losses["held_out_loss"].iloc[-1] < losses["held_out_loss"].iloc[0]
-        assert "<svg" in (tmp_path / f"figures/training-{kind}.svg").read_text()
+        figure = (tmp_path / f"figures/training-{kind}.svg").read_text()
+        assert "intrinsic dimension, no outlier rows</text>" in figure
         geometry = pd.read_csv(tmp_path / f"tables/geometry-{kind}.csv")
         assert set(geometry["filter"]) == {"all", "no_outliers"}
         assert geometry.query("metric == 'id_twonn'")["lower"].notna().all()
@@ -101,6 +103,26 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
     differences = found["differences"]
     assert set(differences["step"]) == set(STEPS)
     assert (differences["above"] + differences["below"] <= differences["depths"]).all()
+
+
+def test_shorter_paths_leave_the_labels_of_a_figure_whole(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "layer": layer, "site": site, "filter": kind, "metric": metric,
+         "value": 0.0311 + 0.0011 * step, "lower": 0.03, "upper": 0.04}
+        for step in (1, 10) for layer, site in enumerate(("embedding", "block 0"))
+        for kind in ("all", "no_outliers")
+        for metric in ("id_twonn", "anisotropy", "mean_cosine", "norm_ratio")
+    ]  # fmt: skip
+    heads = [
+        {"step": step, "block": 0, "statistic": name, "value": 0.03 + 0.001 * step}
+        for step in (1, 10) for name in ("max_weight", "categorical", "first_key")
+    ]  # fmt: skip
+    losses = [{"step": step, "held_out_loss": 1.0, "training_loss": 2.0} for step in (1, 10)]
+    draw(*map(pd.DataFrame, (rows, heads, losses)), tmp_path / "f.svg", "tiny")
+    text = (tmp_path / "f.svg").read_text()
+    labels = set(re.findall(r">(0\.0\d+)</text>", text))
+    assert {label for label in labels if len(label) > 4}, labels  # 0.035, not 0.03
+    assert all(len(number) <= 3 for number in re.findall(r"[ML] \d+(\.\d+)", text))
 
 
 def test_other_options_are_not_mixed_into_a_run(tmp_path: Path) -> None:

@@ -75,8 +75,12 @@ def draw(
             axis.set_xlabel("step")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    # Hundredths of a point are finer than any screen, and half of the bytes.
-    path.write_text(re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue()))
+    # Hundredths of a point are finer than any screen, and half of the bytes; labels stay whole.
+    path.write_text(re.sub(r' d="[^"]*"', _rounded, text.getvalue()))
+
+
+def _rounded(path: re.Match[str]) -> str:
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", path[0])
 
 
 def _line(axis: Any, line: pandas.DataFrame, color: Any, band: bool = False) -> None:
