@@ -15,7 +15,7 @@ from test_extract_sites import FAMILIES, SMALL, VOCABULARY, Letters
 from tiny_model import TEXT, save_tiny
 
 import fastdim
-from fastdim.attention import STATISTICS, attention, correlate
+from fastdim.attention import STATISTICS, attention, correlate, plot_heads
 from fastdim.attention.heads import AVERAGED
 from fastdim.cli import main
 from fastdim.errors import InputError, ModelError
@@ -231,6 +231,60 @@ def test_correlation_over_layers_and_over_steps() -> None:
         correlate(left, right, over="time")
 
 
+def test_steps_that_depend_on_each_other_count_as_fewer() -> None:
+    """Two unrelated random walks: independent steps would find a relation in most of them."""
+    misled = {False: 0, True: 0}
+    for seed in range(60):
+        walks = np.random.default_rng(seed).standard_normal((2, 30)).cumsum(axis=1)
+        pairs = [frames([x], [y], f"step{n}") for n, (x, y) in enumerate(walks.T)]
+        tables = [pd.concat([pair[side] for pair in pairs[::-1]]) for side in (0, 1)]
+        for serial in (False, True):
+            [row] = correlate(*tables, over="steps", serial=serial).to_dict("records")
+            assert row["lower"] <= row["correlation"] <= row["upper"]
+            misled[serial] += row["lower"] > 0 or row["upper"] < 0
+            assert row["n"] == 30
+            assert (row["n_effective"] == 30) == (not serial)
+    assert misled[False] > 30
+    assert misled[True] < 15
+    # Steps without memory are left as many as they are, or nearly.
+    rng = np.random.default_rng(0)
+    pairs = [frames([x], [y], f"step{n}") for n, (x, y) in enumerate(rng.random((40, 2)))]
+    [row] = correlate(*(pd.concat(side) for side in zip(*pairs, strict=True)), over="steps")[
+        ["n_effective"]
+    ].to_numpy()
+    assert 25 < row[0] <= 40
+    left, right = frames([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+    with pytest.raises(InputError, match="no step number"):
+        correlate(left.assign(revision="main"), right.assign(revision="main"), over="steps")
+
+
+def test_the_picture_has_every_head_at_its_place(tmp_path: Path) -> None:
+    values = {("a.0", 0): 0.1, ("a.0", 1): 0.2, ("a.1", 1): 0.4}
+    rows = [
+        {"model": "m$x$", "revision": "r", "module": module, "head": head, "n_queries": 7,
+         "statistic": name, "value": value * (1 if name == "entropy" else 20)}
+        for (module, head), value in values.items()
+        for name in ("entropy", "query_norm")
+    ]  # fmt: skip
+    rows.append({**rows[0], "head": None, "value": 9.0})  # of a layer
+    table = pd.DataFrame(rows)
+    figure = plot_heads(table, tmp_path / "h.svg", statistics=("query_norm", "entropy"))
+    assert "m$x$, r: attention heads, 7 queries" in (tmp_path / "h.svg").read_text()
+    maps = {axis.get_title(): axis.images[0] for axis in figure.axes if axis.images}
+    drawn = np.ma.filled(maps["entropy"].get_array(), math.nan)
+    np.testing.assert_array_equal(drawn, [[0.1, 0.2], [math.nan, 0.4]])
+    assert maps["entropy"].get_clim() == (0, 1)
+    assert maps["query_norm"].get_clim() == (2.0, 8.0)
+    with pytest.raises(InputError, match="no heads with 'sink_rate'"):
+        plot_heads(table, statistics=("sink_rate",))
+    with pytest.raises(InputError, match="name a statistic"):
+        plot_heads(table, statistics=())
+    with pytest.raises(InputError, match="one model at one revision"):
+        plot_heads(pd.concat([table, table.assign(revision="s")]))
+    with pytest.raises(InputError, match="one model at one revision"):
+        plot_heads(table[table["head"].isna()])
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
@@ -242,5 +296,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().out
     assert "categorical" in told
     assert "attention.csv" in told
+    assert "attention.png" in told
+    assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert main(["attention", str(model), "--output", str(out)]) == 2
     assert fastdim.Sweep  # the package stays importable without the command's extras

@@ -55,6 +55,12 @@ class Attention:
             [name for name in STATISTICS if name in set(rows["statistic"])]
         ]
 
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Every head of every attention module, as a matplotlib Figure; see `plot_heads`."""
+        from fastdim.attention.plot import plot_heads
+
+        return plot_heads(self.table, path)
+
 
 def attention(
     model: str | tuple[Any, Any],

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.attention.heads import STATISTICS
+from fastdim.diagnose.training import steps_of
 from fastdim.errors import InputError, require
 from fastdim.estimate import check_confidence, normal_quantile
 
@@ -26,6 +27,7 @@ def correlate(
     filter: str = "all",
     *,
     over: str = "layers",
+    serial: bool | None = None,
     confidence: float = 0.95,
 ) -> pandas.DataFrame:
     """Spearman's correlation over the layers of each model, or over the steps of each layer.
@@ -35,11 +37,16 @@ def correlate(
     stack and each attention of a block by itself.
 
     Columns model, revision (or block), stack, module (the path with * for numbers), correlation,
-    lower, upper, n. The interval is Fisher's with
-    the variance of ranks (1 + r^2 / 2)/(n - 3) (Bonett & Wright, Psychometrika 65:23, 2000), as if
-    places were independent: neighbouring layers and steps are not, so it is too narrow.
+    lower, upper, n, n_effective. The interval is Fisher's with the variance of ranks
+    (1 + r^2 / 2)/(n_effective - 3) (Bonett & Wright, Psychometrika 65:23, 2000), and -1 to 1 where
+    n_effective is 3 or less.
+    serial: whether neighbouring places are taken to depend on each other: n_effective is then the
+    number of independent places by the autocorrelations of both series, at lags up to n / 5
+    (Pyper & Peterman, Can. J. Fish. Aquat. Sci. 55:2127, 1998); None: over steps. Without it
+    n_effective is n, and the interval of neighbouring layers is too narrow.
 
-    Raises InputError on unknown names, or fewer than 4 places in common.
+    Raises InputError on unknown names, fewer than 4 places in common, or over="steps" a revision
+    without a step in its name.
     """
     frames = require("pandas", "report")
     check_confidence(confidence)
@@ -55,6 +62,12 @@ def correlate(
     both = left[[*keys, "module", "value"]].merge(
         right[[*keys, "value"]], on=keys, suffixes=("_a", "_s")
     )
+    if over == "steps":
+        both["order"] = both["revision"].map(steps_of(list(map(str, both["revision"])), None))
+    else:
+        both["order"] = both["block"]
+    both = both.sort_values("order", kind="stable")
+    dependent = over == "steps" if serial is None else serial
     place = "revision" if over == "layers" else "block"
     fixed = ["model", place, "stack", "module"]
     rows: list[dict[str, Any]] = []
@@ -63,7 +76,7 @@ def correlate(
             continue
         x, y = part["value_a"].to_numpy(float), part["value_s"].to_numpy(float)
         found = dict(zip(fixed, names, strict=True))
-        rows.append({**found, **_spearman(x, y, confidence), "n": len(part)})
+        rows.append({**found, **_spearman(x, y, confidence, dependent)})
     if not rows:
         raise InputError(
             f"{statistic} and {metric} have no {LEAST} places in common over {over}: give tables of"
@@ -74,18 +87,34 @@ def correlate(
 
 
 def _spearman(
-    x: NDArray[np.float64], y: NDArray[np.float64], confidence: float
+    x: NDArray[np.float64], y: NDArray[np.float64], confidence: float, serial: bool
 ) -> dict[str, float]:
+    n = len(x)
     ranks = [_ranks(values) for values in (x, y)]
     spread = [values.std() for values in ranks]
     if min(spread) == 0.0:
-        return dict.fromkeys(("correlation", "lower", "upper"), math.nan)
-    centered = [values - values.mean() for values in ranks]
-    r = float((centered[0] * centered[1]).mean() / (spread[0] * spread[1]))
-    r = min(1.0, max(-1.0, r))
-    half = normal_quantile(confidence) * math.sqrt((1.0 + r * r / 2.0) / (len(x) - 3))
-    z = math.atanh(min(max(r, -1.0 + 1e-12), 1.0 - 1e-12))
-    return {"correlation": r, "lower": math.tanh(z - half), "upper": math.tanh(z + half)}
+        nothing = dict.fromkeys(("correlation", "lower", "upper"), math.nan)
+        return {**nothing, "n": n, "n_effective": math.nan}
+    a, b = ((v - v.mean()) / s for v, s in zip(ranks, spread, strict=True))
+    r = min(1.0, max(-1.0, float((a * b).mean())))
+    count = _independent(a, b) if serial else float(n)
+    lower, upper = -1.0, 1.0
+    if count > 3.0:
+        error = math.sqrt((1.0 + r * r / 2.0) / (count - 3.0))
+        half = normal_quantile(confidence) * error
+        z = math.atanh(min(max(r, -1.0 + 1e-12), 1.0 - 1e-12))
+        lower, upper = math.tanh(z - half), math.tanh(z + half)
+    return {"correlation": r, "lower": lower, "upper": upper, "n": n, "n_effective": count}
+
+
+def _independent(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Number of independent places behind two standardized series; at most their length."""
+    n = len(a)
+    total = 1.0 / n
+    for lag in range(1, n // 5 + 1):
+        products = [float((v[:-lag] * v[lag:]).mean()) for v in (a, b)]
+        total += 2.0 / n * (n - lag) / n * products[0] * products[1]
+    return min(float(n), 1.0 / total) if total > 0.0 else float(n)
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ SHOWN = {
 def attention(options: argparse.Namespace, progress: Progress) -> int:
     """Run the command; 1 if a row of the table is not a number."""
     check_named(options, output=None)
-    require_formats(("csv",), [options.model])
+    require_formats(("csv",) if options.output is None else ("csv", "png"), [options.model])
     from fastdim.attention import attention as run
 
     found = run(
@@ -41,6 +41,7 @@ def attention(options: argparse.Namespace, progress: Progress) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             written = folder / "attention.csv"
             write_bytes(written, found.table.to_csv(index=False).encode())
+            found.plot(folder / "attention.png")
     if not options.quiet:
         console = Console()
         table = Table(box=None, pad_edge=False)
@@ -52,5 +53,6 @@ def attention(options: argparse.Namespace, progress: Progress) -> int:
         wide(console, table)
         console.print(table)
         if written is not None:
-            console.print(f"written: {written}", soft_wrap=True, highlight=False)
+            told = f"written: {written}, {written.with_suffix('.png').name}"
+            console.print(told, soft_wrap=True, highlight=False)
     return FAILED_ROWS if (found.table["status"] == "failed").any() else OK

@@ -197,7 +197,8 @@ def _probe(model: Any, stacks: list[Stack], final: int = 0) -> _Trace:
         device = model_device(model)
         ids = torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=device)
         ids[0, -1] = final
-        with torch.inference_mode():
+        # No inference mode: what a module keeps of the pass (tables) could not be trained with.
+        with torch.no_grad():
             run_model(model, ids, torch.ones_like(ids))
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise ModelError(

@@ -1,0 +1,1 @@
+"""Examples that measure real signals; each is a program: `python -m examples.NAME --help`."""
