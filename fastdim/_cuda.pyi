@@ -31,3 +31,51 @@ def knn(
     stream: int,
 ) -> None: ...
 def mma_ceiling(blocks: int, rounds: int, out: int, stream: int) -> float: ...
+def row_norms(
+    data: int, n: int, d: int, row_stride: int, dtype: str, out_norms: int, stream: int
+) -> None: ...
+def unit_rows(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    chosen: int,
+    m: int,
+    inverse: int,
+    padded: int,
+    width: int,
+    parts: int,
+    mean: int,
+    out_w: int,
+    out_slopes: int,
+    out_center: int,
+    stream: int,
+) -> None: ...
+def cosine_pairs(
+    w: int,
+    m: int,
+    width: int,
+    w_stride: int,
+    slopes: int,
+    center: int,
+    edges: int,
+    bins: int,
+    runs: int,
+    out_moments: int,
+    out_histogram: int,
+    stream: int,
+) -> None: ...
+def pair_cosines(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    left: int,
+    right: int,
+    inverse: int,
+    count: int,
+    out: int,
+    stream: int,
+) -> None: ...

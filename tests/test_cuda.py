@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
-from filter_cases import cancelling, far_clusters, plant, wide_range, wide_rows
+from cuda_cases import DTYPES, compiled
+from filter_cases import cancelling, far_clusters, wide_range, wide_rows
 
 import fastdim
 from fastdim import naive
@@ -23,27 +21,13 @@ from fastdim.backends import cuda
 from fastdim.errors import BackendError
 from fastdim.neighbors import search_tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 TILES = {"small": 0, "medium": 1, "large": 2}
 Knn = Callable[..., tuple[np.ndarray, np.ndarray, dict[str, Any]]]
 
 
 def build(folder: Path, old: str = "", new: str = "") -> Knn:
     """The emulated engine, compiled from a copy of the sources with one text replaced."""
-    for part in ("csrc/cuda", "tests/simt"):
-        shutil.copytree(ROOT / part, folder / part)
-    if old:
-        plant((folder / "csrc/cuda").iterdir(), old, new)
-    library = folder / "libsimt.so"
-    command = [
-        *os.environ.get("CXX", "g++").split(), "-std=c++17", "-O2", "-shared", "-fPIC",
-        "-DFASTDIM_SIMT", "-ffp-contract=off", f"-I{folder}/tests/simt", f"-I{folder}/csrc/cuda",
-        f"{folder}/tests/simt/library.cpp", "-o", str(library),
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
-    code = ctypes.CDLL(str(library))
-    code.simt_error.restype = ctypes.c_char_p
+    code = compiled(folder, "library.cpp", old, new)
 
     def knn(
         rows: Rows,

@@ -56,6 +56,9 @@ __device__ __forceinline__ T shuffle(T value, int lane) {
 }
 
 __device__ __forceinline__ int atomic_add(int* at, int value) { return atomicAdd(at, value); }
+__device__ __forceinline__ unsigned atomic_add(unsigned* at, unsigned value) {
+  return atomicAdd(at, value);
+}
 __device__ __forceinline__ unsigned long long atomic_add(unsigned long long* at,
                                                          unsigned long long value) {
   return atomicAdd(at, value);
@@ -107,6 +110,15 @@ __device__ __forceinline__ void mma(float* c, const std::uint32_t* a, const std:
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
+}
+
+// c (8 x 8) += a (8 x 4) b (4 x 8) in float64. With g = lane / 4, t = lane % 4: c[0..1] = C(g, 2t),
+// C(g, 2t + 1); a = A(g, t); b = B(t, g).
+__device__ __forceinline__ void mma_double(double* c, double a, double b) {
+  asm volatile(
+      "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+      : "+d"(c[0]), "+d"(c[1])
+      : "d"(a), "d"(b));
 }
 
 __device__ __forceinline__ std::uint16_t to_half(float v) {

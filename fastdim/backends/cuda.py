@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
-from fastdim.errors import BackendError, InputError
+from fastdim.errors import BackendError, InputError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -72,6 +77,32 @@ def device(number: int | None = None) -> Device:
     return Device(
         chosen, found["name"], found["multiprocessors"], found["shared_bytes"], fitting[0]
     )
+
+
+@contextmanager
+def on_device_of(x: Tensor) -> Iterator[int]:
+    """The device of x is the current one; the address of torch's current stream there.
+
+    A tensor in host memory is for the emulator of the tests alone, which has no streams.
+    """
+    torch = require("torch", "torch")
+    if not x.is_cuda:
+        yield 0
+        return
+    with torch.cuda.device(x.device):
+        yield torch.cuda.current_stream().cuda_stream
+
+
+def torch_device() -> Any:
+    """The current device, for torch. BackendError where the kernels or torch cannot use it."""
+    number = device().number
+    torch = require("torch", "torch")
+    if not torch.cuda.is_available():
+        raise BackendError(
+            f"backend 'cuda' computes this on torch tensors, and torch {torch.__version__} sees no "
+            "GPU: install a CUDA build of torch, or pass backend='cpu'"
+        )
+    return torch.device("cuda", number)
 
 
 def knn(

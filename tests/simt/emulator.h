@@ -440,6 +440,31 @@ void mma(float* c, const std::uint32_t* a, const std::uint32_t* b) {
       &mine);
 }
 
+struct DoubleProduct {
+  double* c;
+  double a, b;
+};
+inline void mma_double(double* c, double a, double b) {
+  DoubleProduct mine{c, a, b};
+  meet(
+      State::at_warp,
+      [](void** values, int) {
+        const auto lane_of = [&](int lane) -> const DoubleProduct& {
+          return *static_cast<DoubleProduct*>(values[lane]);
+        };
+        for (int lane = 0; lane < 32; ++lane) {
+          for (int e = 0; e < 2; ++e) {
+            const int row = lane / 4, column = 2 * (lane % 4) + e;
+            double& sum = lane_of(lane).c[e];
+            for (int k = 0; k < 4; ++k) {
+              sum = std::fma(lane_of(4 * row + k).a, lane_of(4 * column + k).b, sum);
+            }
+          }
+        }
+      },
+      &mine);
+}
+
 }  // namespace fastdim::simt
 
 using uint4 = fastdim::simt::Four;

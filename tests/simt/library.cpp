@@ -1,28 +1,9 @@
 // The CUDA sources compiled for the emulator, as a library for ctypes.
-#include <cstring>
-#include <string>
-
 #include "../../csrc/cuda/knn.cu"
-
-namespace {
-thread_local std::string error;
-
-template <class Call>
-int guarded(Call call) {
-  try {
-    call();
-    return 0;
-  } catch (const std::exception& e) {
-    error = e.what();
-    return 1;
-  }
-}
-}  // namespace
+#include "guard.h"
 
 extern "C" {
 
-const char* simt_error() { return error.c_str(); }
-void simt_seed(unsigned long long value) { fastdim::simt::seed() = value; }
 void simt_mma_group(int value) { fastdim::simt::mma_group() = value; }
 
 int simt_knn(const void* data, long long n, long long d, long long row_stride, int dtype,

@@ -1,0 +1,27 @@
+// Errors and the seed of the emulator, as a library for ctypes gives them.
+#pragma once
+
+#include <exception>
+#include <string>
+
+#include "emulator.h"
+
+namespace {
+thread_local std::string last_error;
+
+template <class Call>
+int guarded(Call call) {
+  try {
+    call();
+    return 0;
+  } catch (const std::exception& e) {
+    last_error = e.what();
+    return 1;
+  }
+}
+}  // namespace
+
+extern "C" {
+const char* simt_error() { return last_error.c_str(); }
+void simt_seed(unsigned long long value) { fastdim::simt::seed() = value; }
+}
