@@ -80,8 +80,11 @@ def cases(target: str, quick: bool) -> Iterator[Case]:
         best = packed | {"scores": "fp32", "left_out": "fp32"}
         for keep in tiles.LISTS[::2] if quick else tiles.LISTS:
             constants = {**tile, "KEEP": keep}
-            label = f"knn_filter {kind}, {keep} kept"
-            yield Case(filters.knn_filter, label, best, constants, tiles.FILTER, True)
+            for kernel in (filters.knn_places, filters.knn_filter):
+                # Few neighbours are searched by places, which 32 never are.
+                if keep < 32 or kernel is filters.knn_filter:
+                    label = f"{kernel.__name__} {kind}, {keep} kept"
+                    yield Case(kernel, label, best, constants, tiles.FILTER, True)
         above = packed | {"limits": "fp32", "count": "i32"}
         constants = {**tile, "ROOM": tiles.ROOM}
         yield Case(filters.rows_above, f"rows_above {kind}", above, constants, tiles.FILTER, True)
@@ -143,7 +146,9 @@ def problems(label: str, facts: Facts, target: Target, matrix: bool) -> list[str
     if matrix and not facts.tensor:
         found.append(f"{where} has no tensor-core instruction")
     expected = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}.get(target.name)
-    half = label.startswith(("knn_filter float16", "knn_filter bfloat16", "rows_above"))
+    half = label.startswith(
+        ("knn_places", "knn_filter float16", "knn_filter bfloat16", "rows_above")
+    )
     if half and expected is not None and expected not in facts.tensor:
         found.append(f"{where} does not use {expected}")
     return found
@@ -268,11 +273,11 @@ def queue_size() -> int:
 
 
 LOOPS = """
-### Loops of the Triton filter in float16, 8 kept
-Instructions of a slice of 64 columns (products), of one round of insertions, and of the rest of a
-tile: what `fastdim/backends/cost.py` counts with.
+### Loops of the Triton filter by places in float16, 8 kept
+Instructions of a slice of 64 columns (products), of taking out one candidate at the end, and of the
+rest of a tile: what `fastdim/backends/cost.py` counts with.
 
-| target | slice | insertion | rest of a tile |
+| target | slice | taking out | rest of a tile |
 |---|---|---|---|"""
 
 

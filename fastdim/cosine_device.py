@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def tensor_for(x: Any, backend: str) -> tuple[Tensor, str] | None:
     """x as a tensor on a GPU and the backend that takes it there, "triton" or "cuda"; else None."""
     tensor = devices.device_tensor(x)
-    on = devices.choose(backend, tensor)
+    on = devices.choose(backend, tensor, "cosine_stats")
     if on == "cpu":
         return None
     if on not in ("triton", "cuda"):
