@@ -10,7 +10,15 @@ def release(at: int) -> None: ...
 def copy(to: int, source: int, bytes: int, stream: int) -> None: ...
 def tile_shared_bytes(tile: str) -> int: ...
 def knn_workspace(
-    n: int, d: int, chosen: bool, m: int, k: int, keep: int, tile: str, blocks: int
+    n: int,
+    d: int,
+    chosen: bool,
+    m: int,
+    k: int,
+    keep: int,
+    tile: str,
+    blocks: int,
+    ordered: bool = False,
 ) -> int: ...
 def knn(
     data: int,
@@ -29,6 +37,9 @@ def knn(
     out_indices: int,
     out_counts: int,
     stream: int,
+    order: int = 0,
+    axes: int = 0,
+    axes_count: int = 0,
 ) -> None: ...
 def mma_ceiling(blocks: int, rounds: int, out: int, stream: int) -> float: ...
 def row_norms(

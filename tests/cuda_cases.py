@@ -10,9 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from filter_cases import plant
 
+from fastdim.backends import cuda
+
 ROOT = Path(__file__).resolve().parent.parent
+TILES = {"small": 0, "medium": 1, "large": 2}
 DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 
 
@@ -32,6 +37,13 @@ def compiled(folder: Path, source: str, old: str = "", new: str = "") -> ctypes.
     code = ctypes.CDLL(str(library))
     code.simt_error.restype = ctypes.c_char_p
     return code
+
+
+def use(monkeypatch: pytest.MonkeyPatch, extension: Extension) -> None:
+    """Let fastdim call the emulated GPU, on tensors in host memory."""
+    monkeypatch.setattr(cuda, "extension", lambda: extension)
+    monkeypatch.setattr(cuda, "torch_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(cuda, "DEVICE_TYPES", {"cpu"})
 
 
 class Extension:
@@ -57,13 +69,24 @@ class Extension:
     def tile_shared_bytes(self, tile: str) -> int:
         return {"small": 90_000, "medium": 160_000, "large": 190_000}[tile]
 
+    def knn_workspace(self, *sizes: Any) -> int:
+        """The library takes its own."""
+        return 256
+
+    def knn(self, *arguments: Any) -> None:
+        data, n, d, row_stride, dtype, queries, m, k, keep, tile, blocks, _, *rest = arguments
+        out, order = rest[:3], (*rest[4:], 0, 0, 0)[:3]
+        self.run(
+            "knn", data, n, d, row_stride, dtype, queries, m, k, keep, TILES[tile], blocks, *order,
+            *out,
+        )  # fmt: skip
+
+    def run(self, name: str, *arguments: Any) -> None:
+        """Call a function of the library. RuntimeError where the emulated GPU finds fault."""
+        numbers = [DTYPES[a] if isinstance(a, str) else a for a in arguments]
+        if getattr(self.code, f"simt_{name}")(*(ctypes.c_longlong(v) for v in numbers)):
+            raise RuntimeError(self.code.simt_error().decode())
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         """A kernel by its name, whose last argument is the stream."""
-        call = getattr(self.code, f"simt_{name}")
-
-        def run(*arguments: Any) -> None:
-            numbers = [DTYPES[a] if isinstance(a, str) else a for a in arguments[:-1]]
-            if call(*(ctypes.c_longlong(number) for number in numbers)):
-                raise RuntimeError(self.code.simt_error().decode())
-
-        return run
+        return lambda *arguments: self.run(name, *arguments[:-1])

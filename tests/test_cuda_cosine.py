@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
 from cosine_cases import awkward, check, with_zero_rows
-from cuda_cases import Extension, compiled
+from cuda_cases import Extension, compiled, use
 from filter_cases import reserved, wide_rows
 
 from fastdim import BackendError, InputError, Rows, as_rows, cosine_stats, naive
-from fastdim.backends import cuda, cuda_cosine, devices
+from fastdim.backends import cuda_cosine, devices
 
 CASES = {
     "one tile": gaussian(63, 8),
@@ -28,12 +28,6 @@ CASES = {
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> Extension:
     return Extension(compiled(tmp_path_factory.mktemp("cosine"), "cosine_library.cpp"))
-
-
-def use(monkeypatch: pytest.MonkeyPatch, extension: Extension) -> None:
-    """Let fastdim call the emulated GPU."""
-    monkeypatch.setattr(cuda, "extension", lambda: extension)
-    monkeypatch.setattr(cuda, "torch_device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@
 
 #include "emulator.h"
 
+inline thread_local std::string last_error;
+
 namespace {
-thread_local std::string last_error;
 
 template <class Call>
 int guarded(Call call) {
@@ -21,7 +22,8 @@ int guarded(Call call) {
 }
 }  // namespace
 
+// Weak: each library has them, and `sanitized.cpp` is linked with both.
 extern "C" {
-const char* simt_error() { return last_error.c_str(); }
-void simt_seed(unsigned long long value) { fastdim::simt::seed() = value; }
+__attribute__((weak)) const char* simt_error() { return last_error.c_str(); }
+__attribute__((weak)) void simt_seed(unsigned long long value) { fastdim::simt::seed() = value; }
 }
