@@ -79,11 +79,12 @@ def cases(target: str, quick: bool) -> Iterator[Case]:
         packed = lists | {"packed": TYPES[kind]}
         best = packed | {"scores": "fp32", "left_out": "fp32"}
         for keep in tiles.LISTS[::2] if quick else tiles.LISTS:
-            constants = {**tile, "KEEP": keep}
             for kernel in (filters.knn_places, filters.knn_filter):
                 # Few neighbours are searched by places, which 32 never are.
                 if keep < 32 or kernel is filters.knn_filter:
                     label = f"{kernel.__name__} {kind}, {keep} kept"
+                    wide = tiles.filter_tile(target, kernel is filters.knn_places)
+                    constants = {**tile, **wide, "KEEP": keep}
                     yield Case(kernel, label, best, constants, tiles.FILTER, True)
         above = packed | {"limits": "fp32", "count": "i32"}
         constants = {**tile, "ROOM": tiles.ROOM}

@@ -34,7 +34,7 @@ def test_instructions_are_those_of_the_report() -> None:
     counts = {name: tuple(map(int, numbers)) for name, *numbers in found}
     assert counts == {"sm_80": cost.SM_80, "sm_90": cost.SM_90, "sm_100": cost.SM_100}
     for name, chip in (("sm_80", "A100"), ("sm_90", "H100"), ("sm_100", "B200")):
-        assert cost.CHIPS[chip].tile_rows == tiles.filter_tile(name)["BLOCK_ROWS"]
+        assert cost.CHIPS[chip].tile_rows == tiles.filter_tile(name, places=True)["BLOCK_ROWS"]
 
 
 def test_blocks_side_by_side_hide_the_shorter_work() -> None:

@@ -148,11 +148,19 @@ class Search:
             )
         self.wide = x.dtype == torch.float64
         self.processors = multiprocessors(x)
-        tile, self.options = filter_launch(architecture(x.device), name(x), tuned)
+        self.places = k <= PLACES_K
+        where, chip, padded = (
+            architecture(x.device),
+            name(x),
+            triton.cdiv(self.n, PADDING) * PADDING,
+        )
+        tile, self.options = filter_launch(where, chip, tuned, self.places)
         self.shape = {**tile, "UPCAST": interpreted()}
         self.height = tile["BLOCK_QUERIES"]
-        self.tiles = triton.cdiv(self.n, PADDING) * PADDING // tile["BLOCK_ROWS"]
-        self.places = k <= PLACES_K
+        self.tiles = padded // tile["BLOCK_ROWS"]
+        second, _ = filter_launch(where, chip, tuned)
+        self.second_shape = {**second, "UPCAST": interpreted()}
+        self.second_tiles = padded // second["BLOCK_ROWS"]
         self.keep = next((size for size in LISTS if size >= k + 1 + SPARE), LISTS[-1])
         # A list holds its share of a query's neighbours unevenly: twice as many places are wanted.
         self.lists = triton.cdiv(2 * k, self.keep) if k + 1 + SPARE > self.keep else 1
@@ -219,8 +227,8 @@ class Search:
         found = torch.full((m, self.room), -1, dtype=torch.int32, device=self.x.device)
         filters.rows_above[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, self.packed.limits(queries, bounds),
-            count, found, m, self.n, self.packed.values.shape[1], self.tiles, splits,
-            ROOM=self.room, **self.shape, **self.options,
+            count, found, m, self.n, self.packed.values.shape[1], self.second_tiles, splits,
+            ROOM=self.room, **self.second_shape, **self.options,
         )  # fmt: skip
         distances, indices = self.nearest(queries, found)
         return distances, indices, count <= self.room

@@ -60,13 +60,18 @@ def needed_triton(architecture: str) -> tuple[int, int]:
     return (3, 9) if architecture.startswith(("sm_10", "gfx")) else (3, 7)
 
 
-def filter_tile(architecture: str) -> dict[str, int]:
-    """Tile of the filter on "sm_90", "gfx942" and so on: the same on all of them so far."""
-    return {"BLOCK_QUERIES": 128, "BLOCK_ROWS": 128, "BLOCK_COLUMNS": 64}
+def filter_tile(architecture: str, places: bool = False) -> dict[str, int]:
+    """Tile of the filter on "sm_90", "gfx942" and so on; of the one by places, or of the others.
+
+    On sm_100 and 103 the sums come out of tensor memory into registers, which lists beside a tile
+    of 128 rows would spill.
+    """
+    rows = 64 if architecture.startswith("sm_10") and not places else 128
+    return {"BLOCK_QUERIES": 128, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": 64}
 
 
 def filter_launch(
-    architecture: str, chip: str, tuned: dict[str, int] | None = None
+    architecture: str, chip: str, tuned: dict[str, int] | None = None, places: bool = False
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Tile and options of the filter on a chip of this name, as tuned there if it was.
 
@@ -76,7 +81,7 @@ def filter_launch(
         tuned = json.loads(TUNED.read_text(encoding="utf-8")).get(chip, {})
     sizes = {name: value for name, value in tuned.items() if name not in OPTIONS}
     options = {name: value for name, value in tuned.items() if name in OPTIONS}
-    return filter_tile(architecture) | sizes, FILTER | options
+    return filter_tile(architecture, places) | sizes, FILTER | options
 
 
 def splits_of(query_tiles: int, tiles: int, processors: int, lists: int = 1, end: int = END) -> int:
