@@ -222,11 +222,6 @@ FAULTS: dict[str, tuple[Callable[[], None], str, str]] = {
         "((2 * step + right_chunk) ^ (row & 7))",
         "((2 * step + 1 - right_chunk) ^ (row & 7))",
     ),
-    "limits of other rows": (
-        strays,
-        "some |= !(best < limit[4 * half + 2 * i + side]);",
-        "some |= !(best < limit[4 * half + 2 * side + i]);",
-    ),
     "no margin for the rounding": (
         coarse_strays,
         "sqrt(error2) * (1 + 0x1p-30) +\n",
@@ -242,7 +237,7 @@ FAULTS: dict[str, tuple[Callable[[], None], str, str]] = {
         "return data + i * row_stride;",
         "return data + static_cast<unsigned>(i * row_stride);",
     ),
-    "a part of the tiles lost": (structured, "all += there;", "all += there && other < 8;"),
+    "a part of the tiles lost": (structured, "all += there;", "all += there && other < 4;"),
     "lists of other blocks lost": (
         structured,
         "owner(starts[row_tile + 1] - 1) - block + 1, block}",
