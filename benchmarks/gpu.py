@@ -4,8 +4,10 @@
     python -m benchmarks.gpu --dry          # here: Triton's interpreter, small sizes, CPU peers
 
 Writes benchmarks/results/gpu-CHIP.json and .md; --tune also writes the best tile of the filter for
-this chip into fastdim/backends/triton/tuned.json, which searches read. A backend that is wrong is
-not timed. Peers are timed where they are installed: torch.cdist with topk, faiss, cuVS, torchid.
+this chip into fastdim/backends/triton/tuned.json, which searches read; where the extension of
+docs/cuda.md runs too, which of both is faster goes into fastdim/backends/faster.json, which
+backend="auto" reads. A backend that is wrong is not timed. Peers are timed where they are
+installed: torch.cdist with topk, faiss, cuVS, torchid.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ import numpy as np
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
 DRY_SIZES = ((200, 32),)
+# All pairs in float64 take seconds beyond.
+COSINE_ROWS = 50_000
 # A row in 230 of a decoder's middle layer has 200 times the usual norm.
 MASSIVE = 230
 
@@ -179,11 +183,12 @@ def page(facts: dict[str, Any]) -> str:
     lines = [
         f"# Measured on {facts['chip']}", "",
         f"{facts['date']}, {facts['versions']}; k = {facts['k']}, float32 rows like a decoder's. "
-        "Median wall seconds of whole calls; TFLOP/s count 2 n^2 d.", "",
+        "Median wall seconds of whole calls; TFLOP/s count 2 n^2 d, for cosines half of it.", "",
         "| n x d | what | seconds | TFLOP/s | predicted |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in facts["times"]:
-        rate = 2e-12 * row["n"] ** 2 * row["d"] / row["seconds"]
+        twice = 1 if row["what"].startswith("cosines") else 2
+        rate = 1e-12 * twice * row["n"] ** 2 * row["d"] / row["seconds"]
         predicted = f"{row['predicted']:.4f}" if row["predicted"] else "-"
         size = f"{row['n']:,} x {row['d']:,}"
         cells = (size, row["what"], f"{row['seconds']:.4f}", f"{rate:.1f}", predicted)
@@ -205,12 +210,25 @@ def predicted_seconds(chip: str, n: int, d: int, what: str) -> float | None:
     return cost.search(cost.CHIPS[known[0]], n, d).total
 
 
+def faster(times: list[dict[str, Any]]) -> dict[str, str]:
+    """Which backend took less time for each operation, all sizes together, where both ran."""
+    found = {}
+    for operation, word in (("knn", "fastdim"), ("cosine_stats", "cosines")):
+        spent = {
+            name: sum(row["seconds"] for row in times if row["what"] == f"{word} {name}")
+            for name in ("cuda", "triton")
+        }
+        if all(spent.values()):
+            found[operation] = min(spent, key=lambda name: spent[name])
+    return found
+
+
 def measure(dry: bool, tuning: bool, repeats: int) -> dict[str, Any]:
     """Everything, for JSON. SystemExit where a backend is wrong or none is there."""
     import torch
     import triton as triton_package
 
-    from fastdim import knn
+    from fastdim import cosine_stats, knn
 
     backends = usable()
     if not backends:
@@ -225,13 +243,19 @@ def measure(dry: bool, tuning: bool, repeats: int) -> dict[str, Any]:
             checks.append({"set": name, "backend": backend, "k": k, "error": error})
             if not error <= 1e-6:
                 raise SystemExit(f"{backend} is wrong on {name}: nothing is timed")
-    times, k, x = [], 2, None
+    times: list[dict[str, Any]] = []
+    k, x = 2, None
     for n, d in DRY_SIZES if dry else SIZES:
         x = torch.from_numpy(like_tokens(n, d)).to(device)
         rows: Any = x.numpy() if dry else x
         ours: list[tuple[str, Callable[[], object]]] = [
             (f"fastdim {name}", partial(knn, rows, k, backend=name)) for name in backends
         ]
+        if n <= COSINE_ROWS:
+            ours += [
+                (f"cosines {name}", partial(cosine_stats, rows, pairs="all", backend=name))
+                for name in backends
+            ]
         for what, call in [*ours, *peers(x, k)]:
             seconds = median_seconds(call, device, repeats)
             print(f"{n:,} x {d:,}: {what} {seconds:.4f} s")
@@ -247,7 +271,15 @@ def measure(dry: bool, tuning: bool, repeats: int) -> dict[str, Any]:
         "checks": checks,
         "times": times,
         "tiles": tiles,
+        "faster": faster(times),
     }
+
+
+def keep(path: Path, chip: str, found: object) -> None:
+    """Write what was found on a chip into a table of chips."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table[chip] = found
+    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -271,12 +303,14 @@ def main() -> int:
         (folder / f"{stem}.md").write_text(page(facts), encoding="utf-8")
     if facts["tiles"]:
         print(f"fastest tile: {facts['tiles'][0]}")
-    if facts["tiles"] and not given.dry:
+    if not given.dry:
+        from fastdim.backends.devices import MEASURED
         from fastdim.backends.triton.tiles import TUNED
 
-        table = json.loads(TUNED.read_text(encoding="utf-8"))
-        table[facts["chip"]] = facts["tiles"][0][1]
-        TUNED.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        if facts["tiles"]:
+            keep(TUNED, facts["chip"], facts["tiles"][0][1])
+        if facts["faster"]:
+            keep(MEASURED, facts["chip"], facts["faster"])
     return 0
 
 

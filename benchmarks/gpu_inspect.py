@@ -120,8 +120,8 @@ def sass_facts(sass: str, registers: int, stack: int, shared: int) -> Facts:
 
 
 def filter_loops(sass: str) -> tuple[int, int, int] | None:
-    """Instructions of a filter's loop over slices, of its loop of insertions, and of the rest of a
-    tile; None for a kernel that has no loop over tiles around both.
+    """Instructions of a filter's loop over slices, of a round of its end, which takes out one
+    candidate, and of the rest of a tile; None for a kernel without a loop over tiles and one after.
     """
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
     spans = []
@@ -138,11 +138,10 @@ def filter_loops(sass: str) -> tuple[int, int, int] | None:
     if not around:
         return None
     tile = min(around)
-    inner = [s for s in spans if not s[3] and tile[1] <= s[1] and s[2] <= tile[2]]
-    if not inner:
+    after = [span for span in spans if not span[3] and span[1] >= tile[2]]
+    if not after:
         return None
-    insertion = max(inner)
-    return slices[0], insertion[0], tile[0] - slices[0] - insertion[0]
+    return slices[0], max(after)[0], tile[0] - slices[0]
 
 
 def nvidia(cubin: bytes, shared: int) -> Facts:

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "f
 # What is known and tolerated: (kernel, target) -> bytes. Seen in docs/cuda.md as well.
 KNOWN_SPILLS = {("search_all<float>", "sm_90"): 8}
 CUDA_TARGETS = ("sm_80", "sm_90", "sm_100")
+CUDA_SOURCES = ("knn.cu", "cosine.cu")
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,13 @@ def cases(target: str, quick: bool) -> Iterator[Case]:
         packed = lists | {"packed": TYPES[kind]}
         best = packed | {"scores": "fp32", "left_out": "fp32"}
         for keep in tiles.LISTS[::2] if quick else tiles.LISTS:
-            constants = {**tile, "KEEP": keep}
-            label = f"knn_filter {kind}, {keep} kept"
-            yield Case(filters.knn_filter, label, best, constants, tiles.FILTER, True)
+            for kernel in (filters.knn_places, filters.knn_filter):
+                # Few neighbours are searched by places, which 32 never are.
+                if keep < 32 or kernel is filters.knn_filter:
+                    label = f"{kernel.__name__} {kind}, {keep} kept"
+                    wide = tiles.filter_tile(target, kernel is filters.knn_places)
+                    constants = {**tile, **wide, "KEEP": keep}
+                    yield Case(kernel, label, best, constants, tiles.FILTER, True)
         above = packed | {"limits": "fp32", "count": "i32"}
         constants = {**tile, "ROOM": tiles.ROOM}
         yield Case(filters.rows_above, f"rows_above {kind}", above, constants, tiles.FILTER, True)
@@ -141,7 +147,9 @@ def problems(label: str, facts: Facts, target: Target, matrix: bool) -> list[str
     if matrix and not facts.tensor:
         found.append(f"{where} has no tensor-core instruction")
     expected = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}.get(target.name)
-    half = label.startswith(("knn_filter float16", "knn_filter bfloat16", "rows_above"))
+    half = label.startswith(
+        ("knn_places", "knn_filter float16", "knn_filter bfloat16", "rows_above")
+    )
     if half and expected is not None and expected not in facts.tensor:
         found.append(f"{where} does not use {expected}")
     return found
@@ -189,29 +197,40 @@ def triton_part(targets: list[str], quick: bool) -> tuple[list[str], list[str], 
     return lines, wrong, total
 
 
+def cuda_kernels(source: str, target: str) -> Iterator[tuple[str, str, int, int, int]]:
+    """Of each kernel of a .cu file: mangled name, SASS, registers, stack, shared memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        subprocess.run(
+            ["nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", "-o", str(cubin),
+             str(ROOT / "csrc/cuda" / source)],
+            check=True,
+        )  # fmt: skip
+        usage = cuobjdump(cubin.read_bytes(), "-res-usage")
+        sass = cuobjdump(cubin.read_bytes(), "-sass")
+    bodies = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, re.DOTALL))
+    pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
+    for mangled, *numbers in re.findall(pattern, usage):
+        registers, stack, shared = map(int, numbers)
+        yield mangled, bodies[mangled], registers, stack, shared
+
+
 def cuda_part() -> tuple[list[str], list[str], int]:
-    """The same of csrc/cuda/knn.cu, by nvcc."""
+    """The same of csrc/cuda/*.cu, by nvcc."""
     lines, wrong, total = [], [], 0
     for name in CUDA_TARGETS:
         target = TARGETS[name]
         lines += ["", f"### CUDA, {name}", HEAD]
-        found = []
-        with tempfile.TemporaryDirectory() as folder:
-            cubin = Path(folder) / "knn.cubin"
-            subprocess.run(
-                ["nvcc", "-std=c++17", "-O3", f"-arch={name}", "-cubin", "-o", str(cubin),
-                 str(ROOT / "csrc/cuda/knn.cu")],
-                check=True,
-            )  # fmt: skip
-            usage = cuobjdump(cubin.read_bytes(), "-res-usage")
-            sass = cuobjdump(cubin.read_bytes(), "-sass")
-        bodies = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", sass, re.DOTALL))
-        pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
-        for mangled, *numbers in re.findall(pattern, usage):
-            registers, stack, shared = map(int, numbers)
+        found, seen = [], set()
+        for mangled, body, registers, stack, shared in chain(
+            *(cuda_kernels(source, name) for source in CUDA_SOURCES)
+        ):
             label, dynamic, threads = described(mangled)
-            facts = sass_facts(bodies[mangled], registers, stack, shared + dynamic)
-            matrix = label.startswith("knn_filter")
+            if label in seen:  # headers are compiled into more than one source
+                continue
+            seen.add(label)
+            facts = sass_facts(body, registers, stack, shared + dynamic)
+            matrix = label.startswith(("knn_filter", "cosine_tiles"))
             total += 1
             if facts.shared > target.block_shared:
                 # `fastdim.backends.cuda` takes the largest tile that fits the device.
@@ -239,6 +258,9 @@ def described(mangled: str) -> tuple[str, int, int]:
         dynamic += rows * 8 + columns * 8
         kind = "bfloat16" if shape[5] in ("true", "1") else "float16"
         return f"knn_filter {rows} x {columns} x {slice_}, {kind}", dynamic, rows
+    if name.startswith("cosine_tiles"):
+        # As cosine_bytes of csrc/cuda/cosine.cuh with 200 bins.
+        return f"{name}, 200 bins", 3 * 2 * 64 * 16 * 8 + 4 * 200 * 4 + 128, 128
     return name, (16 + 64) * 33 * 8 if name.startswith("search_all") else 0, 256
 
 
@@ -252,11 +274,11 @@ def queue_size() -> int:
 
 
 LOOPS = """
-### Loops of the Triton filter in float16, 8 kept
-Instructions of a slice of 64 columns (products), of one round of insertions, and of the rest of a
-tile: what `fastdim/backends/cost.py` counts with.
+### Loops of the Triton filter by places in float16, 8 kept
+Instructions of a slice of 64 columns (products), of taking out one candidate at the end, and of the
+rest of a tile: what `fastdim/backends/cost.py` counts with.
 
-| target | slice | insertion | rest of a tile |
+| target | slice | taking out | rest of a tile |
 |---|---|---|---|"""
 
 

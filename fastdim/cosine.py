@@ -155,9 +155,10 @@ def cosine_stats(
         more (200 bins, hidden states: 5 to 8 in 1,000), else in int16 (2 in 10,000; `arithmetic`
         says which). Minimum and maximum stay exact. Sampled pairs are exact.
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
-    backend: "cpu"; "triton" for Triton's kernels on a GPU, in float64 whatever `precision`, up to
-        2,047 bins; "auto" for the CPU, and for Triton where x is a torch tensor or DLPack array
-        on a GPU.
+    backend: "cpu"; on a GPU, in float64 whatever `precision`, "triton" for Triton's kernels, up to
+        2,047 bins, and "cuda" for the extension `fastdim._cuda`, up to 8,192, with torch for CUDA;
+        "auto" for the CPU, and for what can run there where x is a torch tensor or DLPack array on
+        a GPU.
 
     Raises InputError on bad values, fewer than two rows that are not zero, or a single column;
     BackendError on a backend that cannot run.
@@ -174,9 +175,9 @@ def cosine_stats(
             f"precision='fast' keeps 99 % of the pairs in their bin up to {FAST_BINS} bins, got "
             f"{bins}: pass fewer bins, or precision='exact'"
         )
-    tensor = cosine_device.tensor_for(x, backend)
-    if tensor is not None:
-        return cosine_device.stats(tensor, int(bins), pairs, groups, seed, confidence)
+    there = cosine_device.tensor_for(x, backend)
+    if there is not None:
+        return cosine_device.stats(*there, int(bins), pairs, groups, seed, confidence)
     rows = as_rows(x, min_rows=2, min_columns=2)
     workers = cpu.resolve_threads(threads)
     labels = as_groups(groups, rows.n)

@@ -117,6 +117,8 @@ def knn(
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
         float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
+        On backend "cuda", of rows that lie on its GPU, "auto" is "full", and "pruned" (all rows as
+        queries) leaves out tiles of rows that leading axes tell apart.
         Not for rows that `prepare` made ready, nor for rows of another matrix ("tiled").
     index, target_recall, least_recall, audit: of backend "faiss" alone. index: "flat", "ivf",
         "hnsw", "nn-descent", or a `FaissIndex` of the searched rows; None for "flat" below 10^6
@@ -136,9 +138,9 @@ def knn(
     tensor = devices.device_tensor(x)
     on = devices.choose(backend, tensor)
     if on != "cpu":
-        _check_for_device(on, x, queries, strategy)
+        _check_for_device(on, x, queries, strategy, tensor is not None)
     if tensor is not None:
-        return search_tensor(tensor, k, queries, seed, duplicates, on)
+        return search_tensor(tensor, k, queries, seed, duplicates, on, strategy)
     others = as_rows(queries, name="queries") if _is_matrix(queries) else None
     rows = as_rows(x, min_rows=2 if others is None else 1)
     if strategy != "auto" and isinstance(rows, Prepared):
@@ -163,9 +165,10 @@ def _check_duplicates(duplicates: str, groups: Distinct | None, n: int) -> None:
         )
 
 
-def _check_for_device(backend: str, x: Any, queries: Any, strategy: str) -> None:
+def _check_for_device(backend: str, x: Any, queries: Any, strategy: str, on_device: bool) -> None:
     """Raise on what only the CPU does."""
-    if strategy != "auto" or isinstance(x, Prepared):
+    known = ("auto", "full", "pruned") if backend == "cuda" and on_device else ("auto",)
+    if strategy not in known or isinstance(x, Prepared):
         raise InputError(
             f"strategy={strategy!r} and prepared rows are of the CPU: pass rows as they are to "
             f"backend {backend!r}, or backend='cpu'"
@@ -353,7 +356,13 @@ def _search_on(
 
 
 def search_tensor(
-    x: Tensor, k: int, queries: Any, seed: int, duplicates: str, backend: str
+    x: Tensor,
+    k: int,
+    queries: Any,
+    seed: int,
+    duplicates: str,
+    backend: str,
+    strategy: str = "auto",
 ) -> Neighbors:
     """`search` of a checked tensor, where it lies; the results are tensors there."""
     import torch
@@ -365,11 +374,12 @@ def search_tensor(
     _check_duplicates(duplicates, groups, len(x))
     k, count, chosen = _plan_queries(len(x), k, queries, groups, seed)
     numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)
+    asked = None if chosen is None else numbers
     if groups is None or count == len(x):
-        distances, indices, plan, name = devices.knn_tensor(backend, x, numbers, k)
+        distances, indices, plan, name = devices.knn_tensor(backend, x, asked, k, strategy)
     else:
         first = torch.from_numpy(groups.first).to(x.device)
-        distances, indices, plan, name = devices.knn_tensor(backend, x[first], numbers, k)
+        distances, indices, plan, name = devices.knn_tensor(backend, x[first], asked, k, strategy)
         numbers, indices = first[numbers], first[indices]
     plan.update(_stated(queries, count, chosen))
     if x.dtype != torch.float64:

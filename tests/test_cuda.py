@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
-from filter_cases import cancelling, far_clusters, plant, wide_range, wide_rows
+from cuda_cases import DTYPES, TILES, compiled
+from filter_cases import cancelling, far_clusters, wide_range, wide_rows
 
 import fastdim
 from fastdim import naive
@@ -23,27 +21,12 @@ from fastdim.backends import cuda
 from fastdim.errors import BackendError
 from fastdim.neighbors import search_tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
-TILES = {"small": 0, "medium": 1, "large": 2}
 Knn = Callable[..., tuple[np.ndarray, np.ndarray, dict[str, Any]]]
 
 
 def build(folder: Path, old: str = "", new: str = "") -> Knn:
     """The emulated engine, compiled from a copy of the sources with one text replaced."""
-    for part in ("csrc/cuda", "tests/simt"):
-        shutil.copytree(ROOT / part, folder / part)
-    if old:
-        plant((folder / "csrc/cuda").iterdir(), old, new)
-    library = folder / "libsimt.so"
-    command = [
-        *os.environ.get("CXX", "g++").split(), "-std=c++17", "-O2", "-shared", "-fPIC",
-        "-DFASTDIM_SIMT", "-ffp-contract=off", f"-I{folder}/tests/simt", f"-I{folder}/csrc/cuda",
-        f"{folder}/tests/simt/library.cpp", "-o", str(library),
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
-    code = ctypes.CDLL(str(library))
-    code.simt_error.restype = ctypes.c_char_p
+    code = compiled(folder, "library.cpp", old, new)
 
     def knn(
         rows: Rows,
@@ -64,7 +47,7 @@ def build(folder: Path, old: str = "", new: str = "") -> Knn:
             ctypes.c_void_p(rows.data.ctypes.data), *big, DTYPES[rows.dtype],
             None if queries is None else ctypes.c_void_p(queries.ctypes.data),
             ctypes.c_longlong(m), ctypes.c_longlong(k), ctypes.c_longlong(keep or k + 6),
-            TILES[tile], blocks,
+            TILES[tile], blocks, None, None, ctypes.c_longlong(0),
             *(ctypes.c_void_p(a.ctypes.data) for a in (distances, indices, counts)),
         )  # fmt: skip
         if failed:
@@ -190,7 +173,10 @@ FAULTS = {
         "const double error = 0 * sqrt(error2)",
     ),
     "a lost bound": ("left_out = fmaxf(left_out, ", "left_out = fminf(left_out, "),
-    "lists of other blocks lost": ("- first + 1;", "- first + 1 > 1 ? 1 : 1;"),
+    "lists of other blocks lost": (
+        "owner((in_rest + 1) * column_tiles - 1) - block + 1;",
+        "owner((in_rest + 1) * column_tiles - 1) - block + 1 > 1 ? 1 : 1;",
+    ),
     "a lost merge": ("        merge();\n        continue;", "        continue;"),
 }  # fmt: skip
 
@@ -237,9 +223,9 @@ def test_knn_of_a_tensor_calls_the_engine(monkeypatch):
     """The hand-over alone: tensors of a device cannot be made here."""
     x = torch.from_numpy(gaussian(30, 4))
 
-    def as_on_a_device(x: Any, k: int, queries: Any) -> Any:
+    def as_on_a_device(x: Any, k: int, queries: Any, strategy: str) -> Any:
         found = naive.knn(x.numpy(), k, queries.numpy())
-        return *(torch.from_numpy(part) for part in found), torch.tensor([3, 0, 0])
+        return *(torch.from_numpy(part) for part in found), torch.tensor([3, 0, -1])
 
     monkeypatch.setattr(cuda, "knn_tensor", as_on_a_device)
     monkeypatch.setattr(cuda, "device", lambda number: cuda.Device(0, "H100", 132, 1, "large"))

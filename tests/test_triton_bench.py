@@ -12,9 +12,13 @@ import pytest
 import torch
 from conftest import gaussian
 
+from fastdim.backends import cuda, devices
 from fastdim.backends.triton import search, tiles
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import gpu  # noqa: E402
 
 
 def test_the_dry_mode_checks_times_and_tunes(tmp_path: Path) -> None:
@@ -29,6 +33,7 @@ def test_the_dry_mode_checks_times_and_tunes(tmp_path: Path) -> None:
     assert {check["set"] for check in facts["checks"]} >= {"tokens", "offset 1e6", "repeated"}
     assert all(check["error"] <= 1e-6 for check in facts["checks"])
     assert facts["times"][0]["what"] == "fastdim triton"
+    assert facts["times"][1]["what"] == "cosines triton"
     assert "torch.cdist + topk" in [row["what"] for row in facts["times"]]
     assert len(facts["tiles"]) == 2
     assert "| tokens | triton | 2 |" in (tmp_path / "gpu-interpreter.md").read_text()
@@ -49,3 +54,27 @@ def test_a_tuned_tile_is_used_and_changes_no_bit(
     assert (first[2]["tiles"], second[2]["tiles"]) == (2, 4)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+def test_the_faster_backend_is_kept_and_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [
+        {"what": "fastdim cuda", "seconds": 3.0},
+        {"what": "fastdim triton", "seconds": 1.0},
+        {"what": "fastdim triton", "seconds": 1.5},
+        {"what": "cosines triton", "seconds": 1.0},
+        {"what": "torch.cdist + topk", "seconds": 0.1},
+    ]
+    assert gpu.faster(times) == {"knn": "triton"}, "what ran on one backend alone is not judged"
+    table = tmp_path / "faster.json"
+    table.write_text("{}")
+    monkeypatch.setattr(devices, "MEASURED", table)
+    assert devices.faster("H100", "knn") == "cuda"
+    gpu.keep(table, "H100", gpu.faster(times))
+    assert devices.faster("H100", "knn") == "triton"
+    assert (devices.faster("H100", "cosine_stats"), devices.faster("A100", "knn")) == ("cuda",) * 2
+    monkeypatch.setattr(cuda, "device", lambda number: cuda.Device(0, "H100", 132, 1, "large"))
+    x = torch.zeros(3, 2)
+    assert (devices.choose("auto", x), devices.choose("auto", None)) == ("triton", "cpu")
+    assert devices.choose("auto", x, "cosine_stats") == "cuda"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fastdim.backends import cost
@@ -34,13 +34,21 @@ def test_instructions_are_those_of_the_report() -> None:
     counts = {name: tuple(map(int, numbers)) for name, *numbers in found}
     assert counts == {"sm_80": cost.SM_80, "sm_90": cost.SM_90, "sm_100": cost.SM_100}
     for name, chip in (("sm_80", "A100"), ("sm_90", "H100"), ("sm_100", "B200")):
-        assert cost.CHIPS[chip].tile_rows == tiles.filter_tile(name)["BLOCK_ROWS"]
+        assert cost.CHIPS[chip].tile_rows == tiles.filter_tile(name, places=True)["BLOCK_ROWS"]
 
 
-def test_expected_largest_of_poisson_numbers() -> None:
-    draws = np.random.default_rng(0).poisson(0.3, (20_000, 128)).max(axis=1)
-    assert cost.largest_of(0.3, 128) == pytest.approx(draws.mean(), rel=0.02)
-    assert cost.largest_of(40.0, 1) == pytest.approx(40.0, rel=1e-6)
+def test_blocks_side_by_side_hide_the_shorter_work() -> None:
+    """Two blocks a multiprocessor: the longer of products and selection counts, not their sum."""
+    alone = cost.CHIPS["A100"]
+    together = dataclasses.replace(alone, blocks=2)
+    assert cost.search(together, 20_000, 1_024).filter < cost.search(alone, 20_000, 1_024).filter
+
+
+def test_shared_memory_bounds_the_products() -> None:
+    """A B200's tensor cores wait for their operands: faster ones would change nothing."""
+    chip = cost.CHIPS["B200"]
+    faster = dataclasses.replace(chip, float16=2 * chip.float16)
+    assert cost.search(faster, 50_000, 576).filter == cost.search(chip, 50_000, 576).filter
 
 
 def test_more_work_takes_longer() -> None:
@@ -53,11 +61,12 @@ def test_more_work_takes_longer() -> None:
 
 
 def test_parts_of_the_rows() -> None:
-    assert tiles.splits_of(1, 157, 132) == 157
-    assert tiles.splits_of(157, 157, 132) == 2
-    assert tiles.splits_of(400, 400, 132) == 1
-    assert tiles.splits_of(400, 400, 132, lists=8) == 8
+    assert tiles.splits_of(1, 157, 132) == 79, "one wave of two tiles, not two of one"
+    assert tiles.splits_of(157, 157, 132) == 5, "six full waves"
+    assert tiles.splits_of(396, 396, 132) == 1
+    assert tiles.splits_of(400, 400, 132, lists=8) >= 8
     assert tiles.splits_of(400, 3, 132, lists=8) == 3
+    assert tiles.splits_of(5000, 5000, 132) >= 5, "a program takes 1,024 tiles at most"
 
 
 def test_the_page_shows_the_predictions() -> None:

@@ -35,6 +35,8 @@ def normal_rows(engine: ModuleType) -> None:
     middle = np.square(rows - rows.mean(axis=0)).sum(axis=1).argmin()
     x[260:] = x[middle] + np.float32(1e-3)
     check(engine, as_rows(rows))
+    for k in (2, 6):  # by places, and by lists; two programs a query
+        check(engine, as_rows(rows), k, queries=np.array([3, 77, 250]))
 
 
 def equal_rows(engine: ModuleType) -> None:
@@ -93,6 +95,11 @@ CHECKS = (normal_rows, equal_rows, sums, rounding, steps, far_apart, far_tiles, 
 FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
     "a dropped mask, self": (
         normal_rows,
+        "real = (top > 0.5 * BEYOND) & (row != query)",
+        "real = top > 0.5 * BEYOND",
+    ),
+    "a dropped mask, self in the lists": (
+        normal_rows,
         'score = tl.where(column[None, :] == query[:, None], float("-inf"), score)',
         "score = score + 0.0",
     ),
@@ -103,7 +110,7 @@ FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
     ),
     "a dropped mask, rows beyond the last": (
         normal_rows,
-        "    start[n:] = -torch.inf\n",
+        "    start[n:] = BEYOND\n",
         "",
     ),
     "a 32-bit index": (
@@ -118,8 +125,8 @@ FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
     ),
     "a 32-bit index in the filter, rows": (
         far_tiles,
-        "right = packed + columns.to(tl.int64)[None, :] * width",
-        "right = packed + columns[None, :] * width",
+        "first = tl.cast(tile, tl.int64) * BLOCK_ROWS",
+        "first = tile * BLOCK_ROWS",
     ),
     "a 32-bit index in full": (
         far_apart,
@@ -133,8 +140,8 @@ FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
     ),
     "no margin for the sums": (
         sums,
-        "margin = (1.5 * width + 1)",
-        "margin = 0 * (1.5 * width + 1)",
+        "margin = (1.5 * width + 2 + marks)",
+        "margin = 0 * (1.5 * width + 2 + marks)",
     ),
     "no margin for the rounding": (
         steps,
@@ -143,13 +150,13 @@ FAULTS: dict[str, tuple[Callable[[ModuleType], None], str, str]] = {
     ),
     "a lost bound": (
         rounding,
-        "tl.store(left_out + base, tl.min(kept, axis=1)",
-        'tl.store(left_out + base, tl.min(kept, axis=1) + float("-inf")',
+        "tl.store(left_out + base, tl.maximum(lost, tl.max(best, axis=1))",
+        'tl.store(left_out + base, tl.maximum(lost, tl.max(best, axis=1)) + float("-inf")',
     ),
     "a lost merge of lists": (
         normal_rows,
-        "self.nearest(queries, found.flatten(1))",
-        "self.nearest(queries, found[:, 0])",
+        "most, columns = left_out.amax(dim=1), found.flatten(1)",
+        "most, columns = left_out.amax(dim=1), found[:, 0]",
     ),
     "a lost merge of counts": (
         equal_rows,

@@ -112,15 +112,21 @@ def check_far_tiles(engine: ModuleType) -> None:
     splits = tiles - 1  # the first program takes the first tile and the last
     scores = torch.full((2, splits, 8), torch.nan)
     found, left_out = torch.zeros((2, splits, 8), dtype=torch.int32), torch.zeros(2, splits)
-    filters.knn_filter[(1, 1)](
+    filters.knn_places[(1, 1)](
         queries, torch.from_numpy(rows), start, scores, found, left_out, 2, width, tiles,
-        splits, KEEP=8, BLOCK_QUERIES=16, BLOCK_ROWS=tile, BLOCK_COLUMNS=64, UPCAST=True,
+        splits, 1, KEEP=8, BLOCK_QUERIES=16, BLOCK_ROWS=tile, BLOCK_COLUMNS=64, UPCAST=True,
     )  # fmt: skip
     for place, query in enumerate((5, tile + 9)):
         products = values.astype(np.float64) @ values[query].astype(np.float64)
-        products[query] = -np.inf
-        order = np.argsort(-products)[:8]
-        numbers = np.where(order < tile, order, last - tile + order)
-        np.testing.assert_array_equal(np.sort(found[place, 0].numpy()), np.sort(numbers))
-        best = np.sort(scores[place, 0].numpy())[::-1]
-        np.testing.assert_allclose(best, products[order], rtol=1e-5)
+        # Of the two rows in one place of a tile the better one is kept, the other left out.
+        pairs = np.stack([products[:tile], products[tile:]])
+        lanes = np.argsort(-pairs.max(axis=0))
+        first = lanes[:8]
+        better = pairs.argmax(axis=0)[first]
+        numbers = first + better * last
+        self_kept = first + better * tile == query
+        np.testing.assert_array_equal(found[place, 0].numpy(), np.where(self_kept, -1, numbers))
+        best = np.where(self_kept, -np.inf, pairs.max(axis=0)[first])
+        np.testing.assert_allclose(scores[place, 0].numpy(), best, rtol=1e-5)
+        lost = max(pairs.min(axis=0).max(), pairs.max(axis=0)[lanes[8]])
+        assert left_out[place, 0] == pytest.approx(lost, rel=1e-5)

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "ceiling.h"
+#include "cosine.h"
 #include "knn.h"
 
 namespace py = pybind11;
@@ -89,10 +90,70 @@ cuda::KnnParams knn_params(std::uintptr_t data, std::int64_t n, std::int64_t d,
           nullptr};
 }
 
+cuda::RowsParams rows_params(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                             std::int64_t row_stride, const std::string& dtype,
+                             std::uintptr_t stream) {
+  return {pointer<const void>(data),   n, d, row_stride, parse_dtype(dtype),
+          pointer<CUstream_st>(stream)};
+}
+
+void bind_cosines(py::module_& module) {
+  module.def(
+      "row_norms",
+      [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+         const std::string& dtype, std::uintptr_t norms, std::uintptr_t stream) {
+        cuda::row_norms(rows_params(data, n, d, row_stride, dtype, stream), pointer<double>(norms));
+      },
+      py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"), py::arg("dtype"),
+      py::arg("out_norms"), py::arg("stream"));
+  module.def(
+      "unit_rows",
+      [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+         const std::string& dtype, std::uintptr_t chosen, std::int64_t m, std::uintptr_t inverse,
+         std::int64_t padded, std::int64_t width, std::uintptr_t parts, std::uintptr_t mean,
+         std::uintptr_t w, std::uintptr_t slopes, std::uintptr_t center, std::uintptr_t stream) {
+        cuda::unit_rows({rows_params(data, n, d, row_stride, dtype, stream),
+                         pointer<const std::int64_t>(chosen), m, pointer<const double>(inverse),
+                         padded, width, pointer<double>(parts), pointer<double>(mean),
+                         pointer<double>(w), pointer<double>(slopes), pointer<double>(center)});
+      },
+      py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"), py::arg("dtype"),
+      py::arg("chosen"), py::arg("m"), py::arg("inverse"), py::arg("padded"), py::arg("width"),
+      py::arg("parts"), py::arg("mean"), py::arg("out_w"), py::arg("out_slopes"),
+      py::arg("out_center"), py::arg("stream"));
+  module.def(
+      "cosine_pairs",
+      [](std::uintptr_t w, std::int64_t m, std::int64_t width, std::int64_t w_stride,
+         std::uintptr_t slopes, std::uintptr_t center, std::uintptr_t edges, std::int64_t bins,
+         std::int64_t runs, std::uintptr_t moments, std::uintptr_t histogram,
+         std::uintptr_t stream) {
+        cuda::cosine_pairs({pointer<const double>(w), m, width, w_stride,
+                            pointer<const double>(slopes), pointer<const double>(center),
+                            pointer<const double>(edges), bins, runs, pointer<double>(moments),
+                            pointer<unsigned long long>(histogram), pointer<CUstream_st>(stream)});
+      },
+      py::arg("w"), py::arg("m"), py::arg("width"), py::arg("w_stride"), py::arg("slopes"),
+      py::arg("center"), py::arg("edges"), py::arg("bins"), py::arg("runs"), py::arg("out_moments"),
+      py::arg("out_histogram"), py::arg("stream"));
+  module.def(
+      "pair_cosines",
+      [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+         const std::string& dtype, std::uintptr_t left, std::uintptr_t right,
+         std::uintptr_t inverse, std::int64_t count, std::uintptr_t out, std::uintptr_t stream) {
+        cuda::pair_cosines(rows_params(data, n, d, row_stride, dtype, stream),
+                           pointer<const std::int64_t>(left), pointer<const std::int64_t>(right),
+                           pointer<const double>(inverse), count, pointer<double>(out));
+      },
+      py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"), py::arg("dtype"),
+      py::arg("left"), py::arg("right"), py::arg("inverse"), py::arg("count"), py::arg("out"),
+      py::arg("stream"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels of fastdim. Arguments are addresses; see fastdim/_cuda.pyi.";
+  bind_cosines(module);
   module.def("devices", devices);
   module.def("device_count", [] { return devices()[0].cast<int>(); });
   module.def("current_device", [] {
@@ -111,19 +172,22 @@ PYBIND11_MODULE(_cuda, module) {
   module.def(
       "knn_workspace",
       [](std::int64_t n, std::int64_t d, bool chosen, std::int64_t m, std::int64_t k,
-         std::int64_t keep, const std::string& tile, int blocks) {
-        return cuda::knn_workspace(
-            knn_params(0, n, d, d, "float32", chosen ? 1 : 0, m, k, keep, tile, blocks));
+         std::int64_t keep, const std::string& tile, int blocks, bool ordered) {
+        cuda::KnnParams params =
+            knn_params(0, n, d, d, "float32", chosen ? 1 : 0, m, k, keep, tile, blocks);
+        if (ordered) params.order = pointer<const std::int64_t>(1);
+        return cuda::knn_workspace(params);
       },
       py::arg("n"), py::arg("d"), py::arg("chosen"), py::arg("m"), py::arg("k"), py::arg("keep"),
-      py::arg("tile"), py::arg("blocks"));
+      py::arg("tile"), py::arg("blocks"), py::arg("ordered") = false);
   module.def(
       "knn",
       [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
          const std::string& dtype, std::uintptr_t queries, std::int64_t m, std::int64_t k,
          std::int64_t keep, const std::string& tile, int blocks, std::uintptr_t workspace,
          std::uintptr_t distances, std::uintptr_t indices, std::uintptr_t counts,
-         std::uintptr_t stream) {
+         std::uintptr_t stream, std::uintptr_t order, std::uintptr_t axes,
+         std::int64_t axes_count) {
         cuda::KnnParams params =
             knn_params(data, n, d, row_stride, dtype, queries, m, k, keep, tile, blocks);
         params.workspace = pointer<void>(workspace);
@@ -131,13 +195,17 @@ PYBIND11_MODULE(_cuda, module) {
         params.indices = pointer<std::int64_t>(indices);
         params.counts = pointer<std::int64_t>(counts);
         params.stream = pointer<CUstream_st>(stream);
+        params.order = pointer<const std::int64_t>(order);
+        params.axes = pointer<const double>(axes);
+        params.axes_count = axes_count;
         const py::gil_scoped_release release;
         cuda::knn(params);
       },
       py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"), py::arg("dtype"),
       py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("keep"), py::arg("tile"),
       py::arg("blocks"), py::arg("workspace"), py::arg("out_distances"), py::arg("out_indices"),
-      py::arg("out_counts"), py::arg("stream"));
+      py::arg("out_counts"), py::arg("stream"), py::arg("order") = 0, py::arg("axes") = 0,
+      py::arg("axes_count") = 0);
   module.def(
       "mma_ceiling",
       [](int blocks, int rounds, std::uintptr_t out, std::uintptr_t stream) {

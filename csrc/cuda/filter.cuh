@@ -22,6 +22,11 @@ using LargeTile = TileShape<256, 128, 64, 3>;
 // 8 columns of each of the two warps that share a row.
 constexpr int kQueue = 16;
 
+// Lists of candidates of a row of tiles; see `lists_of`.
+struct Lists {
+  std::int64_t first, count, block;
+};
+
 // Blocks take whole rows of tiles in turn; what is left over is cut into equal runs of tiles.
 struct Division {
   std::int64_t blocks, waves, rest, column_tiles;
@@ -38,6 +43,46 @@ struct Division {
   __host__ __device__ std::int64_t slots() const {
     return waves * blocks + (rest > 0 ? blocks + rest : 0);
   }
+  // Where the lists of a row of tiles are: `count` from `first` on, those of the blocks from
+  // `block` on; -1 where one block has the whole row.
+  __device__ Lists lists_of(std::int64_t row_tile) const {
+    const std::int64_t in_rest = row_tile - waves * blocks;
+    if (in_rest < 0) return {row_tile, 1, -1};
+    const std::int64_t block = owner(in_rest * column_tiles);
+    const std::int64_t count = owner((in_rest + 1) * column_tiles - 1) - block + 1;
+    return {waves * blocks + block + in_rest, count, block};
+  }
+};
+
+// The same of chosen tiles: row r of tiles meets columns list[r * column_tiles ..], as many as
+// starts[r + 1] - starts[r]; all of them one after the other are cut into equal runs.
+struct Listed {
+  const std::int64_t* starts;  // (row_tiles + 1,)
+  const int* list;
+  std::int64_t row_tiles, column_tiles, blocks;
+
+  __device__ std::int64_t total() const { return starts[row_tiles]; }
+  __device__ std::int64_t first_tile(std::int64_t block) const { return block * total() / blocks; }
+  __device__ std::int64_t owner(std::int64_t tile) const {
+    // A row's own tile holds the row itself, so there is a tile; without one nothing is found.
+    return ((tile + 1) * blocks - 1) / max(total(), std::int64_t{1});
+  }
+  __device__ std::int64_t row_of(std::int64_t tile) const {
+    std::int64_t low = 0, high = row_tiles - 1;
+    while (low < high) {
+      const std::int64_t middle = (low + high + 1) / 2;
+      if (starts[middle] <= tile) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return low;
+  }
+  __device__ Lists lists_of(std::int64_t row_tile) const {
+    const std::int64_t block = owner(starts[row_tile]);
+    return {block + row_tile, owner(starts[row_tile + 1] - 1) - block + 1, block};
+  }
 };
 
 struct FilterParams {
@@ -50,6 +95,7 @@ struct FilterParams {
   int keep;
   bool heap_shared;
   Division division;
+  Listed listed;  // takes the place of `division` where the kernel is for chosen tiles
   float* scores;  // slots x keep x tile rows
   int* columns;   // the same
 };
@@ -97,7 +143,7 @@ __host__ __device__ constexpr int filter_bytes(int keep_shared) {
          Shape::kRows * 8 + Shape::kColumns * 4 * 2;
 }
 
-template <class Shape, bool bfloat>
+template <class Shape, bool bfloat, bool chosen>
 __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams params) {
   if (bfloat != (params.global->coarse > static_cast<unsigned long long>(params.n / 16))) return;
   constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns, kSlice = Shape::kSlice;
@@ -132,12 +178,26 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
 
   const Division& division = params.division;
   const std::int64_t block = blockIdx.x;
-  std::int64_t run = division.rest > 0 ? division.first_tile(block) : 0;
-  const std::int64_t run_end = division.rest > 0 ? division.first_tile(block + 1) : 0;
+  const Listed& listed = params.listed;
+  std::int64_t run = chosen              ? listed.first_tile(block)
+                     : division.rest > 0 ? division.first_tile(block)
+                                         : 0;
+  const std::int64_t run_end = chosen              ? listed.first_tile(block + 1)
+                               : division.rest > 0 ? division.first_tile(block + 1)
+                                                   : 0;
+  const std::int64_t waves = chosen ? 0 : division.waves;
 
-  for (std::int64_t wave = 0; wave < division.waves || run < run_end; ++wave) {
+  for (std::int64_t wave = 0; wave < waves || run < run_end; ++wave) {
     std::int64_t row_tile, slot, first = 0, last = division.column_tiles;
-    if (wave < division.waves) {
+    const int* list = nullptr;
+    if constexpr (chosen) {
+      row_tile = listed.row_of(run);
+      slot = block + row_tile;
+      first = run - listed.starts[row_tile];
+      last = min(listed.starts[row_tile + 1] - listed.starts[row_tile], first + run_end - run);
+      list = listed.list + row_tile * listed.column_tiles;
+      run += last - first;
+    } else if (wave < waves) {
       row_tile = wave * division.blocks + block;
       slot = row_tile;
     } else {
@@ -163,8 +223,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
 
     const std::uint16_t* left =
         params.left + (row_tile * kRows + copy_row) * width + 8 * copy_chunk;
+    const auto number_of = [&](std::int64_t tile) -> std::int64_t {
+      return chosen ? list[tile] : tile;
+    };
     const std::uint16_t* right =
-        params.right + (first * kColumns + copy_row) * width + 8 * copy_chunk;
+        params.right + (number_of(first) * kColumns + copy_row) * width + 8 * copy_chunk;
     int fetch_slice = 0, fetch_stage = 0;
     std::int64_t fetch_tile = first;
     const auto fetch = [&] {
@@ -185,13 +248,18 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
         if (++fetch_slice == slices) {
           fetch_slice = 0;
           ++fetch_tile;
-          right += kColumns * width;
+          if constexpr (!chosen) {
+            right += kColumns * width;
+          } else if (fetch_tile < last) {
+            right = params.right + (number_of(fetch_tile) * kColumns + copy_row) * width +
+                    8 * copy_chunk;
+          }
         }
       }
       simt::commit();
     };
     for (int i = 0; i < kStages - 1; ++i) fetch();
-    if (thread < kColumns) starts[thread] = params.start[first * kColumns + thread];
+    if (thread < kColumns) starts[thread] = params.start[number_of(first) * kColumns + thread];
     simt::sync();
 
     int stage = 0;
@@ -211,7 +279,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
         }
       }
       if (thread < kColumns && tile + 1 < last) {
-        starts[(parity ^ 1) * kColumns + thread] = params.start[(tile + 1) * kColumns + thread];
+        starts[(parity ^ 1) * kColumns + thread] =
+            params.start[number_of(tile + 1) * kColumns + thread];
       }
       for (int slice = 0; slice < slices; ++slice) {
         simt::wait<kStages - 2>();
@@ -247,7 +316,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
 
       // Candidates better than the worst one kept, usually none once some tiles have passed.
       const int row0 = warp_row + lane / 4;
-      const std::int64_t column0 = tile * kColumns + warp_column + 2 * (lane % 4);
+      const std::int64_t column0 = number_of(tile) * kColumns + warp_column + 2 * (lane % 4);
       const auto append = [&](int r, float p, std::int64_t column) {
         const int place = simt::atomic_add(&queued[r], 1);
         if (place < kQueue) {

@@ -3,7 +3,7 @@
 #include <stdexcept>
 
 #include "knn.h"
-#include "refine.cuh"
+#include "pruned.cuh"
 
 namespace fastdim::cuda {
 namespace {
@@ -27,13 +27,20 @@ struct Layout {
   std::int64_t width, rows, query_rows, slots, tile_rows, lists, bytes = 0;
   std::int64_t global, mean, parts, packed, gathered, start, bounds, scores, columns, uncertain,
       list_distances, list_indices;
+  // Of the pruned search alone:
+  std::int64_t row_tiles, column_tiles;
+  std::int64_t defect, prefix, prefix_start, prefix_bounds, limits, alive, list, list_counts,
+      list_starts;
 
   explicit Layout(const KnnParams& p) {
     width = up(p.d, kColumns);
     rows = up(p.n, kPadding);
     query_rows = up(p.m, kPadding);
     tile_rows = with_shape(p.tile, [](auto shape) { return std::int64_t{shape.kRows}; });
-    slots = Division((p.m + tile_rows - 1) / tile_rows, rows / 128, p.blocks).slots();
+    const bool pruned = p.order != nullptr;
+    row_tiles = (p.m + tile_rows - 1) / tile_rows;
+    column_tiles = rows / kSide;
+    slots = pruned ? p.blocks + row_tiles : Division(row_tiles, column_tiles, p.blocks).slots();
     lists = search_lists(p.m, kSearchBlocks * p.blocks) * p.k;
     global = take(sizeof(Global));
     mean = take(p.d * 8);
@@ -47,6 +54,16 @@ struct Layout {
     uncertain = take(p.m * 8);
     list_distances = take(lists * 8);
     list_indices = take(lists * 8);
+    if (!pruned) return;
+    defect = take(8);
+    prefix = take(rows * kPrefix * 2);
+    prefix_start = take(rows * 4);
+    prefix_bounds = take(rows * static_cast<std::int64_t>(sizeof(RowBound)));
+    limits = take(rows * 4);
+    alive = take(row_tiles * column_tiles);
+    list = take(row_tiles * column_tiles * 4);
+    list_counts = take(row_tiles * 8);
+    list_starts = take((row_tiles + 1) * 8);
   }
 
  private:
@@ -62,8 +79,8 @@ T* at(const KnnParams& p, std::int64_t offset) {
   return reinterpret_cast<T*>(static_cast<unsigned char*>(p.workspace) + offset);
 }
 
-template <class Shape>
-void run_filter(const KnnParams& p, const Layout& layout, Division division) {
+template <class Shape, bool chosen>
+void run_filter(const KnnParams& p, const Layout& layout, Division division, Listed listed) {
   FilterParams filter = {
       at<std::uint16_t>(p, p.queries != nullptr ? layout.gathered : layout.packed),
       at<std::uint16_t>(p, layout.packed),
@@ -76,11 +93,55 @@ void run_filter(const KnnParams& p, const Layout& layout, Division division) {
       static_cast<int>(p.keep),
       p.keep <= 8,
       division,
+      listed,
       at<float>(p, layout.scores),
       at<int>(p, layout.columns)};
   const int bytes = filter_bytes<Shape>(filter.heap_shared ? filter.keep : 0);
-  simt::launch(knn_filter<Shape, false>, p.blocks, Shape::kThreads, bytes, p.stream, filter);
-  simt::launch(knn_filter<Shape, true>, p.blocks, Shape::kThreads, bytes, p.stream, filter);
+  simt::launch(knn_filter<Shape, false, chosen>, p.blocks, Shape::kThreads, bytes, p.stream,
+               filter);
+  simt::launch(knn_filter<Shape, true, chosen>, p.blocks, Shape::kThreads, bytes, p.stream, filter);
+}
+
+// The filter over the tiles that can hold a neighbour, and the distances of what it keeps.
+template <class T>
+void run_pruned(const KnnParams& p, const Layout& layout, const Source<T>& source) {
+  const double* mean = at<double>(p, layout.mean);
+  double* defect = at<double>(p, layout.defect);
+  std::uint16_t* prefix = at<std::uint16_t>(p, layout.prefix);
+  float* start = at<float>(p, layout.prefix_start);
+  RowBound* bounds = at<RowBound>(p, layout.prefix_bounds);
+  float* limits = at<float>(p, layout.limits);
+  unsigned char* alive = at<unsigned char>(p, layout.alive);
+  int* list = at<int>(p, layout.list);
+  std::int64_t* counts = at<std::int64_t>(p, layout.list_counts);
+  std::int64_t* starts = at<std::int64_t>(p, layout.list_starts);
+  const Listed listed = {starts, list, layout.row_tiles, layout.column_tiles, p.blocks};
+  const Division none(0, 1, 1);
+  const auto search = [&] {
+    simt::launch(sum_counts, 1, 32, 0, p.stream, counts, layout.row_tiles, starts);
+    simt::clear(&source.global->uncertain, sizeof(source.global->uncertain), p.stream);
+    run_filter<SmallTile, true>(p, layout, none, listed);
+    simt::launch(refine<T, kSide, Listed>, row_blocks(p.m), 32 * kWarps, 0, p.stream, source,
+                 listed, static_cast<int>(p.keep), at<float>(p, layout.scores),
+                 at<int>(p, layout.columns), at<RowBound>(p, layout.bounds));
+  };
+  simt::fill(p.distances, 0xff, p.m * p.k * 8, p.stream);  // NaN: not found yet
+  simt::launch(axes_defect, 1, 32 * kWarps, kWarps * 8, p.stream, p.axes, p.axes_count, p.d,
+               defect);
+  simt::launch(project_rows<T>, layout.rows / kGiven, 32 * kWarps, project_bytes(), p.stream,
+               source, mean, p.axes, p.axes_count, defect, layout.rows, prefix, start, bounds);
+  simt::launch(near_tiles, (layout.row_tiles + 127) / 128, 128, 0, p.stream, layout.row_tiles,
+               layout.column_tiles, list, counts);
+  search();
+  simt::launch(survey_limits<T>, layout.rows / 128, 128, 0, p.stream, source, defect, bounds,
+               layout.rows, limits);
+  const std::int64_t parts =
+      std::min(layout.column_tiles, (8 * p.blocks + layout.row_tiles - 1) / layout.row_tiles);
+  simt::launch(survey_tiles, layout.row_tiles * parts, kSurveyThreads, kSurveyBytes, p.stream,
+               prefix, start, limits, layout.column_tiles, parts, alive);
+  simt::launch(list_alive, row_blocks(layout.row_tiles), 32 * kWarps, 0, p.stream, alive,
+               layout.row_tiles, layout.column_tiles, list, counts);
+  search();
 }
 
 template <class T>
@@ -103,16 +164,16 @@ void run(const KnnParams& p) {
   simt::launch(column_means, column_blocks, 128, 0, p.stream, parts, kColumnParts, p.n, p.d, mean,
                global);
   simt::launch(pack_rows<T, false>, row_blocks(layout.rows), 32 * kWarps, 0, p.stream, data, p.n,
-               p.d, p.row_stride, mean, global, layout.rows, layout.width, packed, start, bounds);
+               p.d, p.row_stride, p.order, mean, global, layout.rows, layout.width, packed, start,
+               bounds);
   simt::launch(pack_rows<T, true>, row_blocks(layout.rows), 32 * kWarps, 0, p.stream, data, p.n,
-               p.d, p.row_stride, mean, global, layout.rows, layout.width, packed, start, bounds);
+               p.d, p.row_stride, p.order, mean, global, layout.rows, layout.width, packed, start,
+               bounds);
   if (p.queries != nullptr) {
     simt::launch(gather_rows, row_blocks(layout.query_rows), 32 * kWarps, 0, p.stream, packed,
                  p.queries, p.m, layout.query_rows, layout.width,
                  at<std::uint16_t>(p, layout.gathered));
   }
-  with_shape(p.tile, [&](auto shape) { run_filter<decltype(shape)>(p, layout, division); });
-
   const Source<T> source = {data,
                             p.n,
                             p.d,
@@ -123,12 +184,18 @@ void run(const KnnParams& p) {
                             p.distances,
                             p.indices,
                             global,
-                            at<std::int64_t>(p, layout.uncertain)};
-  const float* scores = at<float>(p, layout.scores);
-  const int* columns = at<int>(p, layout.columns);
-  simt::launch(layout.tile_rows == 128 ? refine<T, 128> : refine<T, 256>, row_blocks(p.m),
-               32 * kWarps, 0, p.stream, source, division, static_cast<int>(p.keep), scores,
-               columns, bounds);
+                            at<std::int64_t>(p, layout.uncertain),
+                            p.order};
+  if (p.order != nullptr) {
+    run_pruned(p, layout, source);
+  } else {
+    with_shape(p.tile,
+               [&](auto shape) { run_filter<decltype(shape), false>(p, layout, division, {}); });
+    simt::launch(layout.tile_rows == 128 ? refine<T, 128, Division> : refine<T, 256, Division>,
+                 row_blocks(p.m), 32 * kWarps, 0, p.stream, source, division,
+                 static_cast<int>(p.keep), at<float>(p, layout.scores), at<int>(p, layout.columns),
+                 bounds);
+  }
   double* list_distances = at<double>(p, layout.list_distances);
   std::int64_t* list_indices = at<std::int64_t>(p, layout.list_indices);
   const int search_blocks = kSearchBlocks * p.blocks;
@@ -136,7 +203,10 @@ void run(const KnnParams& p) {
                list_distances, list_indices);
   simt::launch(merge_lists<T>, p.blocks, 32 * kWarps, 0, p.stream, source, search_blocks,
                list_distances, list_indices);
-  simt::launch(write_counts, 1, 32, 0, p.stream, global, p.counts);
+  simt::launch(
+      write_counts, 1, 32, 0, p.stream, global,
+      p.order != nullptr ? at<std::int64_t>(p, layout.list_starts) + layout.row_tiles : nullptr,
+      p.counts);
 }
 
 }  // namespace
@@ -153,6 +223,10 @@ void knn(const KnnParams& p) {
   }
   if (p.k < 1 || p.k >= p.n || p.keep < p.k) {
     throw std::invalid_argument("knn: needs 1 <= k < n and keep >= k");
+  }
+  if (p.order != nullptr && (p.queries != nullptr || p.m != p.n || p.tile != Tile::small ||
+                             p.axes_count < 1 || p.axes_count >= kPrefix || p.d > (1 << 22))) {
+    throw std::invalid_argument("knn: an order needs all rows, small tiles and 1 to 63 axes");
   }
   switch (p.dtype) {
     case Dtype::float16:

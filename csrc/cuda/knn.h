@@ -55,8 +55,15 @@ struct KnnParams {
   void* workspace;        // knn_workspace bytes
   double* distances;      // m x k
   std::int64_t* indices;  // m x k
-  std::int64_t* counts;   // 3: rows searched again; rows bf16 was asked for by; spare
+  std::int64_t* counts;   // 3: rows searched again; rows bf16 was asked for by; tiles that the
+                          // pruned filter went through, -1 where all
   simt::Stream stream;
+  // The pruned filter (pruned.cuh) where `order` is not null: a permutation of the rows that puts
+  // near rows near each other, and axes_count x d values, about the longest principal axes. Any
+  // permutation and axes give the same result. All rows are queries, `tile` is small.
+  const std::int64_t* order = nullptr;
+  const double* axes = nullptr;
+  std::int64_t axes_count = 0;
 };
 
 // Bytes of device memory beyond input and output.

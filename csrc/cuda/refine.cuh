@@ -15,7 +15,8 @@ struct Source {
   double* distances;
   std::int64_t* indices;
   Global* global;
-  std::int64_t* uncertain;  // numbers of the queries to search again
+  std::int64_t* uncertain;    // numbers of the queries to search again
+  const std::int64_t* order;  // row at each place of the filter, null: rows stay where they are
 
   __device__ std::int64_t query(std::int64_t i) const {
     return queries != nullptr ? queries[i] : i;
@@ -96,39 +97,33 @@ __device__ __forceinline__ int insert(double* distances, std::int64_t* indices, 
 }
 
 // One warp a query: candidates in order of p until none can matter; the certificate.
-template <class T, int tile_rows>
-__global__ void refine(Source<T> source, Division division, int keep, const float* scores,
+template <class T, int tile_rows, class Tiles>
+__global__ void refine(Source<T> source, Tiles division, int keep, const float* scores,
                        const int* columns, const RowBound* bounds) {
   const int lane = threadIdx.x % 32;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (i >= source.m) return;
-  const std::int64_t query = source.query(i), row_tile = i / tile_rows, in_tile = i % tile_rows;
-  std::int64_t slot = row_tile, slots = 1;
-  const std::int64_t in_rest = row_tile - division.waves * division.blocks;
-  if (in_rest >= 0) {
-    const std::int64_t tiles = division.column_tiles;
-    const std::int64_t first = division.owner(in_rest * tiles);
-    slots = division.owner((in_rest + 1) * tiles - 1) - first + 1;
-    slot = division.waves * division.blocks + first + in_rest;
-  }
+  const bool ordered = source.order != nullptr;
+  const std::int64_t query = ordered ? source.order[i] : source.query(i);
+  const std::int64_t in_tile = i % tile_rows, to = ordered ? query : i;
+  const Lists lists = division.lists_of(i / tile_rows);
+  const std::int64_t slot = lists.first, slots = lists.count;
   const double scale = distance_scale<T>(source.global), packed_scale = scale_of(source.global);
-  const RowBound bound = bounds[query];
+  const RowBound bound = bounds[ordered ? i : query];
   const double loss = underflow(source.d);
   const auto lowest = [&](double distance) {
     const double reach = distance * packed_scale * (1 + 0x1p-40) + bound.error;
     const double far2 = (1 + kSlack) * reach * reach;
     return simt::round_down(0.5 * (bound.norm2 - far2) - loss - 0x1p-45 * (bound.norm2 + far2));
   };
-  double* distances = source.distances + i * source.k;
-  std::int64_t* indices = source.indices + i * source.k;
+  double* distances = source.distances + to * source.k;
+  std::int64_t* indices = source.indices + to * source.k;
 
   // The smallest p kept by a run bounds what that run left out. Blocks without tiles have no list.
   float left_out = -HUGE_VALF;
-  const std::int64_t first_block =
-      in_rest >= 0 ? slot - division.waves * division.blocks - in_rest : 0;
   const auto is_run = [&](std::int64_t s) {
-    return in_rest < 0 ||
-           division.first_tile(first_block + s) < division.first_tile(first_block + s + 1);
+    return lists.block < 0 ||
+           division.first_tile(lists.block + s) < division.first_tile(lists.block + s + 1);
   };
   for (std::int64_t s = 0; s < slots; ++s) {
     if (is_run(s)) left_out = fmaxf(left_out, scores[(slot + s) * keep * tile_rows + in_tile]);
@@ -155,9 +150,10 @@ __global__ void refine(Source<T> source, Division division, int keep, const floa
     if (column == 0x7fffffff || best < limit) break;
     last_score = best;
     last_column = column;
-    const double distance = warp_distance(source.row(query), source.row(column), source.d, scale);
+    const std::int64_t row = ordered ? source.order[column] : column;
+    const double distance = warp_distance(source.row(query), source.row(row), source.d, scale);
     if (lane == 0) {
-      count = insert(distances, indices, source.k, count, distance, column);
+      count = insert(distances, indices, source.k, count, distance, row);
       if (count == source.k) worst = distances[source.k - 1];
     }
     worst = simt::shuffle(worst, 0);
@@ -165,7 +161,7 @@ __global__ void refine(Source<T> source, Division division, int keep, const floa
   }
   if (lane == 0 && left_out >= limit && left_out > -HUGE_VALF) {
     const auto place = simt::atomic_add(&source.global->uncertain, 1ull);
-    source.uncertain[place] = i;
+    source.uncertain[place] = to;
   }
 }
 
@@ -322,10 +318,12 @@ __global__ void merge_lists(Source<T> source, int blocks, const double* list_dis
   }
 }
 
-__global__ void write_counts(const Global* global, std::int64_t* counts) {
+__global__ void write_counts(const Global* global, const std::int64_t* tiles,
+                             std::int64_t* counts) {
   if (threadIdx.x != 0) return;
   counts[0] = static_cast<std::int64_t>(global->uncertain);
   counts[1] = static_cast<std::int64_t>(global->coarse);
+  counts[2] = tiles != nullptr ? *tiles : -1;
 }
 
 }  // namespace

@@ -91,22 +91,24 @@ __global__ void column_means(const double* parts, int count, std::int64_t n, std
 }
 
 // One warp a row: 16-bit values padded with zeros to `width`, start h of the sum, and the bound.
-// Rows beyond n are zero and can never be chosen. With bfloat, only if float16 did not fit.
+// Rows beyond n are zero and can never be chosen. With bfloat, only if float16 did not fit. order:
+// number of the row at each place, null where they stay where they are.
 template <class T, bool bfloat>
 __global__ void pack_rows(const T* data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
-                          const double* mean, Global* global, std::int64_t padded_rows,
-                          std::int64_t width, std::uint16_t* packed, float* start,
-                          RowBound* bounds) {
+                          const std::int64_t* order, const double* mean, Global* global,
+                          std::int64_t padded_rows, std::int64_t width, std::uint16_t* packed,
+                          float* start, RowBound* bounds) {
   if (bfloat && global->coarse <= static_cast<unsigned long long>(n / 16)) return;
   const int lane = threadIdx.x % 32;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= padded_rows) return;
   const bool real = row < n;
+  const std::int64_t from = real && order != nullptr ? order[row] : row;
   const double scale = scale_of(global);
   double error2 = 0, norm2 = 0, full2 = 0;
   for (std::int64_t c = lane; c < width; c += 32) {
     double y = 0;
-    if (real && c < d) y = (decode(data[row * row_stride + c]) - mean[c]) * scale;
+    if (real && c < d) y = (decode(data[from * row_stride + c]) - mean[c]) * scale;
     const float f = static_cast<float>(y);
     const std::uint16_t bits = bfloat ? simt::to_bfloat(f) : simt::to_half(f);
     const double rounded = bfloat ? simt::from_bfloat(bits) : simt::from_half(bits);

@@ -56,6 +56,9 @@ __device__ __forceinline__ T shuffle(T value, int lane) {
 }
 
 __device__ __forceinline__ int atomic_add(int* at, int value) { return atomicAdd(at, value); }
+__device__ __forceinline__ unsigned atomic_add(unsigned* at, unsigned value) {
+  return atomicAdd(at, value);
+}
 __device__ __forceinline__ unsigned long long atomic_add(unsigned long long* at,
                                                          unsigned long long value) {
   return atomicAdd(at, value);
@@ -109,6 +112,14 @@ __device__ __forceinline__ void mma(float* c, const std::uint32_t* a, const std:
   }
 }
 
+// c (8 x 8) += a (8 x 4) b (4 x 8) in float64. With g = lane / 4, t = lane % 4: c[0..1] = C(g, 2t),
+// C(g, 2t + 1); a = A(g, t); b = B(t, g).
+__device__ __forceinline__ void mma_double(double* c, double a, double b) {
+  asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+               : "+d"(c[0]), "+d"(c[1])
+               : "d"(a), "d"(b));
+}
+
 __device__ __forceinline__ std::uint16_t to_half(float v) {
   return __half_as_ushort(__float2half_rn(v));
 }
@@ -149,8 +160,11 @@ void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int
 
 #endif  // __CUDACC__
 
+inline void fill(void* at, int byte, std::int64_t bytes, Stream stream) {
+  check(cudaMemsetAsync(at, byte, static_cast<std::size_t>(bytes), stream), "filling memory");
+}
 inline void clear(void* at, std::size_t bytes, Stream stream) {
-  check(cudaMemsetAsync(at, 0, bytes, stream), "clearing memory");
+  fill(at, 0, static_cast<std::int64_t>(bytes), stream);
 }
 
 }  // namespace fastdim::simt

@@ -13,11 +13,14 @@ Assumptions:
   writes the sum of norms, subtracts and clamps; torch.cdist writes, clamps and roots. With the
   latter's passes the model says 26, 119 and 1,912 ms for the sizes of docs/cuda.md, where cdist and
   topk took 23.8, 102 and 1,605 ms on an H100.
-- A block of the filter multiplies and then selects, one after the other, one block a multiprocessor
-  (docs/gpu-report.md: registers). Four schedulers issue one warp's instruction a cycle each, and
-  `ISSUE` of the cycles are used.
-- Rows come in no certain order: the t-th tile of rows brings keep/t of its rows to a query's list.
-  A round of insertions serves all queries of a tile, so the largest of 128 Poisson numbers counts.
+- A block of the filter multiplies and then selects, one after the other. Where one block fits a
+  multiprocessor (docs/gpu-report.md: registers), that is the time of a tile; where two fit, one
+  multiplies while the other selects, and the longer of the two counts. Four schedulers issue one
+  warp's instruction a cycle each, and `ISSUE` of the cycles are used.
+- Operands reach the tensor cores through shared memory, which moves 128 bytes a cycle: a tile's
+  are written once and read once by each group of warps that multiplies them: on sm_80 eight warps
+  of 32 x 64 pairs, on sm_90 two of 64 x 128, on sm_100 one.
+- A program's end takes out its candidates, a round each; the best of all programs of a query go on.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ TORCHID_PASSES = 1 + 2 + 1 + 3 + 2 + SELECT_PASSES
 CDIST_PASSES = 1 + 2 + 2 + SELECT_PASSES
 ISSUE = 0.5
 WARPS = 8
+SHARED = 128
 TILE_QUERIES = 128
 
 
@@ -41,8 +45,9 @@ class Chip:
     """Data sheet of a chip: TFLOP/s of float16, float32 and float64 (matrix units where it has
     them), GB/s of memory, multiprocessors, GHz under load.
 
-    loops: instructions of the Triton filter's slice of 64 columns, of an insertion, and of the rest
-    of a tile; tile_rows: its rows (docs/gpu-report.md). None where the code was not disassembled.
+    loops: instructions of the Triton filter's slice of 64 columns, of a round of its end, and of
+    the rest of a tile; tile_rows: its rows; blocks: how many fit a multiprocessor
+    (docs/gpu-report.md). None where the code was not disassembled.
     """
 
     name: str
@@ -54,20 +59,23 @@ class Chip:
     clock: float
     tile_rows: int
     loops: tuple[int, int, int] | None
+    blocks: int = 1
+    # Rows of operands, of both sides, that a tile's warps read from shared memory.
+    operands: int = 384
 
 
-SM_80 = (165, 895, 552)
-SM_90 = (73, 535, 507)
-SM_100 = (83, 290, 345)
+SM_80 = (176, 729, 573)
+SM_90 = (73, 424, 434)
+SM_100 = (86, 456, 377)
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("A100", 312, 19.5, 19.5, 2_039, 108, 1.41, 128, SM_80),
+        Chip("A100", 312, 19.5, 19.5, 2_039, 108, 1.41, 128, SM_80, 1, 768),
         Chip("H100", 989, 66.9, 66.9, 3_350, 132, 1.70, 128, SM_90),
         Chip("H200", 989, 66.9, 66.9, 4_800, 132, 1.70, 128, SM_90),
-        Chip("B200", 2_250, 75, 37, 7_700, 148, 1.85, 64, SM_100),
+        Chip("B200", 2_250, 75, 37, 7_700, 148, 1.85, 128, SM_100, 1, 256),
         # The code of sm_80 runs there; float16 with float32 sums.
-        Chip("RTX 4090", 165, 82.6, 1.3, 1_008, 128, 2.52, 128, SM_80),
+        Chip("RTX 4090", 165, 82.6, 1.3, 1_008, 128, 2.52, 128, SM_80, 1, 768),
         Chip("MI300X", 1_307, 163, 163, 5_300, 304, 2.1, 128, None),
     )
 }
@@ -94,33 +102,12 @@ def matrix_search(chip: Chip, n: int, d: int, passes: int = TORCHID_PASSES) -> f
     return products + passes * 4.0 * n * n / (chip.memory * 1e9)
 
 
-def largest_of(mean: float, count: int) -> float:
-    """Expected largest of `count` independent Poisson numbers."""
-    expected, below, term = 0.0, 0.0, math.exp(-mean)
-    value = 0
-    while True:
-        below = min(1.0, below + term)
-        rest = 1.0 - below**count
-        expected += rest
-        value += 1
-        term *= mean / value
-        if rest < 1e-9 and value > mean:
-            return expected
-
-
-def insertion_rounds(tiles: int, tile_rows: int, keep: int) -> float:
-    """Expected rounds of insertions of one tile of queries over `tiles` tiles of rows."""
-    rounds = float(min(keep, tile_rows))
-    for tile in range(2, tiles + 1):
-        rounds += min(float(tile_rows), largest_of(keep / tile, TILE_QUERIES))
-    return rounds
-
-
 def search(chip: Chip, n: int, d: int, keep: int = 8, value_bytes: int = 4) -> Prediction:
     """A search of all n rows by the Triton kernels, every row certain after the first pass.
 
     The rows are read twice and written in 16 bits; `keep` candidates a query are read again for
     their distances, from memory, and cost 4 float64 operations a column at a quarter of the rate.
+    Before, `keep` of every program are written, and read and written once more to choose from them.
     """
     tiles = math.ceil(n / chip.tile_rows)
     query_tiles = math.ceil(n / TILE_QUERIES)
@@ -128,22 +115,25 @@ def search(chip: Chip, n: int, d: int, keep: int = 8, value_bytes: int = 4) -> P
     waves = math.ceil(query_tiles * splits / chip.multiprocessors)
     tiles_each = math.ceil(tiles / splits)
     width = math.ceil(d / 64) * 64
-    per_block = chip.float16 * 1e12 / chip.multiprocessors
-    products = 2.0 * TILE_QUERIES * chip.tile_rows * width / (GEMM * per_block)
+    per_multiprocessor = chip.float16 * 1e12 / chip.multiprocessors
+    products = 2.0 * TILE_QUERIES * chip.tile_rows * width / (GEMM * per_multiprocessor)
+    moved = 2.0 * (TILE_QUERIES + chip.tile_rows + chip.operands) * width
+    products = max(products, moved / (SHARED * chip.clock * 1e9))
     cycles = chip.clock * 1e9 * 4 * ISSUE / WARPS
-    select = rounds = 0.0
+    select = end = 0.0
     if chip.loops is not None:
-        rounds = insertion_rounds(tiles_each, chip.tile_rows, keep)
-        select = (chip.loops[2] * tiles_each + chip.loops[1] * rounds) / cycles
-    filtering = waves * (tiles_each * products + select)
-    moved = n * d * (2.0 * value_bytes + 2.0)
-    pairs = float(n) * keep * splits
-    bytes_seconds = pairs * d * value_bytes / (chip.memory * 1e9)
+        select, end = chip.loops[2] / cycles, chip.loops[1] * keep / cycles
+    tile = products + select if chip.blocks == 1 else max(products, select)
+    filtering = waves * (tiles_each * tile + end)
+    memory = chip.memory * 1e9
+    rows = n * d * (2.0 * value_bytes + 2.0) / memory
+    lists = 3.0 * 8.0 * n * splits * keep / memory
+    pairs = float(n) * keep
     sums = pairs * d * 4 / (0.25 * chip.float64 * 1e12)
     return Prediction(
         filter=filtering,
-        rows=moved / (chip.memory * 1e9),
-        distances=max(bytes_seconds, sums),
+        rows=rows,
+        distances=lists + max(pairs * d * value_bytes / memory, sums),
         filter_share=2.0 * n * n * d / filtering / (chip.float16 * 1e12),
     )
 

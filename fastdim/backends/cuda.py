@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
-from fastdim.errors import BackendError, InputError
+from fastdim.backends.cuda_pruned import axes_of, order_of
+from fastdim.errors import BackendError, InputError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -18,6 +24,8 @@ Int64 = NDArray[np.int64]
 # Candidates kept a query beyond k: the certificate needs a gap behind the k-th neighbour.
 SPARE = 6
 LOWEST_CAPABILITY = (8, 0)
+# Kinds of devices whose tensors the kernels read; the tests of the emulated GPU add the CPU's.
+DEVICE_TYPES = {"cuda"}
 
 
 class Device(NamedTuple):
@@ -74,6 +82,39 @@ def device(number: int | None = None) -> Device:
     )
 
 
+@contextmanager
+def on_device_of(x: Tensor) -> Iterator[int]:
+    """The device of x is the current one; the address of torch's current stream there.
+
+    A tensor in host memory is for the emulator of the tests alone, which has no streams. Raises
+    BackendError where torch runs out of memory inside.
+    """
+    torch = require("torch", "torch")
+    try:
+        if x.is_cuda:
+            with torch.cuda.device(x.device):
+                yield torch.cuda.current_stream().cuda_stream
+        else:
+            yield 0
+    except torch.OutOfMemoryError as error:
+        raise BackendError(
+            f"backend 'cuda' ran out of memory on {x.device} with rows of shape {tuple(x.shape)} "
+            f"({error}): take fewer rows or queries, free memory, or pass backend='cpu'"
+        ) from None
+
+
+def torch_device() -> Any:
+    """The current device, for torch. BackendError where the kernels or torch cannot use it."""
+    number = device().number
+    torch = require("torch", "torch")
+    if not torch.cuda.is_available():
+        raise BackendError(
+            f"backend 'cuda' computes this on torch tensors, and torch {torch.__version__} sees no "
+            "GPU: install a CUDA build of torch, or pass backend='cpu'"
+        )
+    return torch.device("cuda", number)
+
+
 def knn(
     rows: Rows, queries: Int64 | None, k: int, keep: int | None = None, tile: str | None = None
 ) -> tuple[Float64, Int64, dict[str, int | str]]:
@@ -125,7 +166,10 @@ def knn(
 
 def plan(on: Device, tile: str, keep: int, counts: Int64) -> dict[str, int | str]:
     """What the search did, as `Neighbors.plan` holds it."""
+    tiles = {} if counts[2] < 0 else {"tiles_visited": int(counts[2])}
     return {
+        "strategy": "pruned" if tiles else "full",
+        **tiles,
         "isa": f"cuda-{on.name}",
         "tile": tile,
         "candidates": keep,
@@ -135,49 +179,70 @@ def plan(on: Device, tile: str, keep: int, counts: Int64) -> dict[str, int | str
 
 
 def knn_tensor(
-    x: Any, k: int = 2, queries: Any = None, keep: int | None = None, tile: str | None = None
+    x: Any,
+    k: int = 2,
+    queries: Any = None,
+    keep: int | None = None,
+    tile: str | None = None,
+    strategy: str = "full",
 ) -> tuple[Any, Any, Any]:
     """Distances (m, k) float64, indices (m, k) int64 and counts (3,) int64 as tensors.
 
     x: torch tensor (n, d) on a CUDA device, columns adjacent, finite values. queries: int64 tensor
-    (m,) of row numbers on the same device, or None for every row. Queued on torch's current stream
-    without waiting; counts[0] is the number of queries that were searched again in full.
+    (m,) of row numbers on the same device, or None for every row. strategy: "full", or "pruned",
+    which leaves out tiles of rows that a few principal axes tell apart, for all rows as queries and
+    with the tile "small". Queued on torch's current stream without waiting; counts[0] is the number
+    of queries that were searched again in full, counts[2] that of the tiles visited, -1 for all.
     """
-    import torch
-
-    if not isinstance(x, torch.Tensor) or not x.is_cuda:
-        raise InputError("knn_tensor needs a torch tensor on a CUDA device")
-    names = {
-        torch.float16: "float16",
-        torch.bfloat16: "bfloat16",
-        torch.float32: "float32",
-        torch.float64: "float64",
-    }
-    if x.ndim != 2 or x.dtype not in names or x.stride(1) != 1 or x.stride(0) < x.shape[1]:
+    _check_tensor(x, k, queries)
+    if strategy not in ("full", "pruned"):
+        raise InputError(f"strategy must be full or pruned on backend 'cuda', got {strategy!r}")
+    pruned = strategy == "pruned"
+    if pruned and (queries is not None or tile not in (None, "small")):
         raise InputError(
-            f"x must be (rows, columns), float16, bfloat16, float32 or float64, columns adjacent; "
-            f"got {x.dtype} of shape {tuple(x.shape)}, strides {x.stride()}: x.contiguous() helps"
+            "strategy 'pruned' of backend 'cuda' searches all rows in small tiles: leave queries "
+            "and tile out, or pass strategy='full'"
         )
-    n, d = x.shape
-    if not 1 <= k < n:
-        raise InputError(f"k = {k} neighbours need at least {k + 1} rows, got {n}")
-    if queries is not None and (queries.device != x.device or queries.dtype != torch.int64):
-        raise InputError("queries must be an int64 tensor on the device of x")
-    cuda = extension()
-    with torch.cuda.device(x.device):
+    torch = require("torch", "torch")
+    cuda, (n, d) = extension(), x.shape
+    with on_device_of(x) as stream:
         on = device(x.device.index)
         m = n if queries is None else len(queries)
-        kept, tile = keep or k + SPARE, tile or on.tile
+        kept, tile = keep or k + SPARE, "small" if pruned else tile or on.tile
         blocks = on.blocks(tile)
-        work = cuda.knn_workspace(n, d, queries is not None, m, k, kept, tile, blocks)
-        workspace = torch.empty(work, dtype=torch.uint8, device=x.device)
+        work = cuda.knn_workspace(n, d, queries is not None, m, k, kept, tile, blocks, pruned)
+        held: list[Any] = []  # by this call, until everything is queued
+        chosen = order = axes = count = 0
+        if queries is not None:
+            held.append(queries.contiguous())
+            chosen = held[0].data_ptr()
+        if pruned:
+            held.append(axes_of(x))
+            held.append(order_of(x, held[0]))
+            axes, order, count = held[0].data_ptr(), held[1].data_ptr(), len(held[0])
+        held.append(torch.empty(work, dtype=torch.uint8, device=x.device))
         distances = torch.full((m, k), float("nan"), dtype=torch.float64, device=x.device)
         indices = torch.full((m, k), -1, dtype=torch.int64, device=x.device)
         counts = torch.zeros(3, dtype=torch.int64, device=x.device)
         cuda.knn(
-            x.data_ptr(), n, d, x.stride(0), names[x.dtype],
-            0 if queries is None else queries.contiguous().data_ptr(), m, k, kept, tile,
-            blocks, workspace.data_ptr(), distances.data_ptr(), indices.data_ptr(),
-            counts.data_ptr(), torch.cuda.current_stream().cuda_stream,
+            x.data_ptr(), n, d, x.stride(0), str(x.dtype).removeprefix("torch."), chosen, m, k,
+            kept, tile, blocks, held[-1].data_ptr(), distances.data_ptr(), indices.data_ptr(),
+            counts.data_ptr(), stream, order, axes, count,
         )  # fmt: skip
     return distances, indices, counts
+
+
+def _check_tensor(x: Any, k: int, queries: Any) -> None:
+    torch = require("torch", "torch")
+    if not isinstance(x, torch.Tensor) or x.device.type not in DEVICE_TYPES:
+        raise InputError("knn_tensor needs a torch tensor on a CUDA device")
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if x.ndim != 2 or x.dtype not in known or x.stride(1) != 1 or x.stride(0) < x.shape[1]:
+        raise InputError(
+            f"x must be (rows, columns), float16, bfloat16, float32 or float64, columns adjacent; "
+            f"got {x.dtype} of shape {tuple(x.shape)}, strides {x.stride()}: x.contiguous() helps"
+        )
+    if not 1 <= k < len(x):
+        raise InputError(f"k = {k} neighbours need at least {k + 1} rows, got {len(x)}")
+    if queries is not None and (queries.device != x.device or queries.dtype != torch.int64):
+        raise InputError("queries must be an int64 tensor on the device of x")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows
 from fastdim.backends import cuda, faiss_index
 from fastdim.errors import BackendError, InputError, require
+
+# What `python -m benchmarks.gpu` found faster on each chip: empty until one has run it.
+MEASURED = Path(__file__).with_name("faster.json")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,11 +61,13 @@ def check_matrix(x: Tensor, name: str) -> Tensor:
     return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
 
 
-def choose(backend: str, x: Tensor | None) -> str:
-    """The backend that searches x: a device tensor, or None for rows in host memory.
+def choose(backend: str, x: Tensor | None, operation: str = "knn") -> str:
+    """The backend that takes x: a device tensor, or None for rows in host memory.
 
-    "auto" keeps rows where they lie: the CPU for host memory; for a GPU the CUDA extension where it
-    is built and runs there, else Triton. Raises BackendError on "cpu" for a tensor on a GPU.
+    "auto" keeps rows where they lie: the CPU for host memory; for a GPU the one that was faster on
+    a chip of this name, by the table that `python -m benchmarks.gpu` writes, and where none was
+    measured the CUDA extension; Triton where the extension is not built or does not run there.
+    operation: "knn" or "cosine_stats". Raises BackendError on "cpu" for a tensor on a GPU.
     """
     check_backend(backend)
     if x is None:
@@ -70,18 +77,24 @@ def choose(backend: str, x: Tensor | None) -> str:
             f"x lies on {x.device}, and backend={backend!r} reads host memory: pass x.cpu(), or "
             "backend='auto' to search where it lies"
         )
-    return _of_device(x) if backend == "auto" else backend
+    return _of_device(x, operation) if backend == "auto" else backend
 
 
-def _of_device(x: Tensor) -> str:
+def _of_device(x: Tensor, operation: str) -> str:
     torch = require("torch", "torch")
     if torch.version.hip is not None:
         return "triton"
     try:
-        cuda.device(x.device.index)
+        on = cuda.device(x.device.index)
     except BackendError:
         return "triton"
-    return "cuda"
+    return faster(on.name, operation)
+
+
+def faster(chip: str, operation: str) -> str:
+    """ "cuda" or "triton": the faster on this chip where both were measured, else "cuda"."""
+    table: dict[str, dict[str, str]] = json.loads(MEASURED.read_text(encoding="utf-8"))
+    return table.get(chip, {}).get(operation, "cuda")
 
 
 def upload(rows: Rows, device: Any) -> Tensor:
@@ -116,18 +129,23 @@ def knn(
 
 
 def knn_tensor(
-    backend: str, x: Tensor, queries: Tensor | None, k: int
+    backend: str, x: Tensor, queries: Tensor | None, k: int, strategy: str = "auto"
 ) -> tuple[Tensor, Tensor, dict[str, int | str], str]:
-    """The same of a tensor on a device, results on that device."""
+    """The same of a tensor on a device, results on that device.
+
+    strategy: "auto", and for backend "cuda" what `cuda.knn_tensor` knows.
+    """
     if backend == "triton":
         from fastdim.backends import triton
 
         triton.check_device(x.device)
         distances, indices, plan = triton.knn_tensor(x, k, queries)
         return distances, indices, plan, f"triton-{triton.device_name(x)}"
-    distances, indices, counts = cuda.knn_tensor(x, k, queries)
+    how = "full" if strategy == "auto" else strategy
+    distances, indices, counts = cuda.knn_tensor(x, k, queries, strategy=how)
     on = cuda.device(x.device.index)
-    plan = cuda.plan(on, on.tile, k + cuda.SPARE, counts.cpu().numpy())
+    tile = "small" if how == "pruned" else on.tile
+    plan = cuda.plan(on, tile, k + cuda.SPARE, counts.cpu().numpy())
     return distances, indices, plan, str(plan["isa"])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows
-from fastdim.backends import cpu
+from fastdim.backends import cpu, devices
 from fastdim.errors import InputError
 from fastdim.estimate import (
     Estimate,
@@ -22,7 +22,7 @@ from fastdim.estimate import (
     normal_quantile,
     transformed_interval,
 )
-from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
+from fastdim.neighbors import Distinct, Neighbors, find_distinct, search, search_tensor
 
 Array = NDArray[np.float64]
 
@@ -73,12 +73,15 @@ def neighbors_of(
 ) -> Neighbors:
     """k neighbours of distinct query rows with float64 distances (m, k), all above zero.
 
-    Rows are reduced to distinct rows before the search. Of `Neighbors` the first k columns are
-    taken, and a query named twice counts once. Raises InputError where k is not below the number of
-    distinct rows, the Neighbors have fewer columns, or a distance is zero.
+    Rows are reduced to distinct rows before the search; rows on a GPU are searched there
+    (`knn(backend="auto")`). Of `Neighbors` the first k columns are taken, and a query named twice
+    counts once. Raises InputError where k is not below the number of distinct rows, the Neighbors
+    have fewer columns, or a distance is zero.
     """
     if isinstance(x_or_neighbors, Neighbors):
         found = check_passed(x_or_neighbors, k, name, queries)
+    elif (there := neighbors_on_device(x_or_neighbors, k, queries, seed)) is not None:
+        found = there
     else:
         rows = as_rows(x_or_neighbors, min_columns=2)
         workers = cpu.resolve_threads(threads)
@@ -101,6 +104,19 @@ def neighbors_of(
         indices=found.indices[once, :k],
         queries=found.queries[once],
     )
+
+
+def neighbors_on_device(
+    x: Any, k: int, queries: Any, seed: int, duplicates: str = "collapse"
+) -> Neighbors | None:
+    """Neighbours of rows that lie on a GPU, searched there and fetched; None for other rows."""
+    tensor = devices.device_tensor(x)
+    if tensor is None:
+        return None
+    if tensor.shape[1] < 2:
+        raise InputError(f"x needs at least 2 columns, got {tensor.shape[1]}")
+    on = devices.choose("auto", tensor)
+    return search_tensor(tensor, k, queries, seed, duplicates, on).numpy()
 
 
 def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors:

@@ -16,7 +16,12 @@ from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators import twonn_fits as fits
 from fastdim.estimators.gamma import gamma_quantile
-from fastdim.estimators.inputs import check_distances, check_passed, dependent_stderr
+from fastdim.estimators.inputs import (
+    check_distances,
+    check_passed,
+    dependent_stderr,
+    neighbors_on_device,
+)
 from fastdim.estimators.twonn_influence import influence
 from fastdim.neighbors import Distinct, Neighbors, find_distinct, search
 
@@ -105,10 +110,19 @@ def twonn(
         check_distances(neighbors)
         if plan.zeros == "microscope":
             raise InputError("compat='llm-microscope' scales by the rows' norms: pass the rows")
+        return estimate(neighbors, plan, interval, confidence, seed, scale)
+    distinct = plan.zeros in ("reject", "collapse")
+    there = neighbors_on_device(
+        x_or_neighbors, 2, queries, seed, "collapse" if distinct else "keep"
+    )
+    if there is not None:
+        if plan.zeros == "microscope":
+            raise InputError("compat='llm-microscope' reads the rows in host memory: pass x.cpu()")
+        neighbors = there
     else:
         rows = as_rows(x_or_neighbors, min_columns=2)
         workers = cpu.resolve_threads(threads)
-        groups = find_distinct(rows, workers) if plan.zeros in ("reject", "collapse") else None
+        groups = find_distinct(rows, workers) if distinct else None
         neighbors = search_pairs(rows, queries, groups, workers, seed)
         if plan.zeros == "microscope":
             scale = mean_centered_norm(rows)

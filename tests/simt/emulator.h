@@ -8,6 +8,7 @@
 // the last bit of the largest, the total cut off to float32.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -53,8 +54,26 @@ struct Copy {
 
 enum class State { ready, at_warp, at_block, done };
 
+// A place to go on from. ucontext makes it; later switches jump, without its system calls. The
+// sanitizer follows ucontext alone.
+struct Context {
+  ucontext_t first;
+  jmp_buf later;
+  bool left = false;
+};
+inline void switch_to(Context& from, Context& to) {
+#if defined(__SANITIZE_ADDRESS__)
+  swapcontext(&from.first, &to.first);
+#else
+  from.left = true;
+  if (_setjmp(from.later) != 0) return;
+  if (to.left) _longjmp(to.later, 1);
+  setcontext(&to.first);
+#endif
+}
+
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::vector<unsigned char> stack;
   State state = State::ready;
   int number = 0;
@@ -71,7 +90,7 @@ struct Block {
   std::vector<unsigned char> memory;
   unsigned char* shared = nullptr;
   int shared_bytes = 0;
-  ucontext_t main;
+  Context main;
   Fiber* running = nullptr;
   std::function<void()> body;
   Index block{0}, grid{0}, threads{0};
@@ -103,7 +122,7 @@ inline void enter(Fiber& fiber) {
   void* saved = nullptr;
   __sanitizer_start_switch_fiber(&saved, fiber.stack.data(), fiber.stack.size());
 #endif
-  swapcontext(&block.main, &fiber.context);
+  switch_to(block.main, fiber.context);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(saved, nullptr, nullptr);
 #endif
@@ -117,11 +136,7 @@ inline void leave(bool last = false) {
   __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack, block.main_stack,
                                  block.main_stack_bytes);
 #endif
-  if (last) {
-    setcontext(&block.main);
-  } else {
-    swapcontext(&fiber.context, &block.main);
-  }
+  switch_to(fiber.context, block.main);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
 #endif
@@ -259,11 +274,13 @@ void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int
       fiber.number = i;
       fiber.group = 0;
       fiber.copies.clear();
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.data();
-      fiber.context.uc_stack.ss_size = fiber.stack.size();
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, start_fiber, 0);
+      ucontext_t& first = fiber.context.first;
+      fiber.context.left = false;
+      getcontext(&first);
+      first.uc_stack.ss_sp = fiber.stack.data();
+      first.uc_stack.ss_size = fiber.stack.size();
+      first.uc_link = nullptr;
+      makecontext(&first, start_fiber, 0);
     }
     run_block(block);
   }
@@ -271,7 +288,12 @@ void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int
   if (!block.error.empty()) throw std::runtime_error(block.error);
 }
 
-inline void clear(void* at, std::size_t bytes, Stream) { std::memset(at, 0, bytes); }
+inline void fill(void* at, int byte, std::int64_t bytes, Stream) {
+  std::memset(at, byte, static_cast<std::size_t>(bytes));
+}
+inline void clear(void* at, std::size_t bytes, Stream stream) {
+  fill(at, 0, static_cast<std::int64_t>(bytes), stream);
+}
 
 template <class T, int count>
 struct Registers {
@@ -440,9 +462,35 @@ void mma(float* c, const std::uint32_t* a, const std::uint32_t* b) {
       &mine);
 }
 
+struct DoubleProduct {
+  double* c;
+  double a, b;
+};
+inline void mma_double(double* c, double a, double b) {
+  DoubleProduct mine{c, a, b};
+  meet(
+      State::at_warp,
+      [](void** values, int) {
+        const auto lane_of = [&](int lane) -> const DoubleProduct& {
+          return *static_cast<DoubleProduct*>(values[lane]);
+        };
+        for (int lane = 0; lane < 32; ++lane) {
+          for (int e = 0; e < 2; ++e) {
+            const int row = lane / 4, column = 2 * (lane % 4) + e;
+            double& sum = lane_of(lane).c[e];
+            for (int k = 0; k < 4; ++k) {
+              sum = std::fma(lane_of(4 * row + k).a, lane_of(4 * column + k).b, sum);
+            }
+          }
+        }
+      },
+      &mine);
+}
+
 }  // namespace fastdim::simt
 
 using uint4 = fastdim::simt::Four;
+using std::max;
 using std::min;
 
 #define threadIdx (::fastdim::simt::thread_index())

@@ -1,33 +1,15 @@
 // The CUDA sources compiled for the emulator, as a library for ctypes.
-#include <cstring>
-#include <string>
-
 #include "../../csrc/cuda/knn.cu"
-
-namespace {
-thread_local std::string error;
-
-template <class Call>
-int guarded(Call call) {
-  try {
-    call();
-    return 0;
-  } catch (const std::exception& e) {
-    error = e.what();
-    return 1;
-  }
-}
-}  // namespace
+#include "guard.h"
 
 extern "C" {
 
-const char* simt_error() { return error.c_str(); }
-void simt_seed(unsigned long long value) { fastdim::simt::seed() = value; }
 void simt_mma_group(int value) { fastdim::simt::mma_group() = value; }
 
 int simt_knn(const void* data, long long n, long long d, long long row_stride, int dtype,
              const long long* queries, long long m, long long k, long long keep, int tile,
-             int blocks, double* distances, long long* indices, long long* counts) {
+             int blocks, const long long* order, const double* axes, long long axes_count,
+             double* distances, long long* indices, long long* counts) {
   static_assert(sizeof(long long) == sizeof(std::int64_t));
   return guarded([&] {
     fastdim::cuda::KnnParams params = {data,
@@ -45,7 +27,10 @@ int simt_knn(const void* data, long long n, long long d, long long row_stride, i
                                        distances,
                                        reinterpret_cast<std::int64_t*>(indices),
                                        reinterpret_cast<std::int64_t*>(counts),
-                                       0};
+                                       0,
+                                       reinterpret_cast<const std::int64_t*>(order),
+                                       axes,
+                                       axes_count};
     std::vector<unsigned char> memory(fastdim::cuda::knn_workspace(params) + 256, 0xff);
     const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
     params.workspace = memory.data() + (256 - address % 256);

@@ -62,14 +62,21 @@ inline double from_bits(unsigned long long v) {
 // One step of a tensor core: every term cut off at the last bit of the largest, then the total.
 inline float add_cut(float c, const double* terms, int count) {
   if (!std::isfinite(c)) return c;
-  double largest = std::fabs(static_cast<double>(c));
-  for (int i = 0; i < count; ++i) largest = std::max(largest, std::fabs(terms[i]));
-  if (std::isnan(largest + terms[0] + terms[count - 1])) return std::nanf("");
+  double largest = std::fabs(static_cast<double>(c)), any = 0;
+  for (int i = 0; i < count; ++i) {
+    largest = std::max(largest, std::fabs(terms[i]));
+    any += 0 * terms[i];
+  }
+  if (std::isnan(any)) return std::nanf("");
   if (largest == 0) return 0;
-  const double unit = std::ldexp(1.0, std::ilogb(largest) - 23);
-  double total = std::trunc(c / unit);
-  for (int i = 0; i < count; ++i) total += std::trunc(terms[i] / unit);
-  total *= unit;
+  // The unit 2^(e - 23) and its inverse from the exponent of the largest, a float32 or a product of
+  // two 16-bit numbers: always a normal float64.
+  const std::uint64_t exponent = bits(largest) >> 52;
+  const double unit = from_bits((exponent - 23) << 52);
+  const double inverse = from_bits((2046 - exponent + 23) << 52);
+  std::int64_t units = static_cast<std::int64_t>(c * inverse);
+  for (int i = 0; i < count; ++i) units += static_cast<std::int64_t>(terms[i] * inverse);
+  const double total = static_cast<double>(units) * unit;
   const float f = static_cast<float>(total);
   return std::fabs(f) > std::fabs(total) ? std::nextafter(f, 0.0f) : f;
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch import device as Device
 
-    from .launch import PairStatistics, UnitRows
+    from fastdim.backends.pairs import PairStatistics, UnitRows
 
 Int64 = NDArray[np.int64]
 
@@ -60,13 +60,6 @@ def unit_rows(x: Tensor) -> UnitRows:
     from . import launch
 
     return launch.unit_rows(x)
-
-
-def squares_by_row(unit: UnitRows) -> tuple[Tensor, Tensor, Tensor]:
-    """Forms (m,) of each unit row: see `launch.squares_by_row`."""
-    from . import launch
-
-    return launch.squares_by_row(unit)
 
 
 def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from fastdim.errors import BackendError, InputError
+from fastdim.backends.pairs import PairStatistics, UnitRows, directions, statistics
+from fastdim.errors import BackendError
 
 from . import cosine, rows
 from .device import interpreted, multiprocessors
@@ -102,52 +101,13 @@ def scaled(
     return out, slopes
 
 
-@dataclass(frozen=True)
-class UnitRows:
-    """Unit rows less their mean, of the rows that are not zero.
-
-    inverse: (n,) float64, 1 / |row|, 0 for zero rows. chosen: (m,) numbers of the others.
-    w: (padded, width) float64. slopes: (padded,), a_i = w_i . mean. center: (1,), s = |mean|^2.
-    """
-
-    x: Tensor
-    inverse: Tensor
-    chosen: Tensor
-    w: Tensor
-    slopes: Tensor
-    center: Tensor
-
-
 def unit_rows(x: Tensor) -> UnitRows:
     """The unit rows of x (n, d). InputError where a row's squares vanish in float64."""
     norms, _ = row_statistics(x)
-    zero = norms == 0
-    lost = (zero & (x != 0).any(dim=1)).nonzero().flatten()
-    if len(lost):
-        raise InputError(
-            f"row {int(lost[0])} is not zero, yet its squares vanish in float64: multiply the rows "
-            "by a constant"
-        )
-    inverse = torch.where(zero, 0.0, 1.0 / norms)
-    chosen = zero.logical_not().nonzero().flatten()
-    if len(chosen) < 2:
-        raise InputError(
-            f"cosines need at least two rows that are not zero, got {len(chosen)} of {len(x)}"
-        )
+    inverse, chosen = directions(x, norms)
     mean = column_sums(x, inverse)[0] / len(chosen)
     w, slopes = scaled(x, chosen, inverse, mean)
     return UnitRows(x, inverse, chosen, w, slopes, mean.square().sum().reshape(1))
-
-
-@dataclass(frozen=True)
-class PairStatistics:
-    """Over all pairs i < j: mean and variance of the cosines, extremes, counts (bins,)."""
-
-    mean: float
-    variance: float
-    low: float
-    high: float
-    histogram: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
@@ -168,24 +128,7 @@ def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
         unit.w, unit.slopes, unit.center, edges, moments, histogram, m, unit.w.shape[1], tiles,
         parts, bins, BINS=max(16, triton.next_power_of_2(bins + 1)), **tile, **COSINE,
     )  # fmt: skip
-    excess, squares = (float(moments[..., part].sum()) for part in (0, 1))
-    count = m * (m - 1) // 2
-    mean = excess / count
-    return PairStatistics(
-        mean=float(unit.center) + mean,
-        variance=max(0.0, squares / count - mean * mean),
-        low=float(moments[..., 2].min()),
-        high=float(moments[..., 3].max()),
-        histogram=histogram.cpu().numpy(),
-    )
-
-
-def squares_by_row(unit: UnitRows) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row i of W (m, d): |w_i|^2, sum_j (w_i.w_j)^2 = w_i'W'W w_i, and w_i'W'a (m,)."""
-    w = unit.w[: len(unit.chosen)]
-    across = w @ (w.T @ w)
-    along = w @ (w.T @ unit.slopes[: len(w)])
-    return w.square().sum(dim=1), (across * w).sum(dim=1), along
+    return statistics(unit, moments, histogram)
 
 
 def some_pairs(unit: UnitRows, left: Tensor, right: Tensor) -> Tensor:

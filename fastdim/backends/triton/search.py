@@ -17,8 +17,9 @@ h_y is rounded up to float32 and L_x down.
 
 Margin g. A tensor core adds L products and the running sum in one step: each term is cut off at the
 last bit of the largest (2^-23 of it), the total is cut off to float32. A step errs by (L + 2) 2^-23
-of S = |a| |b|, and d/L steps with L >= 4 by 1.5 d 2^-23 S; h_y is added last, rounded: 2^-24 of
-S + |h_y|. Hence g = (1.5 d + 1) 2^-23, d padded to whole slices. NVIDIA's units from sm_80 on sum 8
+of S = |a| |b| + |h_y|, the sum beginning with h_y, and d/L steps with L >= 4 by 1.5 d 2^-23 S. The
+number of a tile in the last b bits of p (`filter.py`) changes it by up to 2^b 2^-23 of it. Hence
+g = (1.5 d + 1 + 2^b) 2^-23, d padded to whole slices. NVIDIA's units from sm_80 on sum 8
 products or more at a time and keep more bits, so there is room for the terms of second order. It is
 assumed of every chip that it keeps at least 24 bits. w = d 2^-108 covers products that vanish.
 
@@ -42,7 +43,20 @@ from . import filter as filters
 from . import refine, rows
 from .device import architecture, interpreted, multiprocessors, name
 from .launch import column_sums
-from .tiles import LISTS, PADDING, PLAIN, ROOM, SPARE, filter_launch, splits_of, tile_of
+from .tiles import (
+    BEYOND,
+    END,
+    FILLING,
+    LISTS,
+    PADDING,
+    PLACES_K,
+    PLAIN,
+    ROOM,
+    SPARE,
+    filter_launch,
+    splits_of,
+    tile_of,
+)
 
 SLACK = 2.0**-9
 LARGEST_K = 128
@@ -83,8 +97,11 @@ def _rounded(value: Tensor, towards: float) -> Tensor:
     return torch.where(past, torch.nextafter(single, torch.full_like(single, towards)), single)
 
 
-def pack(x: Tensor) -> tuple[Packed, bool]:
-    """x as the filter reads it, and whether float16 had to give way to bfloat16."""
+def pack(x: Tensor, marks: int = 0) -> tuple[Packed, bool]:
+    """x as the filter reads it, and whether float16 had to give way to bfloat16.
+
+    marks: mask of the bits of p that hold the number of a tile.
+    """
     n, d = x.shape
     total, low, high = column_sums(x)
     mean = total / n
@@ -109,13 +126,13 @@ def pack(x: Tensor) -> tuple[Packed, bool]:
     coarse = bool((sums[0, :n] > sums[2, :n] * 2.0**-20).sum() > n // 16)
     if coarse:
         values = into(torch.bfloat16)
-    margin = (1.5 * width + 1) * 2.0**-23
+    margin = (1.5 * width + 2 + marks) * 2.0**-23
     # Sums of d float64 terms and the rounding of y itself, generously.
     error = sums[0].sqrt() * (1 + 2.0**-30) + sums[2].sqrt() * 2.0**-50
     norm2 = (1 - margin) * sums[1] * (1 - 2.0**-30)
     half = 0.5 * ((1 + 1 / SLACK) * error * error - norm2)
     start = _rounded(half + 2 * margin * half.abs(), torch.inf)
-    start[n:] = -torch.inf
+    start[n:] = BEYOND
     return Packed(values, start, norm2[:n], error[:n], factors, width * 2.0**-108), coarse
 
 
@@ -129,19 +146,33 @@ class Search:
                 f"backend 'triton' numbers rows in 32 bits, and {self.n} rows are more: search "
                 "parts of them"
             )
-        self.packed, self.coarse = pack(x)
         self.wide = x.dtype == torch.float64
         self.processors = multiprocessors(x)
-        tile, self.options = filter_launch(architecture(x.device), name(x), tuned)
+        self.places = k <= PLACES_K
+        where, chip, padded = (
+            architecture(x.device),
+            name(x),
+            triton.cdiv(self.n, PADDING) * PADDING,
+        )
+        tile, self.options = filter_launch(where, chip, tuned, self.places)
         self.shape = {**tile, "UPCAST": interpreted()}
         self.height = tile["BLOCK_QUERIES"]
-        self.tiles = self.packed.start.shape[0] // tile["BLOCK_ROWS"]
-        self.keep = next((size for size in LISTS if size >= k + SPARE), LISTS[-1])
+        self.tiles = padded // tile["BLOCK_ROWS"]
+        second, _ = filter_launch(where, chip, tuned)
+        self.second_shape = {**second, "UPCAST": interpreted()}
+        self.second_tiles = padded // second["BLOCK_ROWS"]
+        self.keep = next((size for size in LISTS if size >= k + 1 + SPARE), LISTS[-1])
+        # A list holds its share of a query's neighbours unevenly: twice as many places are wanted.
+        self.lists = triton.cdiv(2 * k, self.keep) if k + 1 + SPARE > self.keep else 1
+        each = triton.cdiv(self.tiles, self.splits(self.n, self.lists))
+        self.low = (1 << (each - 1).bit_length()) - 1 if self.places else 0
+        self.packed, self.coarse = pack(x, self.low)
         self.room = max(ROOM, triton.next_power_of_2(4 * k))
 
     def splits(self, m: int, lists: int = 1) -> int:
         """Parts of the rows that programs take, for m queries, each at least `lists` lists."""
-        return splits_of(triton.cdiv(m, self.height), self.tiles, self.processors, lists)
+        tiles = triton.cdiv(m, self.height)
+        return splits_of(tiles, self.tiles, self.processors, lists, END if self.places else FILLING)
 
     def distances(self, queries: Tensor, columns: Tensor) -> Tensor:
         """Distances (m, c) float64 of rows queries (m,) and columns (m, c); inf where that is -1"""
@@ -166,20 +197,27 @@ class Search:
     def first_pass(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k nearest of what the filter keeps, and which queries (m,) are certain."""
         m, keep = len(queries), self.keep
-        # Twice as many places as neighbours are wanted: the lists do not fill evenly.
-        splits = self.splits(m, triton.cdiv(2 * self.k, keep) if self.k + SPARE > keep else 1)
+        # A program's tiles must fit the bits that hold their numbers.
+        least = triton.cdiv(self.tiles, self.low + 1) if self.places else 1
+        splits = self.splits(m, max(self.lists, least))
         scores = self.x.new_empty((m, splits, keep), dtype=torch.float32)
         found = self.x.new_empty((m, splits, keep), dtype=torch.int32)
         left_out = self.x.new_empty((m, splits), dtype=torch.float32)
-        filters.knn_filter[(triton.cdiv(m, self.height), splits)](
+        kernel = filters.knn_places if self.places else filters.knn_filter
+        kernel[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, scores, found, left_out, m,
-            self.packed.values.shape[1], self.tiles, splits, KEEP=keep, **self.shape,
-            **self.options,
+            self.packed.values.shape[1], self.tiles, splits,
+            **({"low": self.low} if self.places else {}), KEEP=keep, **self.shape, **self.options,
         )  # fmt: skip
-        distances, indices = self.nearest(queries, found.flatten(1))
+        most, columns = left_out.amax(dim=1), found.flatten(1)
+        count = max(keep, 2 * self.k)
+        if columns.shape[1] > count:
+            best = scores.flatten(1).topk(count + 1, dim=1)
+            most = torch.maximum(most, best.values[:, -1])
+            columns = columns.gather(1, best.indices[:, :-1])
+        distances, indices = self.nearest(queries, columns)
         limits = self.packed.limits(queries, distances[:, -1])
-        most = left_out.amax(dim=1)
-        return distances, indices, (most < limits) | (most == -torch.inf)
+        return distances, indices, (most < limits) | (most <= 0.5 * BEYOND)
 
     def second_pass(self, queries: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k nearest, bounds (m,) on the k-th distance known, and which queries are done."""
@@ -189,8 +227,8 @@ class Search:
         found = torch.full((m, self.room), -1, dtype=torch.int32, device=self.x.device)
         filters.rows_above[(triton.cdiv(m, self.height), splits)](
             queries, self.packed.values, self.packed.start, self.packed.limits(queries, bounds),
-            count, found, m, self.n, self.packed.values.shape[1], self.tiles, splits,
-            ROOM=self.room, **self.shape, **self.options,
+            count, found, m, self.n, self.packed.values.shape[1], self.second_tiles, splits,
+            ROOM=self.room, **self.second_shape, **self.options,
         )  # fmt: skip
         distances, indices = self.nearest(queries, found)
         return distances, indices, count <= self.room
@@ -215,7 +253,7 @@ class Search:
         distances = torch.full((m, k), torch.nan, dtype=torch.float64, device=device)
         indices = torch.full((m, k), -1, dtype=torch.int64, device=device)
         certain = torch.zeros(m, dtype=torch.bool, device=device)
-        listed = self.keep * self.splits(self.height, triton.cdiv(2 * k, self.keep))
+        listed = self.keep * self.splits(self.height, self.lists)
         for part in _parts(torch.arange(m, device=device), max(self.height, HELD // listed)):
             distances[part], indices[part], certain[part] = self.first_pass(queries[part])
         again = certain.logical_not().nonzero().flatten()

@@ -14,10 +14,21 @@ FILTER = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
 PLAIN = {"num_warps": 4, "enable_fp_fusion": True}
 # Eight warps hold the float64 sums of 64 x 64 pairs without spilling, four do not.
 COSINE = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
-# Lists of the filter, in registers. A query keeps at least SPARE candidates beyond its k, for a gap
-# behind the k-th neighbour.
+# Candidates that a program of the filter takes out at its end. A query keeps at least SPARE beyond
+# itself and its k, for a gap behind the k-th neighbour.
 LISTS = (8, 16, 32)
-SPARE = 6
+SPARE = 5
+# h of the rows of the padding: below any real p, and finite, for marking -inf would make it NaN.
+BEYOND = -(2.0**126)
+# Tiles of rows that one program of the filter takes at most: their numbers stand in the last bits
+# of p, at the cost of a wider margin.
+MOST_TILES = 1 << 10
+# Neighbours up to which a place of a tile keeps one row: of more, two would often meet in one place
+# and send their query to the second pass.
+PLACES_K = 4
+# What a program of the filter costs beyond its tiles, in tiles: its end, or filling its list.
+END = 2
+FILLING = 12
 # Rows that the second pass holds a query, at least.
 ROOM = 256
 # Rows are padded to a multiple of this.
@@ -49,18 +60,18 @@ def needed_triton(architecture: str) -> tuple[int, int]:
     return (3, 9) if architecture.startswith(("sm_10", "gfx")) else (3, 7)
 
 
-def filter_tile(architecture: str) -> dict[str, int]:
-    """Tile of the filter on "sm_90", "gfx942" and so on.
+def filter_tile(architecture: str, places: bool = False) -> dict[str, int]:
+    """Tile of the filter on "sm_90", "gfx942" and so on; of the one by places, or of the others.
 
-    On sm_100 and 103 the sums come out of tensor memory into registers that a tile of 128 rows
-    would spill.
+    On sm_100 and 103 the sums come out of tensor memory into registers, which lists beside a tile
+    of 128 rows would spill.
     """
-    rows = 64 if architecture.startswith("sm_10") else 128
+    rows = 64 if architecture.startswith("sm_10") and not places else 128
     return {"BLOCK_QUERIES": 128, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": 64}
 
 
 def filter_launch(
-    architecture: str, chip: str, tuned: dict[str, int] | None = None
+    architecture: str, chip: str, tuned: dict[str, int] | None = None, places: bool = False
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Tile and options of the filter on a chip of this name, as tuned there if it was.
 
@@ -70,16 +81,22 @@ def filter_launch(
         tuned = json.loads(TUNED.read_text(encoding="utf-8")).get(chip, {})
     sizes = {name: value for name, value in tuned.items() if name not in OPTIONS}
     options = {name: value for name, value in tuned.items() if name in OPTIONS}
-    return filter_tile(architecture) | sizes, FILTER | options
+    return filter_tile(architecture, places) | sizes, FILTER | options
 
 
-def splits_of(query_tiles: int, tiles: int, processors: int, lists: int = 1) -> int:
-    """Parts of the rows that programs take: at least `lists`, and two programs a multiprocessor.
+def splits_of(query_tiles: int, tiles: int, processors: int, lists: int = 1, end: int = END) -> int:
+    """Parts of the rows that programs take: at least `lists`, and as many as finish soonest.
 
-    More parts would finish closer together, but each fills its lists anew (`cost.py`).
+    Programs run one a multiprocessor, in waves; each has its tiles of rows, and what costs as much
+    as `end` of them.
     """
-    fill = -(-2 * processors // query_tiles)
-    return min(tiles, max(lists, fill))
+    least = min(tiles, max(lists, -(-tiles // MOST_TILES)))
+    most = min(tiles, max(least + 16, -(-2 * processors // query_tiles)))
+
+    def duration(splits: int) -> int:
+        return -(-query_tiles * splits // processors) * (-(-tiles // splits) + end)
+
+    return min(range(least, most + 1), key=duration)
 
 
 def tile_of(kernel: str, interpreted: bool) -> dict[str, int]:
