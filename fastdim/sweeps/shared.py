@@ -25,10 +25,10 @@ from fastdim.cosine import (
     draw_pairs,
     pair_cosines,
 )
-from fastdim.cosine import inverse_norms as inverse_of
 from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
 from fastdim.layer import BINS, Job
 from fastdim.moments import Sums, near_mean, sums
+from fastdim.moments import inverse_norms as inverse_of
 from fastdim.neighbors import Distinct, Neighbors, Prepared, find_distinct, prepare_rows, search
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
