@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
-from fastdim.backends import cpu, devices, faiss_search
+from fastdim.backends import cpu, devices, faiss_index, faiss_search
 from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
 from fastdim.disk.calls import check_tiles, needs_tiles
@@ -118,7 +118,8 @@ def knn(
         GPU (docs/triton.md, docs/cuda.md), without rows of another matrix and with k up to 128 on
         "triton"; "auto" for the CPU, and for what can run on its GPU where x is a torch tensor or
         DLPack array there: results are tensors there too; "faiss" for an approximate search
-        whose winners are recomputed as above (docs/large-sets.md).
+        whose winners are recomputed as above (docs/large-sets.md), "faiss-gpu" with the index on
+        all GPUs that FAISS sees.
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
@@ -359,9 +360,9 @@ def _search_on(
     k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
     searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
     audit = None
-    if backend == "faiss":
+    if backend in faiss_index.BACKENDS:
         distances, indices, plan, audit = faiss_search.knn(
-            searched, chosen, k, options, threads, seed
+            searched, chosen, k, options, threads, seed, gpu=backend == "faiss-gpu"
         )
         name = backend
     else:
