@@ -156,6 +156,15 @@ def test_other_rows_are_refused(rows: Path, tmp_path: Path) -> None:
         fd.knn(rows, memory="1GB", resume=folder)
 
 
+def test_another_array_is_refused(tmp_path: Path) -> None:
+    x = token_like(2000, 5)
+    fd.knn(x, memory="1GB", resume=tmp_path / "state")
+    assert fd.knn(x, memory="1GB", resume=tmp_path / "state").plan["tiles_resumed"] == 1
+    x[3, 2] += 1.0  # a row that is not sampled
+    with pytest.raises(StoreError, match="made for another call: x differ"):
+        fd.knn(x, memory="1GB", resume=tmp_path / "state")
+
+
 def test_folders_that_are_something_else(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not empty and holds no unfinished operation"):
         fd.knn(rows, memory="1GB", resume=tmp_path)
