@@ -14,7 +14,7 @@ import pytest
 from conftest import token_like
 
 import fastdim as fd
-from fastdim import StoreError
+from fastdim import InputError, StoreError
 from fastdim.disk import budget, state
 
 # Saves its work as always, and is killed before or after the n-th time, or halfway through it.
@@ -163,6 +163,16 @@ def test_another_array_is_refused(tmp_path: Path) -> None:
     x[3, 2] += 1.0  # a row that is not sampled
     with pytest.raises(StoreError, match="made for another call: x differ"):
         fd.knn(x, memory="1GB", resume=tmp_path / "state")
+
+
+def test_a_refused_call_leaves_the_folder_free(rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    for _ in range(2):
+        with pytest.raises(InputError, match="k = 900"):
+            fd.knn(rows, 900, memory="1GB", resume=folder)
+    queries = np.int64(30)
+    found = fd.knn(rows, 2, queries=queries, seed=np.int64(4), memory="1GB", resume=folder)
+    same("knn", found, fd.knn(rows, 2, queries=30, seed=4, memory="1GB", resume=folder))
 
 
 def test_folders_that_are_something_else(rows: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ def test_files_folders_and_lists(tmp_path: Path, x: np.ndarray) -> None:
         assert open_rows(rows) is rows
         ids = np.array([0, 1, rows.n // 2, rows.n - 1])
         np.testing.assert_array_equal(rows.take(ids).data, expected[ids])
+
+
+def test_the_code_of_the_page_runs() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "large-sets.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "docs/large-sets.md", "exec"), {})
 
 
 def test_copies_of_any_range(x: np.ndarray) -> None:

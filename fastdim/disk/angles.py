@@ -100,8 +100,8 @@ def cosine_stats(
         "operation": "cosine_stats",
         "x": source.identity() if resume is not None else None,
         "bins": bins,
-        "pairs": pairs if pairs is None or isinstance(pairs, str) else int(pairs),
-        "seed": seed,
+        "pairs": state.plain(pairs),
+        "seed": state.plain(seed),
         "memory": limit,
         "isa": cpu.active_isa(),
     }

@@ -96,9 +96,9 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
         "operation": "knn",
         "x": source.identity() if resume is not None else None,
         "k": whole_number("k", wanted.k, 1),
-        "queries": state.digest(np.asarray(queries)) if np.ndim(queries) else queries,
+        "queries": state.plain(queries),
         "duplicates": duplicates,
-        "seed": wanted.seed,
+        "seed": state.plain(wanted.seed),
         "memory": limit,
         "isa": cpu.active_isa(),
     }

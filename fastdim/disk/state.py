@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.errors import StoreError
+from fastdim.errors import FastdimError, StoreError
 from fastdim.extract.shards import (
     read_header,
     read_into,
@@ -51,25 +51,30 @@ class State:
             write_shard(self.folder / f"{name}.safetensors", tensors)
 
 
-def digest(array: NDArray[Any] | None) -> str:
-    """SHA-256 of an array's values, "" for None."""
-    return "" if array is None else hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+def plain(argument: Any) -> Any:
+    """An argument as JSON holds it: numpy's numbers as Python's, arrays by their SHA-256."""
+    if np.ndim(argument):
+        array = np.asarray(argument)
+        return f"{array.dtype} {hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()}"
+    return argument.item() if isinstance(argument, np.generic) else argument
 
 
 @contextmanager
 def opened(folder: str | Path | None, definition: Mapping[str, Any]) -> Iterator[State]:
     """The state of this operation, locked for writing; made if it is not there.
 
-    Raises StoreError if the folder holds another operation or something else, or another process
-    writes to it.
+    A call that is refused before anything is finished leaves no definition behind. Raises
+    StoreError if the folder holds another operation or something else, or another process writes
+    to it.
     """
     if folder is None:
         yield State(None)
         return
+    from fastdim.sweeps.definition import installed_version
     from fastdim.sweeps.folder import lock_folder
 
     path = Path(folder)
-    wanted = json.loads(json.dumps(definition))
+    wanted = {**json.loads(json.dumps(definition)), "version": installed_version("fastdim")}
     if path.is_dir():
         _check(path, wanted)
     descriptor = lock_folder(path)
@@ -79,7 +84,12 @@ def opened(folder: str | Path | None, definition: Mapping[str, Any]) -> Iterator
             leftover.unlink()  # of a process that was killed: the lock says there is no other
         if not (path / DEFINITION).is_file():
             write_json(path / DEFINITION, wanted)
-        yield State(path)
+        try:
+            yield State(path)
+        except FastdimError:
+            if not list(path.glob("*.safetensors")):
+                (path / DEFINITION).unlink()
+            raise
     finally:
         os.close(descriptor)
 
@@ -104,6 +114,6 @@ def _check(path: Path, wanted: dict[str, Any]) -> None:
             key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]
         ]
         raise StoreError(
-            f"{path} was made for another call: {', '.join(keys) or 'its version'} differ; call as "
+            f"{path} was made for another call: {', '.join(keys)} differ; call as "
             "before, or pass another folder as resume"
         )
