@@ -110,6 +110,14 @@ def test_more_neighbours_than_a_tile_has_rows(monkeypatch: pytest.MonkeyPatch) -
     same(found, knn(x, 30))
 
 
+def test_a_query_alone_in_its_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = gaussian(11, 3)
+    for tile in (1, 5, 10):
+        monkeypatch.setattr(budget, "plan_search", lambda *_, t=tile: budget.Plan(t + 1, t, 1))
+        for query in (0, 5, 10):
+            same(knn(x, 2, queries=[query], memory="1MB"), knn(x, 2, queries=[query]))
+
+
 def test_strategies_agree() -> None:
     x = token_like(900, 130)
     expected = knn(x, 2)

@@ -160,11 +160,8 @@ def _search(
     held = m * (16 * k + 16) + (16 * source.n + 8 * count if grouped else 0)
     plan = budget.plan_search(limit, count, m, source.row_bytes, source.d, k, held)
     tasks = list(_ranges(plan, count))
-    done, counts, best = (
-        0,
-        dict.fromkeys(COUNTED, 0),
-        Best(np.full((m, k), np.inf), np.full((m, k), -1)),
-    )
+    done, counts = 0, dict.fromkeys(COUNTED, 0)
+    best = Best(np.full((m, k), np.inf), np.full((m, k), -1))
     saved = kept.load("search")
     if saved is not None:
         done, best = int(saved["done"][0]), Best(saved["distances"], saved["indices"])
@@ -189,7 +186,7 @@ def _search(
                     tiles.ahead(*tasks[number + 1][-1])
                 size = min(k, rows.n - 1)
                 searched = None if task.asked is None else len(task.asked)
-                if searched != 0:
+                if searched != 0 and size > 0:  # a row alone has no neighbour here
                     index = cpu.Index(rows, size, threads, strategy, queries=searched)
                     distances, indices, found = index.knn(task.asked, size, threads)
                     del index
