@@ -17,6 +17,7 @@ from fastdim.backends.faiss_audit import Audit
 from fastdim.disk.calls import check_tiles, needs_tiles
 from fastdim.errors import BackendError, InputError
 from fastdim.query_error import is_error, query_count
+from fastdim.query_rows import choose, is_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -331,8 +332,8 @@ def plan_queries(
         raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
     if is_error(queries):
         queries = query_count(queries, count)
-    chosen = _choose(queries, n, count, seed)
-    if groups is not None and count < n and chosen is not None and not _is_count(queries):
+    chosen = choose(queries, n, count, seed)
+    if groups is not None and count < n and chosen is not None and not is_count(queries):
         chosen = groups.inverse[chosen]
     return k, count, chosen
 
@@ -475,35 +476,6 @@ def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
 _OVERFLOW = "distances overflow float32: pass the rows as float64, or divide them by a constant"
 
 
-def _is_count(queries: Any) -> bool:
-    return isinstance(queries, (int, np.integer)) and not isinstance(queries, bool)
-
-
 def _is_matrix(queries: Any) -> bool:
     """Whether queries are rows of another matrix, not numbers of rows."""
     return isinstance(queries, Rows) or getattr(queries, "ndim", 1) == 2
-
-
-def _choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
-    """Row numbers to query, None for all: sampled among `count` rows, or given among `n`."""
-    if queries is None:
-        return None
-    if _is_count(queries):
-        if queries < 1:
-            raise InputError(f"queries must be at least 1, got {queries}")
-        if queries >= count:
-            return None
-        return np.sort(np.random.default_rng(seed).choice(count, size=queries, replace=False))
-    given = np.asarray(queries)
-    if given.dtype == np.bool_ and given.shape == (n,):
-        given = np.flatnonzero(given)
-    if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:
-        raise InputError(
-            "queries must be None, a number of rows, an error such as '1%', a non-empty array of "
-            f"row numbers, or a boolean mask of {n} rows; got {given.dtype} of shape {given.shape}"
-        )
-    if int(given.min()) < 0 or int(given.max()) >= n:
-        raise InputError(
-            f"queries must lie in 0..{n - 1}, got {int(given.min())}..{int(given.max())}"
-        )
-    return given.astype(np.int64)
