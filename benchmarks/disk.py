@@ -5,7 +5,8 @@
 Writes the rows (30 directions and noise, float32) to `--folder` if they are not there. The two
 results must be equal bit for bit, and a few queries those of float64 differences, before a rate is
 printed. Each search runs in a process of its own, the two in turns: its largest anonymous memory
-is read from /proc while it runs. Both find the file in the page cache where that has room.
+is read from /proc while it runs. All find the file in the page cache where that has room. `--load`
+adds the search of the array in memory, which must have room for it.
 """
 
 from __future__ import annotations
@@ -47,11 +48,20 @@ def write(path: Path, rows: int, columns: int) -> None:
     temporary.replace(path)
 
 
+LOADED, MAPPED = "array in memory, no limit", "file mapped, no limit"
+
+
 def search(path: Path, queries: int, memory: str, output: Path) -> None:
-    """One search, in this process: distances, indices and times into an archive."""
-    x = path if memory else np.load(path, mmap_mode="r")
+    """One search, in this process: distances, indices and times into an archive.
+
+    memory: LOADED, MAPPED, or a limit.
+    """
+    x: Any = path
+    if memory in (LOADED, MAPPED):
+        x = np.load(path, mmap_mode="r" if memory == MAPPED else None)
+    limit = None if memory in (LOADED, MAPPED) else memory
     wall, processor = time.perf_counter(), time.process_time()
-    found = fastdim.knn(x, queries=queries, memory=memory or None)
+    found = fastdim.knn(x, queries=queries, memory=limit)
     np.savez(
         output,
         distances=found.distances,
@@ -115,18 +125,21 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--load", action="store_true", help="the array in memory as well")
     parser.add_argument("--folder", type=Path, default=Path(".benchmarks"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     path = given.folder / f"disk-{given.rows}x{given.columns}.npy"
     if not path.exists():
         write(path, given.rows, given.columns)
-    runs: dict[str, list[dict[str, Any]]] = {"": [], given.memory: []}
+    ways = [*([LOADED] if given.load else []), MAPPED, given.memory]
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for turn in range(given.repeats):
         for memory in runs:
             runs[memory].append(measured(path, given.queries, memory))
         if turn == 0:
-            check(path, runs[""][0], runs[given.memory][0])
+            for way in ways[:-1]:
+                check(path, runs[way][0], runs[given.memory][0])
     size = path.stat().st_size / 1e9
     print(
         f"{given.queries:,} queries over {given.rows:,} x {given.columns:,} float32 "
@@ -140,8 +153,9 @@ def main() -> None:
             statistics.median(float(run[key]) for run in found) for key in ("wall", "processor")
         )
         peak = max(run["peak"] for run in found) / 1e9
-        name = memory or "file mapped, no limit"
-        print(f"| {name} | {wall:.2f} | {processor:.2f} | {int(found[0]['tiles'])} | {peak:.2f} |")
+        print(
+            f"| {memory} | {wall:.2f} | {processor:.2f} | {int(found[0]['tiles'])} | {peak:.2f} |"
+        )
 
 
 if __name__ == "__main__":
