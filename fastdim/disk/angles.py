@@ -219,7 +219,9 @@ def _with_pairs(
 
 
 def _all_pairs(visit: Visit, inverse: Float64, bins: int) -> tuple[Int64, float, float, str]:
-    """Histogram, minimum and maximum over all pairs, and the arithmetic of the last tiles."""
+    """Histogram, minimum and maximum over all pairs, and the arithmetic of the last tiles ("" where
+    all were finished before).
+    """
     tiles = len(visit.blocks)
     tasks = [(i, j) for i in range(tiles) for j in range(i, tiles)]
     if tiles == 2:
