@@ -15,6 +15,7 @@ from conftest import token_like
 
 import fastdim as fd
 from fastdim import InputError, StoreError
+from fastdim.backends import cpu
 from fastdim.disk import budget, state
 
 # Saves its work as always, and is killed before or after the n-th time, or halfway through it.
@@ -91,8 +92,21 @@ def same(operation: str, found: Any, expected: Any) -> None:
     ],
 )
 def test_a_killed_process_goes_on(
-    rows: Path, tmp_path: Path, operation: str, number: int, moment: str
+    rows: Path,
+    tmp_path: Path,
+    operation: str,
+    number: int,
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    searches: list[int] = []
+    search = cpu.Index.knn
+
+    def counted(self: cpu.Index, *arguments: Any, **options: Any) -> Any:
+        searches.append(1)
+        return search(self, *arguments, **options)
+
+    monkeypatch.setattr(cpu.Index, "knn", counted)
     folder = tmp_path / "state"
     command = [sys.executable, "-c", PROGRAM, operation, rows, folder, LIMIT[operation], number]
     done = subprocess.run([*map(str, command), moment], check=False)
@@ -102,6 +116,7 @@ def test_a_killed_process_goes_on(
     if operation == "knn":
         assert found.plan["tiles"] > 3
         assert found.plan["tiles_resumed"] == saved - 1
+        assert len(searches) == found.plan["tiles"] - (saved - 1)  # what was finished is not again
     assert not list(folder.glob("*.tmp"))
     same(operation, found, run(operation, rows, None))
 
