@@ -24,7 +24,8 @@ from worker import device
 import fastdim
 from fastdim.arrays import as_rows
 from fastdim.backends import cpu
-from fastdim.cosine import inverse_norms, leading_axes
+from fastdim.cosine import leading_axes
+from fastdim.moments import inverse_norms
 
 BINS, BLOCK = 200, 2048
 PEERS = ["torch, masked", "torch, chunks"]

@@ -20,6 +20,7 @@ What is chunked, and why. The kernels walk blocks of queries x references and ke
 each query, so the n x n distances and cosines never exist. numpy's part reads the rows in blocks of
 16 MB decoded to float64, so no second copy of x exists either; half precision stays half. Chunks
 and threads never change a result. Shards are written while the model runs and read layer by layer.
+`fastdim.disk` reads rows larger than memory tile by tile: knn and cosine_stats with memory="4GB".
 
 `fastdim.diagnose` (shapes of profiles, differences, training phases), `fastdim.track`
 (checkpoints), `fastdim.attention` and `fastdim.causes`: docs/shapes.md, docs/attention.md.
@@ -81,6 +82,8 @@ from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
 from fastdim.neighbors import Neighbors, Prepared, knn, prepare
 
 if TYPE_CHECKING:
+    from fastdim.disk.rows import DiskRows as DiskRows
+    from fastdim.disk.rows import open_rows as open_rows
     from fastdim.extract.modules import extract_modules as extract_modules
     from fastdim.extract.store import Store as Store
     from fastdim.sweeps import Sweep as Sweep
@@ -94,6 +97,7 @@ __all__ = [
     "BlockAnalysis",
     "CosineStats",
     "DependencyError",
+    "DiskRows",
     "Estimate",
     "FaissIndex",
     "FastdimError",
@@ -145,6 +149,7 @@ __all__ = [
     "mind_ml",
     "mom",
     "neighborhood_overlap",
+    "open_rows",
     "participation_ratio",
     "partition_isotropy",
     "ph_dimension",
@@ -161,9 +166,11 @@ __all__ = [
 
 # What is imported when first asked for: it costs time, or needs an extra.
 _LATER = {
+    "DiskRows": "fastdim.disk.rows",
     "Store": "fastdim.extract.store",
     "Sweep": "fastdim.sweeps",
     "extract_modules": "fastdim.extract.modules",
+    "open_rows": "fastdim.disk.rows",
     "sweep": "fastdim.sweeps",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,25 +106,52 @@ class Rows:
 
         A passed check is remembered: the values are read once however many estimators run.
         """
-        if self._finite:
-            return
-        count, first = 0, None
-        for start, stop in self.spans():
-            bad = _unusable(self.data[start:stop], self.dtype)
+        if not self._finite:
+            check_finite([self], name)
+            self._finite.append(True)
+
+
+def check_finite(parts: Sequence[Rows], name: str) -> None:
+    """`Rows.check_finite` of a matrix that lies in parts, one under the other."""
+    count, start_of_part = 0, 0
+    first: tuple[int, int, float] | None = None
+    for part in parts:
+        for start, stop in part.spans():
+            bad = _unusable(part.data[start:stop], part.dtype)
             if bad is None:
                 continue
             count += int(bad.sum())
             if first is None:
-                row, column = np.argwhere(bad)[0]
-                first = (start + int(row), int(column))
-        if first is not None:
-            value = float(self.float64(first[0], first[0] + 1)[0, first[1]])
-            what = "NaN or infinite values" if not np.isfinite(value) else "unusable values"
-            raise InputError(
-                f"{name} holds {count} {what} (NaN, Inf, or beyond {LARGEST_FLOAT64:g}); the first "
-                f"is {value} at row {first[0]}, column {first[1]}: drop those rows or rescale"
-            )
-        self._finite.append(True)
+                row, column = (int(place) for place in np.argwhere(bad)[0])
+                value = float(part.float64(start + row, start + row + 1)[0, column])
+                first = (start_of_part + start + row, column, value)
+        start_of_part += part.n
+    if first is not None:
+        row, column, value = first
+        what = "NaN or infinite values" if not np.isfinite(value) else "unusable values"
+        raise InputError(
+            f"{name} holds {count} {what} (NaN, Inf, or beyond {LARGEST_FLOAT64:g}); the first "
+            f"is {value} at row {row}, column {column}: drop those rows or rescale"
+        )
+
+
+def is_usable(data: NDArray[Any], dtype: str) -> bool:
+    """Whether stored values (as `Rows.data`) hold nothing that `check_finite` refuses."""
+    return _unusable(data, dtype) is None
+
+
+def as_unchecked_rows(array: NDArray[Any], name: str) -> Rows:
+    """An array as Rows without a look at its values and never as a copy.
+
+    Raises InputError on a wrong shape or dtype, and where `as_rows` would copy.
+    """
+    found, _ = _to_numpy(array, name)
+    if found.ndim == 2 and not (found.dtype.isnative and _has_row_layout(found)):
+        raise InputError(
+            f"{name} is stored column by column, backwards or in a foreign byte order, so it "
+            "would have to be copied whole: save it with np.ascontiguousarray first"
+        )
+    return _convert(array, name)
 
 
 def as_rows(x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1) -> Rows:

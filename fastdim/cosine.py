@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups, as_rows
+from fastdim.arrays import Rows, as_groups, as_rows, whole_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import Decomposition, decompose_sums, scores
+from fastdim.disk.calls import check_tiles, needs_tiles
 from fastdim.errors import InputError
 from fastdim.estimate import (
     Estimate,
@@ -33,7 +35,7 @@ from fastdim.estimate import (
     group_sums,
     transformed_interval,
 )
-from fastdim.moments import near_mean, sums
+from fastdim.moments import inverse_norms, near_mean, sums
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -141,6 +143,8 @@ def cosine_stats(
     precision: str = "exact",
     threads: int | None = None,
     backend: str = "auto",
+    memory: int | str | None = None,
+    resume: str | Path | None = None,
 ) -> CosineStats:
     """Mean, spread, extremes and histogram of the cosines of all pairs of rows of x (n, d).
 
@@ -159,14 +163,16 @@ def cosine_stats(
         2,047 bins, and "cuda" for the extension `fastdim._cuda`, up to 8,192, with torch for CUDA;
         "auto" for the CPU, and for what can run there where x is a torch tensor or DLPack array on
         a GPU.
+    memory, resume: as in `knn`: x may lie on disk and is read in tiles. Counts of "exact", whatever
+        `precision`, and extremes are those of a call without; mean and spread agree to 1e-12.
 
-    Raises InputError on bad values, fewer than two rows that are not zero, or a single column;
-    BackendError on a backend that cannot run.
+    Raises InputError on bad values, fewer than two rows that are not zero, a single column, or a
+    limit of memory below one tile; BackendError on a backend that cannot run; StoreError on damaged
+    files, or a folder of another call.
     """
     from fastdim import cosine_device
 
-    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise InputError(f"bins must be a whole number >= 1, got {bins!r}")
+    bins = whole_number("bins", bins, 1)
     check_pairs(pairs)
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -175,6 +181,12 @@ def cosine_stats(
             f"precision='fast' keeps 99 % of the pairs in their bin up to {FAST_BINS} bins, got "
             f"{bins}: pass fewer bins, or precision='exact'"
         )
+    if needs_tiles(x, memory, resume):
+        check_tiles(backend)
+        from fastdim.disk import angles
+
+        given = (bins, pairs, groups, seed, confidence, threads)
+        return angles.cosine_stats(x, *given, memory, resume)
     there = cosine_device.tensor_for(x, backend)
     if there is not None:
         return cosine_device.stats(*there, int(bins), pairs, groups, seed, confidence)
@@ -217,17 +229,16 @@ def cosine_moments(
     if count < 2:
         raise InputError(f"cosines need at least two rows that are not zero, got {count} of {n}")
     if known is None and count <= max(DIRECT_ROWS, rows.d):
-        s, total, by_row, shift, slopes = _from_pairs(rows, inverse, count)
+        parts = parts_of_pairs(rows, inverse, count)
     else:
         if known is None:
             ids = None if used.all() else np.flatnonzero(used)
             unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
             known = decompose_sums(unit, ids, inverse)
-        s, total, by_row, shift, slopes = _from_rows(rows, known, threads)
+        parts = parts_of(known, scores(rows, known, threads))
     taking = used if kept is None else used[kept]
     labels = None if groups is None else groups[taking]
     group_count = 0 if groups is None else int(groups.max()) + 1
-    parts = (s, total, by_row, shift, slopes)
     return moments_of(n, count, parts, labels, group_count, confidence), inverse
 
 
@@ -239,7 +250,7 @@ def moments_of(
     group_count: int,
     confidence: float,
 ) -> CosineStats:
-    """Mean and spread with their errors, from what `_from_rows` says of `count` of n rows.
+    """Mean and spread with their errors, from what `parts_of` says of `count` of n rows.
 
     groups: label below group_count of each row that takes part, None where rows are independent.
     """
@@ -312,14 +323,7 @@ def add_pairs(
     used = np.flatnonzero(inverse)
     count = sampled_pairs(pairs, len(used))
     if count is None:
-        every = len(used) * (len(used) - 1) // 2
-        worth = every > AXES_PAIRS and rows.d > 4 * AXES and cpu.has_int16()
-        wanted = FAST_AXES if precision == "fast" and rows.d > 4 * FAST_AXES else AXES
-        axes = leading_axes(rows, inverse, used, wanted) if worth else None
-        histogram, low, high, plan = cpu.cosine_histogram(
-            rows, inverse, bins, threads, precision, axes
-        )
-        arithmetic = str(plan["arithmetic"])
+        histogram, low, high, arithmetic = visit_pairs(rows, inverse, bins, threads, precision)
         found = with_all_pairs(found, histogram, low, high)
     else:
         cosines = sample
@@ -399,6 +403,19 @@ def pair_cosines(rows: Rows, inverse: Array, first: Int64, second: Int64, thread
     return cosines
 
 
+def visit_pairs(
+    rows: Rows, inverse: Array, bins: int, threads: int, precision: str
+) -> tuple[Int64, float, float, str]:
+    """Histogram, extremes and arithmetic of all pairs of the rows whose 1/|row| is not 0."""
+    used = np.flatnonzero(inverse)
+    every = len(used) * (len(used) - 1) // 2
+    worth = every > AXES_PAIRS and rows.d > 4 * AXES and cpu.has_int16()
+    wanted = FAST_AXES if precision == "fast" and rows.d > 4 * FAST_AXES else AXES
+    axes = leading_axes(rows, inverse, used, wanted) if worth else None
+    found = cpu.cosine_histogram(rows, inverse, bins, threads, precision, axes)
+    return *found[:3], str(found[3]["arithmetic"])
+
+
 def leading_axes(rows: Rows, inverse: Array, used: Int64, count: int) -> Array:
     """About the longest axes (count, d) of the unit rows, orthonormal, from up to 2,048 of them.
 
@@ -416,18 +433,6 @@ def leading_axes(rows: Rows, inverse: Array, used: Int64, count: int) -> Array:
     return np.ascontiguousarray((basis @ turn[:, ::-1])[:, :count].T)
 
 
-def inverse_norms(rows: Rows, norms: Array) -> Array:
-    """1/|row| (n,), 0 for a zero row; InputError on a row so small that its squares vanish."""
-    zero = norms == 0.0
-    for row in np.flatnonzero(zero).tolist():
-        if rows.float64(row, row + 1).any():
-            raise InputError(
-                f"row {row} is not zero, yet its squares vanish in float64: multiply the rows by a "
-                "constant"
-            )
-    return np.divide(1.0, norms, out=np.zeros(rows.n), where=~zero)
-
-
 def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     """Unit rows of the nonzero rows among start..stop."""
     block = rows.float64(start, stop)
@@ -437,12 +442,11 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     return block if used.all() else block[used]
 
 
-def _from_rows(
-    rows: Rows, known: Decomposition, threads: int
-) -> tuple[float, float, Array, float, Array]:
+def parts_of(known: Decomposition, forms: cpu.RowForms) -> tuple[float, float, Array, float, Array]:
     """s, sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i.
 
-    With W'W = scatter of the unit rows, sum_j (w_i.w_j)^2 = w_i'W'W w_i.
+    known: covariance of the unit rows; forms: their `scores`. With W'W = scatter of the unit rows,
+    sum_j (w_i.w_j)^2 = w_i'W'W w_i.
     """
     count, center = known.count, known.mean
     powers = known.eigenvalues * count
@@ -453,7 +457,6 @@ def _from_rows(
     slope_squares = float(powers @ np.square(along))
     total = 2.0 * count * slope_squares + float(np.square(powers).sum()) - count * spread**2
     total -= count * (count - 1) * shift**2
-    forms = scores(rows, known, threads)
     top = known.eigenvalues[0]
     squares = count * top * (forms.forms[:, 0] + np.square(forms.first))
     slopes = forms.linear[:, 0]
@@ -478,7 +481,9 @@ def deviations_by_row(
     return by_row
 
 
-def _from_pairs(rows: Rows, inverse: Array, count: int) -> tuple[float, float, Array, float, Array]:
+def parts_of_pairs(
+    rows: Rows, inverse: Array, count: int
+) -> tuple[float, float, Array, float, Array]:
     """The same from the deviation of each pair: few rows, or fewer rows than columns."""
     w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()])
     center = w.sum(axis=0) / count

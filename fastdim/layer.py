@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.backends import cpu
+from fastdim.backends.faiss_index import EFFORT
 from fastdim.cosine import CosineStats, add_pairs, check_pairs, cosine_moments
 from fastdim.covariance import STATISTICS, Spectrum, spectrum_of
 from fastdim.errors import FastdimError, InputError
@@ -324,7 +325,29 @@ def _from_estimate(found: Estimate, backend: str, warning: str = "") -> _Value:
 
 
 def _twonn(job: Job, name: str) -> _Value:
-    return _from_estimate(job.twonn, job.neighbors.backend, near_copies(job.neighbors))
+    found = job.neighbors
+    said = [text for text in (audited(found), near_copies(found)) if text]
+    return _from_estimate(job.twonn, found.backend, "; ".join(said))
+
+
+def audited(found: Neighbors) -> str:
+    """What the audit of an approximate search says, as a warning; empty for an exact one."""
+    audit = found.audit
+    if audit is None:
+        return ""
+    effort = "".join(
+        f", {name} {found.plan[name]}" for name in EFFORT.values() if name in found.plan
+    )
+    text = (
+        f"warning: approximate neighbours ({found.plan['index']}{effort}): on {audit.rows} rows "
+        f"searched exactly recall@1 {audit.recall_1:.3f}"
+    )
+    if audit.recall_2 is not None:
+        text += f", recall@2 {audit.recall_2:.3f}"
+    if audit.shift is not None and audit.shift_interval is not None:
+        lower, upper = audit.shift_interval
+        text += f", TwoNN off by {audit.shift:+.1%} ({lower:+.1%} to {upper:+.1%})"
+    return text
 
 
 def near_copies(found: Neighbors) -> str:

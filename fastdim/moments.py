@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 from fastdim.backends import cpu
+from fastdim.errors import InputError
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -55,13 +56,32 @@ class Sums:
         return np.asarray(self.outer - np.outer(self.total, self.total / self.count))
 
 
+def inverse_norms(rows: Rows, norms: Array, first: int = 0) -> Array:
+    """1/|row| (n,), 0 for a zero row; InputError on a row so small that its squares vanish.
+
+    first: number of the first of the rows, for that message.
+    """
+    zero = norms == 0.0
+    for row in np.flatnonzero(zero).tolist():
+        if rows.float64(row, row + 1).any():
+            raise InputError(
+                f"row {first + row} is not zero, yet its squares vanish in float64: multiply the "
+                "rows by a constant"
+            )
+    return np.divide(1.0, norms, out=np.zeros(rows.n), where=~zero)
+
+
+def shift_rows(ids: Int64) -> Int64:
+    """Those of the rows `ids` that `near_mean` looks at."""
+    return ids[:: max(1, len(ids) // SHIFT_ROWS)][:SHIFT_ROWS]
+
+
 def near_mean(rows: Rows, scale: Array | None = None, ids: Int64 | None = None) -> Array:
     """A point (d,) near the mean of the scaled rows (all, or `ids`): that of up to 1,024 of them.
 
     Summed about the first: exact where a column is constant, however large.
     """
-    chosen = np.arange(rows.n) if ids is None else ids
-    chosen = chosen[:: max(1, len(chosen) // SHIFT_ROWS)][:SHIFT_ROWS]
+    chosen = shift_rows(np.arange(rows.n) if ids is None else ids)
     sample = rows.take(chosen).float64(0, len(chosen))
     if scale is not None:
         sample *= scale[chosen, None]

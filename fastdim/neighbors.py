@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
-from fastdim.backends import cpu, devices, faiss_search
+from fastdim.backends import cpu, devices, faiss_index, faiss_search
 from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
+from fastdim.disk.calls import check_tiles, needs_tiles
 from fastdim.errors import BackendError, InputError
 from fastdim.query_error import is_error, query_count
+from fastdim.query_rows import choose, is_count
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fastdim.disk.rows import DiskRows
 
 Int64 = NDArray[np.int64]
 DUPLICATES = ("keep", "collapse", "raise")
@@ -93,6 +98,8 @@ def knn(
     target_recall: float | None = None,
     least_recall: float | None = None,
     audit: int | None = None,
+    memory: int | str | None = None,
+    resume: str | Path | None = None,
 ) -> Neighbors:
     """The k nearest rows of each query among all rows of x (n, d), the row itself left out.
 
@@ -112,7 +119,8 @@ def knn(
         GPU (docs/triton.md, docs/cuda.md), without rows of another matrix and with k up to 128 on
         "triton"; "auto" for the CPU, and for what can run on its GPU where x is a torch tensor or
         DLPack array there: results are tensors there too; "faiss" for an approximate search
-        whose winners are recomputed as above (docs/large-sets.md).
+        whose winners are recomputed as above (docs/large-sets.md), "faiss-gpu" with the index on
+        all GPUs that FAISS sees.
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
@@ -125,9 +133,15 @@ def knn(
         rows, else "ivf". audit: rows searched exactly to judge it (500), 0 for none;
         `Neighbors.audit` keeps recall and the shift of TwoNN. least_recall: below it the call
         raises (0.95; 0 accepts anything). target_recall: nprobe or efSearch is tuned to it.
+    memory: a limit such as "4GB" (bytes, or text) for what the search holds: x may then also be the
+        path of a .npy or .safetensors file, a folder of them, a list of paths or arrays, or what
+        `open_rows` gives, larger than memory (docs/large-sets.md). The result is that of a search
+        in memory, bit for bit. CPU only, queries as numbers or counts.
+    resume: with memory, a folder for what is finished: the same call goes on from there.
 
-    Raises InputError on bad values, k >= number of rows searched, or bad queries; BackendError on
-    a backend that cannot run, or a recall below the least; DependencyError without FAISS.
+    Raises InputError on bad values, k >= number of rows searched, bad queries, or a limit of memory
+    below one tile; BackendError on a backend that cannot run, or a recall below the least;
+    DependencyError without FAISS; StoreError on damaged files, or a folder of another call.
     """
     check_backend(backend)
     if duplicates not in DUPLICATES:
@@ -135,6 +149,12 @@ def knn(
     check_strategy(strategy)
     options = faiss_search.Options(index, target_recall, least_recall, audit)
     options.check(backend)
+    if needs_tiles(x, memory, resume):
+        check_tiles(backend, _is_matrix(queries))
+        from fastdim.disk import search as disk
+
+        wanted = disk.Wanted(k, queries, duplicates, strategy, threads, seed)
+        return disk.knn(x, wanted, memory, resume)
     tensor = devices.device_tensor(x)
     on = devices.choose(backend, tensor)
     if on != "cpu":
@@ -149,7 +169,7 @@ def knn(
         )
     workers = cpu.resolve_threads(threads)
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
-    _check_duplicates(duplicates, groups, rows.n)
+    check_duplicates(duplicates, groups, rows.n)
     if on != "cpu":
         return _search_on(on, rows, k, queries, groups, workers, seed, duplicates, options)
     if others is not None:
@@ -157,7 +177,7 @@ def knn(
     return search(rows, k, queries, groups, workers, seed, duplicates, strategy)
 
 
-def _check_duplicates(duplicates: str, groups: Distinct | None, n: int) -> None:
+def check_duplicates(duplicates: str, groups: Distinct | None, n: int) -> None:
     if duplicates == "raise" and groups is not None and len(groups.first) < n:
         raise InputError(
             f"{n - len(groups.first)} of {n} rows equal an earlier row: pass "
@@ -260,7 +280,7 @@ def search(
 ) -> Neighbors:
     """`knn` on validated rows; over the first row of each group where groups are given."""
     start = time.perf_counter()
-    k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
+    k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
     by_group = groups is not None and count < rows.n
     index = (
         rows.index
@@ -268,14 +288,14 @@ def search(
         else cpu.index_for(rows, chosen, int(k), threads, strategy, groups=_as_pair(groups))
     )
     distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
-    plan.update(_stated(queries, count, chosen))
+    plan.update(stated(queries, count, chosen))
     duplicates = duplicates or ("keep" if groups is None else "collapse")
     backend = f"cpu-{plan['isa']}"
-    return _found(rows, groups, chosen, (distances, indices, plan), duplicates, backend, start)
+    return found_in(rows, groups, chosen, (distances, indices, plan), duplicates, backend, start)
 
 
-def _found(
-    rows: Rows,
+def found_in(
+    rows: Rows | DiskRows,
     groups: Distinct | None,
     chosen: Int64 | None,
     results: tuple[NDArray[np.float64], Int64, dict[str, Any]],
@@ -304,7 +324,7 @@ def _found(
     )
 
 
-def _plan_queries(
+def plan_queries(
     n: int, k: int, queries: Any, groups: Distinct | None, seed: int
 ) -> tuple[int, int, Int64 | None]:
     """k, the rows (or groups) that are searched, and the chosen of them, None for all."""
@@ -315,13 +335,13 @@ def _plan_queries(
         raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
     if is_error(queries):
         queries = query_count(queries, count)
-    chosen = _choose(queries, n, count, seed)
-    if groups is not None and count < n and chosen is not None and not _is_count(queries):
+    chosen = choose(queries, n, count, seed)
+    if groups is not None and count < n and chosen is not None and not is_count(queries):
         chosen = groups.inverse[chosen]
     return k, count, chosen
 
 
-def _stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
+def stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
     """What the plan says of queries that were asked for by an error."""
     if not is_error(queries):
         return {}
@@ -341,18 +361,20 @@ def _search_on(
 ) -> Neighbors:
     """`search` on a device or by FAISS, of rows in host memory."""
     start = time.perf_counter()
-    k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
+    k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
     searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
     audit = None
-    if backend == "faiss":
+    if backend in faiss_index.BACKENDS:
         distances, indices, plan, audit = faiss_search.knn(
-            searched, chosen, k, options, threads, seed
+            searched, chosen, k, options, threads, seed, gpu=backend == "faiss-gpu"
         )
         name = backend
     else:
         distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
-    plan.update(_stated(queries, count, chosen))
-    return _found(rows, groups, chosen, (distances, indices, plan), duplicates, name, start, audit)
+    plan.update(stated(queries, count, chosen))
+    return found_in(
+        rows, groups, chosen, (distances, indices, plan), duplicates, name, start, audit
+    )
 
 
 def search_tensor(
@@ -371,8 +393,8 @@ def search_tensor(
     if isinstance(queries, torch.Tensor):
         queries = queries.cpu().numpy()
     groups = None if duplicates == "keep" else Distinct(*devices.distinct(backend, x))
-    _check_duplicates(duplicates, groups, len(x))
-    k, count, chosen = _plan_queries(len(x), k, queries, groups, seed)
+    check_duplicates(duplicates, groups, len(x))
+    k, count, chosen = plan_queries(len(x), k, queries, groups, seed)
     numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)
     asked = None if chosen is None else numbers
     if groups is None or count == len(x):
@@ -381,7 +403,7 @@ def search_tensor(
         first = torch.from_numpy(groups.first).to(x.device)
         distances, indices, plan, name = devices.knn_tensor(backend, x[first], asked, k, strategy)
         numbers, indices = first[numbers], first[indices]
-    plan.update(_stated(queries, count, chosen))
+    plan.update(stated(queries, count, chosen))
     if x.dtype != torch.float64:
         distances = distances.float()
     if not bool(distances.isfinite().all()):
@@ -464,35 +486,6 @@ def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
 _OVERFLOW = "distances overflow float32: pass the rows as float64, or divide them by a constant"
 
 
-def _is_count(queries: Any) -> bool:
-    return isinstance(queries, (int, np.integer)) and not isinstance(queries, bool)
-
-
 def _is_matrix(queries: Any) -> bool:
     """Whether queries are rows of another matrix, not numbers of rows."""
     return isinstance(queries, Rows) or getattr(queries, "ndim", 1) == 2
-
-
-def _choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
-    """Row numbers to query, None for all: sampled among `count` rows, or given among `n`."""
-    if queries is None:
-        return None
-    if _is_count(queries):
-        if queries < 1:
-            raise InputError(f"queries must be at least 1, got {queries}")
-        if queries >= count:
-            return None
-        return np.sort(np.random.default_rng(seed).choice(count, size=queries, replace=False))
-    given = np.asarray(queries)
-    if given.dtype == np.bool_ and given.shape == (n,):
-        given = np.flatnonzero(given)
-    if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:
-        raise InputError(
-            "queries must be None, a number of rows, an error such as '1%', a non-empty array of "
-            f"row numbers, or a boolean mask of {n} rows; got {given.dtype} of shape {given.shape}"
-        )
-    if int(given.min()) < 0 or int(given.max()) >= n:
-        raise InputError(
-            f"queries must lie in 0..{n - 1}, got {int(given.min())}..{int(given.max())}"
-        )
-    return given.astype(np.int64)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -262,12 +263,72 @@ def test_refusals(options: dict[str, Any], error: type[Exception], message: str)
         knn(X, **{"backend": "faiss", **options})
 
 
-def test_gpus_that_are_there_are_not_used_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    import faiss
+class StandIn:
+    """What FAISS has on GPUs, here on the CPU: it tells how it was called. It says nothing of how
+    a GPU searches.
+    """
 
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
-    with pytest.raises(BackendError, match="FAISS sees 2 GPUs"):
-        knn(X, backend="faiss-gpu")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cards: int) -> None:
+        import faiss
+
+        self.moved: list[Any] = []
+        self.probes: list[float] = []
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: cards)
+        monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", SimpleNamespace, raising=False)
+        monkeypatch.setattr(faiss, "GpuParameterSpace", lambda: self, raising=False)
+        monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", self.move)
+
+    def move(self, index: Any, co: Any) -> Any:
+        import faiss
+
+        self.moved.append(co)
+        return faiss.clone_index(index)
+
+    def set_index_parameter(self, index: Any, name: str, value: float) -> None:
+        assert name == "nprobe"
+        self.probes.append(value)
+        index.nprobe = int(value)
+
+
+@pytest.mark.parametrize("cards", [1, 3])
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_an_index_is_moved_to_every_gpu(
+    kind: str, cards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = gaussian(900, 6)
+    on_cpu = knn(x, backend="faiss", index=kind)
+    stand_in = StandIn(monkeypatch, cards)
+    found = knn(x, backend="faiss-gpu", index=kind)
+    np.testing.assert_array_equal(found.indices, on_cpu.indices)
+    np.testing.assert_array_equal(found.distances, on_cpu.distances)
+    assert (found.backend, found.plan["gpus"]) == ("faiss-gpu", cards)
+    assert [(co.shard, co.useFloat16) for co in stand_in.moved] == [(cards > 1, False)]
+    assert stand_in.probes == ([] if kind == "flat" else [on_cpu.plan["nprobe"]])
+    assert found.audit == on_cpu.audit
+
+
+def test_a_gpu_index_is_tuned_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = gaussian(3000, 12)
+    stand_in = StandIn(monkeypatch, 1)
+    monkeypatch.setattr(faiss_index, "GPU_PROBES", 16)
+    index = FaissIndex.build(x, "ivf", lists=60, effort=60)
+    found = knn(x, backend="faiss-gpu", index=index, target_recall=0.5, least_recall=0)
+    assert stand_in.probes[0] == 16  # the most there
+    assert stand_in.probes[1:3] == [1, 2]
+    assert found.plan["nprobe"] == stand_in.probes[-1]
+    assert index.effort == 60  # the index in host memory is as it was
+    with pytest.raises(BackendError, match="out of reach"):
+        knn(x, backend="faiss-gpu", index=index, target_recall=1.0)
+    assert stand_in.probes[-1] == 16
+
+
+def test_what_no_gpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    StandIn(monkeypatch, 1)
+    for kind in ("hnsw", "nn-descent"):
+        with pytest.raises(InputError, match=f"no '{kind}' index on a GPU"):
+            knn(gaussian(200, 4), backend="faiss-gpu", index=kind)
+    with pytest.raises(InputError, match="at most 2039"):
+        knn(gaussian(2100, 2), 2040, backend="faiss-gpu")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ EFFORT = {"ivf": "nprobe", "hnsw": "efSearch", "nn-descent": "search_L"}
 START = {"ivf": 32, "hnsw": 64, "nn-descent": 64}
 VERSION = 1
 
+# Kinds that FAISS has on GPUs, and the most that it looks at and returns there.
+GPU_KINDS = ("flat", "ivf")
+GPU_PROBES = 2048
+GPU_NEIGHBORS = 2048
+
 
 @dataclass(frozen=True, eq=False)
 class FaissIndex:
@@ -49,7 +54,8 @@ class FaissIndex:
 
     FAISS holds float32: rows less `center` (d,), divided by `scale`, so that a common offset or a
     tiny unit does not cost digits. kind: "flat", "ivf", "hnsw" or "nn-descent". parameters: what it
-    was built with. fingerprint: SHA-256 of the rows, "" for an index that only one call sees.
+    was built with. fingerprint: SHA-256 of the rows, "" for an index that only one call sees. gpus:
+    cards that hold it, 0 for host memory.
     """
 
     index: Any
@@ -60,6 +66,8 @@ class FaissIndex:
     scale: float
     parameters: dict[str, int]
     fingerprint: str
+    gpus: int = 0
+    _nprobe: list[int] = field(default_factory=list, init=False, repr=False)
 
     @staticmethod
     def build(
@@ -98,7 +106,7 @@ class FaissIndex:
         if self.kind == "flat":
             return self.n
         if self.kind == "ivf":
-            return int(self.index.nprobe)
+            return self._nprobe[-1] if self.gpus else int(self.index.nprobe)
         if self.kind == "hnsw":
             return int(self.index.hnsw.efSearch)
         return int(self.index.nndescent.search_L)
@@ -106,19 +114,47 @@ class FaissIndex:
     @property
     def most_effort(self) -> int:
         """The effort beyond which more finds nothing further."""
-        return self.parameters["lists"] if self.kind == "ivf" else self.n
+        if self.kind != "ivf":
+            return self.n
+        lists = self.parameters["lists"]
+        return min(lists, GPU_PROBES) if self.gpus else lists
 
     def set_effort(self, value: int) -> None:
         """Set nprobe, efSearch or search_L. Raises InputError for "flat", which has none."""
         value = min(whole_number("effort", value, 1), self.most_effort)
         if self.kind == "flat":
             raise InputError("a flat index looks at every row: leave effort out")
-        if self.kind == "ivf":
+        if self.gpus:
+            space = require("faiss", "faiss-gpu").GpuParameterSpace()
+            space.set_index_parameter(self.index, "nprobe", float(value))
+            self._nprobe.append(value)
+        elif self.kind == "ivf":
             self.index.nprobe = value
         elif self.kind == "hnsw":
             self.index.hnsw.efSearch = value
         else:
             self.index.nndescent.search_L = value
+
+    def on_gpus(self) -> FaissIndex:
+        """A copy on every GPU that FAISS sees, the rows divided among them if there are several.
+
+        Raises InputError for a graph, which FAISS has on no GPU.
+        """
+        if self.kind not in GPU_KINDS:
+            raise InputError(
+                f"FAISS has no {self.kind!r} index on a GPU: pass index='flat' or 'ivf', or "
+                "backend='faiss'"
+            )
+        faiss = require("faiss", "faiss-gpu")
+        count = int(faiss.get_num_gpus())
+        options = faiss.GpuMultipleClonerOptions()
+        options.shard = count > 1
+        options.useFloat16 = False
+        index = faiss.index_cpu_to_all_gpus(self.index, co=options)
+        moved = replace(self, index=index, gpus=count)
+        if self.kind == "ivf":
+            moved.set_effort(self.effort)
+        return moved
 
     def check_rows(self, rows: Rows) -> None:
         """Raise InputError unless the index was built over these rows, bit for bit."""
@@ -290,19 +326,14 @@ def fingerprint_of(rows: Rows) -> str:
     return digest.hexdigest()
 
 
-def refuse_gpu() -> None:
-    """Raise the BackendError of "faiss-gpu": FAISS sees no GPU, or one that is not used yet."""
-    count = int(require("faiss", "faiss-gpu").get_num_gpus())
-    if count == 0:
+def check_gpu() -> None:
+    """Raise the BackendError of "faiss-gpu" where FAISS sees no GPU."""
+    if int(require("faiss", "faiss-gpu").get_num_gpus()) == 0:
         raise BackendError(
             "backend='faiss-gpu' needs a GPU, and FAISS sees none (faiss.get_num_gpus() is 0): "
             "install 'fastdim[faiss-gpu]' in place of [faiss] on a machine with an NVIDIA card, "
             "or pass backend='faiss'"
         )
-    raise BackendError(
-        f"FAISS sees {count} GPUs, and this version of fastdim searches FAISS indexes on the CPU "
-        "only: pass backend='faiss', or backend='cpu' for the exact search"
-    )
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Options:
                 )
             return
         if backend == "faiss-gpu":
-            faiss_index.refuse_gpu()
+            faiss_index.check_gpu()
         if self.index is not None and not isinstance(self.index, (str, FaissIndex)):
             raise InputError(
                 "index must be the name of a kind or a FaissIndex, got "
@@ -71,9 +71,17 @@ class Options:
 
 
 def knn(
-    rows: Rows, queries: Int64 | None, k: int, options: Options, threads: int, seed: int
+    rows: Rows,
+    queries: Int64 | None,
+    k: int,
+    options: Options,
+    threads: int,
+    seed: int,
+    gpu: bool = False,
 ) -> tuple[Float64, Int64, dict[str, int | str], Audit | None]:
     """Distances (m, k) float64 ascending, row numbers (m, k), what was done, and the audit.
+
+    gpu: search a copy of the index on every GPU; candidates are recomputed here all the same.
 
     Raises InputError on an index of other rows; BackendError below the least recall, or where the
     wanted recall is out of reach.
@@ -83,6 +91,13 @@ def knn(
         made.check_rows(rows)
     else:
         made = faiss_index.build(rows, made or "auto", {}, None, seed, threads)
+    if gpu:
+        if k + 1 + SPARE > faiss_index.GPU_NEIGHBORS:
+            raise InputError(
+                f"k = {k} neighbours are more than FAISS returns on a GPU: pass at most "
+                f"{faiss_index.GPU_NEIGHBORS - 1 - SPARE}, or backend='faiss'"
+            )
+        made = made.on_gpus()
     asked = np.arange(rows.n) if queries is None else queries
     size = AUDIT_ROWS if options.audit is None else options.audit
     if options.target_recall is not None and made.kind != "flat":
@@ -91,6 +106,8 @@ def knn(
     plan: dict[str, int | str] = {"index": made.kind, **made.parameters}
     if made.kind in EFFORT:
         plan[EFFORT[made.kind]] = made.effort
+    if gpu:
+        plan["gpus"] = made.gpus
     plan.update({"candidates": k + 1 + SPARE, "completed_exactly": completed})
     if size == 0:
         return distances, indices, plan, None

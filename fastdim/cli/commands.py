@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fastdim.cli import FAILED_ROWS, OK
 from fastdim.cli.display import Terminal, duration, split_text, wide
-from fastdim.cli.given import ANALYSIS, SAMPLE, check_named, chosen, texts_of
+from fastdim.cli.given import ANALYSIS, SAMPLE, SEARCH, check_named, chosen, texts_of
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
@@ -40,7 +40,7 @@ def sweep(options: argparse.Namespace) -> int:
         prepare_model(
             model,
             corpus,
-            **chosen(options, (*SAMPLE, *ANALYSIS, "revision", "keep_activations")),
+            **chosen(options, (*SAMPLE, *ANALYSIS, *SEARCH, "revision", "keep_activations")),
         )
         for model in models
     ]
@@ -55,7 +55,7 @@ def sweep(options: argparse.Namespace) -> int:
 def profile(options: argparse.Namespace) -> int:
     """`fastdim profile`: the same metrics for matrices from elsewhere."""
     require_formats(options.formats if options.output else ("csv",))
-    job = prepare_files(options.files, name=options.name, **chosen(options, ANALYSIS))
+    job = prepare_files(options.files, name=options.name, **chosen(options, (*ANALYSIS, *SEARCH)))
     output = None if options.output is None else Path(options.output)
     return _run_all([job], output, options, _progress(options))
 

@@ -15,6 +15,8 @@ SAMPLE = (*MODEL, "layers", "tokens_per_document", "store_dtype")
 ANALYSIS = (
     "filters", "seed", "queries", "pairs", "exact", "outlier_factor", "confidence", "threads",
 )  # fmt: skip
+# How neighbours are searched, where a command leaves the choice.
+SEARCH = ("backend", "index", "target_recall")
 
 
 def check_named(options: argparse.Namespace, output: str | None = "--output DIR") -> None:

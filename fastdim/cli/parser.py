@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+from fastdim.backends import faiss_index
 from fastdim.errors import InputError
 from fastdim.query_error import query_count
 from fastdim.sweeps.definition import installed_version
@@ -65,6 +66,7 @@ def queries(text: str) -> float:
 
 
 factor = _checked(float, lambda number: 1 < number < float("inf"), "a number above 1")
+share = _checked(float, lambda number: 0 <= number <= 1, "a share from 0 to 1")
 probability = _checked(float, lambda number: 0 < number < 1, "a number between 0 and 1")
 
 
@@ -122,6 +124,7 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     _add_model(sub)
     _add_sample(sub)
     _add_analysis(sub)
+    _add_search(sub)
     _add_output(sub)
     sub.add_argument(
         "--keep-activations",
@@ -213,6 +216,24 @@ def _add_analysis(sub: argparse.ArgumentParser) -> None:
     _add_interval(group)
 
 
+def _add_search(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("search of neighbours")
+    group.add_argument(
+        "--backend",
+        choices=("cpu", *faiss_index.BACKENDS),
+        help="cpu: exact (default); faiss: approximate, audited on rows searched exactly",
+    )
+    group.add_argument(
+        "--index", choices=faiss_index.KINDS, help="of faiss; default: flat, or ivf from 10^6 rows"
+    )
+    group.add_argument(
+        "--target-recall",
+        type=share,
+        metavar="R",
+        help="tune nprobe, efSearch or search_L of faiss until this share of neighbours is found",
+    )
+
+
 def _add_interval(group: argparse._ActionsContainer) -> None:
     group.add_argument("--confidence", type=probability, default=0.95, help=_DEFAULT)
     group.add_argument("--seed", type=int, default=0, help=_DEFAULT)
@@ -254,6 +275,7 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--name", help="what the table calls the model (default: the file's name)")
     sub.add_argument("--output", metavar="DIR", help="folder to write to (default: print only)")
     _add_analysis(sub)
+    _add_search(sub)
     _add_output(sub)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 from fastdim.errors import ModelError, StoreError
-from fastdim.extract.shards import file_sha256, read_header, read_into, storage_type
+from fastdim.extract.shards import Entry, file_sha256, read_header, read_into, storage_type
 
 FORMAT = "fastdim-activations"
 FORMAT_VERSION = 1
@@ -184,6 +185,16 @@ class Store:
         data = self._column(f"site/{layer}", self.dtype, (site.width,), layer)
         return Rows(data, self.dtype)
 
+    def mapped(self, layer: int) -> list[tuple[Path, Entry]]:
+        """Where the rows of a layer lie: shard by shard, file and place in it. Nothing is read.
+
+        Checksums are not compared: that reads every byte, which `verify` does.
+
+        Raises ModelError on an unknown layer, StoreError on a shard that is not as it should be.
+        """
+        site = self.site(layer)
+        return list(self._entries(f"site/{layer}", self.dtype, (site.width,), layer))
+
     def tokens(self, layer: int | None = None) -> TokenTable:
         """Document, position, token id and special mark of each row of a layer (None: the first).
 
@@ -218,16 +229,23 @@ class Store:
             self.verify()
         out = np.empty((self.count(layer), *shape), dtype=storage_type(dtype))
         start = 0
+        for path, entry in self._entries(key, dtype, shape, layer):
+            stop = start + entry.shape[0]
+            read_into(path, entry, out[start:stop])
+            start = stop
+        return out
+
+    def _entries(
+        self, key: str, dtype: str, shape: tuple[int, ...], layer: int
+    ) -> Iterator[tuple[Path, Entry]]:
+        """Where the shards hold a column of a layer's grid."""
         for shard in self._shards:
             path = self.directory / shard["file"]
             entry = read_header(path).get(key)
             rows = rows_of_grid(shard, self._grids[layer])
-            stop = start + rows
             if entry is None or (entry.dtype, entry.shape) != (dtype, (rows, *shape)):
                 raise StoreError(f"shard {path} does not hold {key!r} as its manifest says")
-            read_into(path, entry, out[start:stop])
-            start = stop
-        return out
+            yield path, entry
 
 
 def rows_of_grid(shard: dict[str, Any], grid: int) -> int:

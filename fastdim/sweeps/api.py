@@ -35,6 +35,9 @@ def sweep(
     exact: bool = False,
     outlier_factor: float = Defaults.outlier_factor,
     confidence: float = 0.95,
+    backend: str | None = None,
+    index: str | None = None,
+    target_recall: float | None = None,
     threads: int | None = None,
     keep_activations: bool = True,
     trust_remote_code: bool = False,
@@ -51,6 +54,8 @@ def sweep(
     queries: rows sampled as queries of the neighbour search, against all rows (None: all;
         "1%": as many as keep that relative error of TwoNN, (1.6 / 0.01)^2 = 25,600);
     pairs: pairs sampled for the distribution of the cosine (None: all); exact: all of both.
+    backend: "faiss" or "faiss-gpu" for approximate neighbours, audited; index, target_recall: as in
+        `knn`. What the audit says stands in the column `reason` of `id_twonn`.
 
     Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError.
     A layer that fails gives rows with status "failed" and a reason; the others go on.
@@ -76,6 +81,9 @@ def sweep(
         exact=exact,
         outlier_factor=outlier_factor,
         confidence=confidence,
+        backend=backend,
+        index=index,
+        target_recall=target_recall,
         threads=threads,
         trust_remote_code=trust_remote_code,
         keep_activations=keep_activations,

@@ -18,6 +18,9 @@ from fastdim.sweeps.schema import SCHEMA_VERSION
 # Packages whose version can change a number. Python's own version is recorded, not compared.
 VERSIONED = ("fastdim", "numpy", "torch", "transformers")
 
+# Fields of an approximate search of neighbours.
+APPROXIMATE = ("backend", "index", "target_recall")
+
 
 def installed_version(package: str) -> str:
     """Version from the package's metadata, without importing it; "" if it is not installed."""
@@ -63,12 +66,23 @@ class Definition:
     dtype: str | None = None
     store_dtype: str | None = None
     trust_remote_code: bool = False
+    backend: str | None = None  # of the neighbours; None: the exact search on the CPU
+    index: str | None = None  # with "faiss" and "faiss-gpu", as the next
+    target_recall: float | None = None
     schema_version: int = SCHEMA_VERSION
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` gives an equal definition back."""
-        return {**asdict(self), "filters": list(self.filters)}
+        """A JSON object; `from_json` gives an equal definition back.
+
+        Options of an approximate search stand in it where they are used: the hash of other runs is
+        what it was before there were any.
+        """
+        found = {**asdict(self), "filters": list(self.filters)}
+        for name in APPROXIMATE:
+            if found[name] is None:
+                del found[name]
+        return found
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Definition:

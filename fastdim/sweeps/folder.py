@@ -165,7 +165,7 @@ def check_output(path: Path, definition: Definition | None = None) -> None:
         )
 
 
-def _lock(path: Path) -> int:
+def lock_folder(path: Path) -> int:
     """The descriptor of the folder's lock file, locked; both are made if they are not there."""
     while True:
         with storage_errors(path):
@@ -197,7 +197,7 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
     """
     check_output(path, definition)
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    descriptor = _lock(path)
+    descriptor = lock_folder(path)
     try:
         check_output(path, definition)
         folder = RunFolder(path)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fastdim.arrays import whole_number
+from fastdim.backends import faiss_index, faiss_search
 from fastdim.backends.cpu import active_isa, resolve_threads
-from fastdim.errors import InputError
+from fastdim.errors import InputError, require
 from fastdim.estimate import check_confidence
 from fastdim.extract.facts import module_sha256
 from fastdim.extract.files import open_activations
@@ -24,7 +25,7 @@ from fastdim.extract.model import check_pair, check_source, local_path
 from fastdim.extract.store import MANIFEST, Store
 from fastdim.extract.texts import Corpus
 from fastdim.query_error import query_count
-from fastdim.sweeps.definition import Definition, sha256_of_files
+from fastdim.sweeps.definition import APPROXIMATE, Definition, sha256_of_files
 from fastdim.sweeps.filters import resolve_filters
 from fastdim.sweeps.folder import check_output, open_run
 from fastdim.sweeps.inputs import FileInput, Input, ModelInput
@@ -59,6 +60,9 @@ def analysis_options(
     seed: int,
     confidence: float,
     outlier_factor: float,
+    backend: str | None = None,
+    index: str | None = None,
+    target_recall: float | None = None,
 ) -> dict[str, Any]:
     """The part of a Definition that belongs to the analysis; InputError on a bad value."""
     if isinstance(filters, str):
@@ -78,7 +82,30 @@ def analysis_options(
         "seed": int(seed),
         "confidence": check_confidence(confidence),
         "outlier_factor": float(outlier_factor),
+        **check_approximate(backend, index, target_recall),
     }
+
+
+def check_approximate(
+    backend: str | None, index: str | None, target_recall: float | None
+) -> dict[str, Any]:
+    """The part of a Definition that belongs to the search of neighbours; None for the exact one.
+
+    Raises InputError on a bad value, BackendError on a GPU that FAISS does not see,
+    DependencyError without FAISS.
+    """
+    if backend not in (None, "cpu", *faiss_index.BACKENDS):
+        raise InputError(
+            f"backend must be 'cpu' or one of {', '.join(faiss_index.BACKENDS)} in a sweep, got "
+            f"{backend!r}"
+        )
+    faiss_search.Options(index, target_recall).check(backend or "cpu")
+    if backend in (None, "cpu"):
+        return dict.fromkeys(APPROXIMATE)
+    if index is not None and index not in ("auto", *faiss_index.KINDS):
+        raise InputError(f"index must be one of {', '.join(faiss_index.KINDS)}, got {index!r}")
+    require("faiss", "faiss-gpu" if backend == "faiss-gpu" else "faiss")
+    return {"backend": backend, "index": index, "target_recall": target_recall}
 
 
 def prepare_model(

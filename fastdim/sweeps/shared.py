@@ -25,11 +25,19 @@ from fastdim.cosine import (
     draw_pairs,
     pair_cosines,
 )
-from fastdim.cosine import inverse_norms as inverse_of
 from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
 from fastdim.layer import BINS, Job
 from fastdim.moments import Sums, near_mean, sums
-from fastdim.neighbors import Distinct, Neighbors, Prepared, find_distinct, prepare_rows, search
+from fastdim.moments import inverse_norms as inverse_of
+from fastdim.neighbors import (
+    Distinct,
+    Neighbors,
+    Prepared,
+    find_distinct,
+    knn,
+    prepare_rows,
+    search,
+)
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 
@@ -193,11 +201,17 @@ class SharedLayer:
         return self._search(places, NEIGHBORS)
 
     def _search(self, places: Int64 | None, k: int) -> Neighbors:
-        """Neighbours among the distinct rows, by their places there."""
+        """Neighbours among the distinct rows, by their places there.
+
+        Those few that a filter takes all first neighbours from are always searched exactly.
+        """
         groups = self.distinct
         k = min(k, len(groups.first) - 1)
         rows = None if places is None else groups.first[places]
-        found = search(self.prepared, k, rows, groups, self.threads, self.definition.seed)
+        if self.definition.backend is not None and k <= NEIGHBORS:
+            found = approximate(self.rows, k, rows, self.definition, self.threads)
+        else:
+            found = search(self.prepared, k, rows, groups, self.threads, self.definition.seed)
         return replace(
             found,
             queries=groups.inverse[found.queries],
@@ -274,6 +288,26 @@ class SharedLayer:
         return result
 
 
+def approximate(
+    rows: Rows, k: int, queries: Any, definition: Definition, threads: int
+) -> Neighbors:
+    """Neighbours among the distinct rows by FAISS, as the definition says, audited as by `knn`.
+
+    Raises BackendError below the least recall, or where the target is out of reach.
+    """
+    return knn(
+        rows,
+        k,
+        queries=queries,
+        duplicates="collapse",
+        backend=str(definition.backend),
+        index=definition.index,
+        target_recall=definition.target_recall,
+        threads=threads,
+        seed=definition.seed,
+    )
+
+
 def _two_nearest(
     found: Neighbors, chosen: Int64, present: Mask
 ) -> tuple[NDArray[np.floating[Any]], Int64]:
@@ -331,7 +365,10 @@ class SharedJob(Job):
 
     def _neighbors(self) -> Neighbors:
         if self._apart:
-            return super()._neighbors()
+            definition = self.shared.definition
+            if definition.backend is None or len(self.distinct.first) < 3:
+                return super()._neighbors()
+            return approximate(self.rows, 2, self.queries, definition, self.threads)
         return self.shared.neighbors(self.filtered.kept)
 
     def query_rows(self) -> Int64:

@@ -1,0 +1,42 @@
+"""Which rows of a matrix are queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.errors import InputError
+
+Int64 = NDArray[np.int64]
+
+
+def is_count(queries: Any) -> bool:
+    """Whether queries are a number of rows."""
+    return isinstance(queries, (int, np.integer)) and not isinstance(queries, bool)
+
+
+def choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
+    """Row numbers to query, None for all: sampled among `count` rows, or given among `n`."""
+    if queries is None:
+        return None
+    if is_count(queries):
+        if queries < 1:
+            raise InputError(f"queries must be at least 1, got {queries}")
+        if queries >= count:
+            return None
+        return np.sort(np.random.default_rng(seed).choice(count, size=queries, replace=False))
+    given = np.asarray(queries)
+    if given.dtype == np.bool_ and given.shape == (n,):
+        given = np.flatnonzero(given)
+    if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:
+        raise InputError(
+            "queries must be None, a number of rows, an error such as '1%', a non-empty array of "
+            f"row numbers, or a boolean mask of {n} rows; got {given.dtype} of shape {given.shape}"
+        )
+    if int(given.min()) < 0 or int(given.max()) >= n:
+        raise InputError(
+            f"queries must lie in 0..{n - 1}, got {int(given.min())}..{int(given.max())}"
+        )
+    return given.astype(np.int64)
