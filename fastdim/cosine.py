@@ -216,17 +216,17 @@ def cosine_moments(
     if count < 2:
         raise InputError(f"cosines need at least two rows that are not zero, got {count} of {n}")
     if known is None and count <= max(DIRECT_ROWS, rows.d):
-        s, total, by_row, shift, slopes = _from_pairs(rows, inverse, count)
+        parts = parts_from_pairs(rows, inverse, count)
     else:
         if known is None:
             ids = None if used.all() else np.flatnonzero(used)
             unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
             known = decompose_sums(unit, ids, inverse)
-        s, total, by_row, shift, slopes = _from_rows(rows, known, threads)
+        scores(rows, known, threads)
+        parts = parts_from_forms(known)
     taking = used if kept is None else used[kept]
     labels = None if groups is None else groups[taking]
     group_count = 0 if groups is None else int(groups.max()) + 1
-    parts = (s, total, by_row, shift, slopes)
     return moments_of(n, count, parts, labels, group_count, confidence), inverse
 
 
@@ -238,7 +238,7 @@ def moments_of(
     group_count: int,
     confidence: float,
 ) -> CosineStats:
-    """Mean and spread with their errors, from what `_from_rows` says of `count` of n rows.
+    """Mean and spread with their errors, from what `parts_from_forms` says of `count` of n rows.
 
     groups: label below group_count of each row that takes part, None where rows are independent.
     """
@@ -436,12 +436,11 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     return block if used.all() else block[used]
 
 
-def _from_rows(
-    rows: Rows, known: Decomposition, threads: int
-) -> tuple[float, float, Array, float, Array]:
+def parts_from_forms(known: Decomposition) -> tuple[float, float, Array, float, Array]:
     """s, sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i.
 
-    With W'W = scatter of the unit rows, sum_j (w_i.w_j)^2 = w_i'W'W w_i.
+    known: of the unit rows, with its forms (`covariance.scores`). With W'W = scatter of the unit
+    rows, sum_j (w_i.w_j)^2 = w_i'W'W w_i.
     """
     count, center = known.count, known.mean
     powers = known.eigenvalues * count
@@ -452,7 +451,8 @@ def _from_rows(
     slope_squares = float(powers @ np.square(along))
     total = 2.0 * count * slope_squares + float(np.square(powers).sum()) - count * spread**2
     total -= count * (count - 1) * shift**2
-    forms = scores(rows, known, threads)
+    forms = known.forms
+    assert forms is not None
     top = known.eigenvalues[0]
     squares = count * top * (forms.forms[:, 0] + np.square(forms.first))
     slopes = forms.linear[:, 0]
@@ -477,8 +477,12 @@ def deviations_by_row(
     return by_row
 
 
-def _from_pairs(rows: Rows, inverse: Array, count: int) -> tuple[float, float, Array, float, Array]:
-    """The same from the deviation of each pair: few rows, or fewer rows than columns."""
+def parts_from_pairs(
+    rows: Rows, inverse: Array, count: int
+) -> tuple[float, float, Array, float, Array]:
+    """The same as `parts_from_forms` from the deviation of each pair: few rows, or fewer rows than
+    columns.
+    """
     w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()])
     center = w.sum(axis=0) / count
     w -= center

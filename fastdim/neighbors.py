@@ -147,7 +147,7 @@ def knn(
         )
     workers = cpu.resolve_threads(threads)
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
-    _check_duplicates(duplicates, groups, rows.n)
+    check_duplicates(duplicates, groups, rows.n)
     if on != "cpu":
         return _search_on(on, rows, k, queries, groups, workers, seed, duplicates, options)
     if others is not None:
@@ -155,7 +155,7 @@ def knn(
     return search(rows, k, queries, groups, workers, seed, duplicates, strategy)
 
 
-def _check_duplicates(duplicates: str, groups: Distinct | None, n: int) -> None:
+def check_duplicates(duplicates: str, groups: Distinct | None, n: int) -> None:
     if duplicates == "raise" and groups is not None and len(groups.first) < n:
         raise InputError(
             f"{n - len(groups.first)} of {n} rows equal an earlier row: pass "
@@ -257,7 +257,7 @@ def search(
 ) -> Neighbors:
     """`knn` on validated rows; over the first row of each group where groups are given."""
     start = time.perf_counter()
-    k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
+    k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
     by_group = groups is not None and count < rows.n
     index = (
         rows.index
@@ -265,7 +265,7 @@ def search(
         else cpu.index_for(rows, chosen, int(k), threads, strategy, groups=_as_pair(groups))
     )
     distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
-    plan.update(_stated(queries, count, chosen))
+    plan.update(stated(queries, count, chosen))
     duplicates = duplicates or ("keep" if groups is None else "collapse")
     backend = f"cpu-{plan['isa']}"
     return _found(rows, groups, chosen, (distances, indices, plan), duplicates, backend, start)
@@ -288,7 +288,7 @@ def _found(
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
     return Neighbors(
-        distances=_in_precision(distances, rows.dtype),
+        distances=in_precision(distances, rows.dtype),
         indices=indices,
         queries=numbers,
         n_points=rows.n,
@@ -301,7 +301,7 @@ def _found(
     )
 
 
-def _plan_queries(
+def plan_queries(
     n: int, k: int, queries: Any, groups: Distinct | None, seed: int
 ) -> tuple[int, int, Int64 | None]:
     """k, the rows (or groups) that are searched, and the chosen of them, None for all."""
@@ -318,7 +318,7 @@ def _plan_queries(
     return k, count, chosen
 
 
-def _stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
+def stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
     """What the plan says of queries that were asked for by an error."""
     if not is_error(queries):
         return {}
@@ -338,7 +338,7 @@ def _search_on(
 ) -> Neighbors:
     """`search` on a device or by FAISS, of rows in host memory."""
     start = time.perf_counter()
-    k, count, chosen = _plan_queries(rows.n, k, queries, groups, seed)
+    k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
     searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
     audit = None
     if backend == "faiss":
@@ -348,7 +348,7 @@ def _search_on(
         name = backend
     else:
         distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
-    plan.update(_stated(queries, count, chosen))
+    plan.update(stated(queries, count, chosen))
     return _found(rows, groups, chosen, (distances, indices, plan), duplicates, name, start, audit)
 
 
@@ -362,8 +362,8 @@ def search_tensor(
     if isinstance(queries, torch.Tensor):
         queries = queries.cpu().numpy()
     groups = None if duplicates == "keep" else Distinct(*devices.distinct(backend, x))
-    _check_duplicates(duplicates, groups, len(x))
-    k, count, chosen = _plan_queries(len(x), k, queries, groups, seed)
+    check_duplicates(duplicates, groups, len(x))
+    k, count, chosen = plan_queries(len(x), k, queries, groups, seed)
     numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)
     if groups is None or count == len(x):
         distances, indices, plan, name = devices.knn_tensor(backend, x, numbers, k)
@@ -371,7 +371,7 @@ def search_tensor(
         first = torch.from_numpy(groups.first).to(x.device)
         distances, indices, plan, name = devices.knn_tensor(backend, x[first], numbers, k)
         numbers, indices = first[numbers], first[indices]
-    plan.update(_stated(queries, count, chosen))
+    plan.update(stated(queries, count, chosen))
     if x.dtype != torch.float64:
         distances = distances.float()
     if not bool(distances.isfinite().all()):
@@ -423,7 +423,7 @@ def _lookup(
     by_group = groups is not None and count < rows.n
     distances, indices, plan = index.lookup(others, int(k), threads, by_group=by_group)
     return Neighbors(
-        distances=_in_precision(distances, rows.dtype),
+        distances=in_precision(distances, rows.dtype),
         indices=groups.first[indices] if groups is not None and by_group else indices,
         queries=np.arange(others.n),
         n_points=rows.n,
@@ -440,7 +440,7 @@ def _as_pair(groups: Distinct | None) -> tuple[Int64, Int64] | None:
     return None if groups is None else (groups.first, groups.inverse)
 
 
-def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+def in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     """float32 unless the rows are float64; InputError where that overflows."""
     found: NDArray[Any] = distances
     if dtype != "float64":
