@@ -18,6 +18,7 @@ exit codes:
   1    finished, but some rows of the table have status "failed" (their reason is in the table)
   2    wrong usage or input: option, text, model, file, or a missing optional package
   3    on disk: a folder locked, of another run or of none, a damaged file, no space left
+  4    another process of a run on several ended, cannot be reached, or differs
   70   internal error (a bug; --debug shows the traceback)
   130  interrupted; the same command goes on where it stopped
 """
@@ -131,6 +132,13 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--dry-run", action="store_true", help="load the model, print the plan, compute nothing"
+    )
+    sub.add_argument(
+        "--rank-timeout",
+        type=_checked(float, lambda number: 0 < number < float("inf"), "a number above 0"),
+        default=1800.0,
+        metavar="SECONDS",
+        help="under torchrun: the longest that a process waits for another; " + _DEFAULT,
     )
 
 

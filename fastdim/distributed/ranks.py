@@ -47,6 +47,7 @@ class Ranks:
         if self.rank < 0:
             raise InputError("this process does not belong to the process group it was given")
         on_gpu = "nccl" in dist.get_backend(group)
+        self._exchanges = 0
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
 
     @property
@@ -59,9 +60,15 @@ class Ranks:
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.size
+        self._exchanges += 1
         with self._linked():
-            dist.all_gather_object(found, value, group=self.group)
-        return found
+            dist.all_gather_object(found, (self._exchanges, value), group=self.group)
+        if len({count for count, _ in found}) > 1:
+            raise RankError(
+                "the ranks have come apart: some are ahead of others, and their numbers cannot be "
+                "trusted; start the same command again"
+            )
+        return [told for _, told in found]
 
     def settle(self, error: BaseException | None) -> None:
         """Raise on every rank the first rank's error, if any has one."""

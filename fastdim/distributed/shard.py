@@ -111,13 +111,15 @@ class Shard:
         return Distinct(firsts[chosen[order]], self.ranks.concatenate(mine))
 
 
-def open_shard(x: Any, ranks: Ranks, *, min_rows: int = 2, min_columns: int = 1) -> Shard:
+def open_shard(
+    x: Any, ranks: Ranks, *, min_rows: int = 2, min_columns: int = 1, name: str = "x"
+) -> Shard:
     """Validate this rank's rows x (n_r, d), n_r >= 0; all ranks must have one d and number type.
 
     Raises on every rank what `as_rows` raises on one, and InputError where the ranks differ or
     have fewer than `min_rows` rows together.
     """
-    rows = ranks.each(lambda: as_rows(x, min_columns=min_columns, empty=True))
+    rows = ranks.each(lambda: as_rows(x, name=name, min_columns=min_columns, empty=True))
     told = ranks.gather((rows.n, rows.d, rows.dtype))
     other = next((rank for rank, found in enumerate(told) if found[1:] != told[0][1:]), None)
     if other is not None:
