@@ -219,10 +219,10 @@ def runs_in_step(model: Any) -> bool:
 
     Raises ModelError for one whose layers are cut over ranks that must read the same documents.
     """
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()):
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
         return True
     if any(isinstance(value, DTensor) for value in model.parameters()):
         raise ModelError(
