@@ -241,7 +241,15 @@ def causes(options: argparse.Namespace) -> int:
     return run_causes(options, _progress(options))
 
 
+def plan(options: argparse.Namespace) -> int:
+    """`fastdim plan`: what a sweep takes on many GPUs."""
+    from fastdim.cli.planning import plan as run_plan
+
+    return run_plan(options)
+
+
 _COMMANDS = {
+    "plan": plan,
     "attention": attention,
     "causes": causes,
     "sweep": sweep,

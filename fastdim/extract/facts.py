@@ -33,6 +33,18 @@ def model_dtype(model: Any) -> str:
     return "float32"
 
 
+def multiplied_parameters(model: Any) -> int:
+    """Parameters that a pass multiplies: all but tables that tokens or positions are looked up in.
+
+    A mixture of experts multiplies fewer, which is not counted.
+    """
+    import torch
+
+    tables = [item for item in model.modules() if isinstance(item, torch.nn.Embedding)]
+    looked_up = {id(item.weight): int(item.weight.numel()) for item in tables}
+    return sum(int(item.numel()) for item in model.parameters()) - sum(looked_up.values())
+
+
 def model_device(model: Any) -> Any:
     """Where a module takes its input: the device of its first parameter or buffer, the CPU for one
     that has neither, or the device accelerate runs it on where it keeps weights elsewhere.

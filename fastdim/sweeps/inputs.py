@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from fastdim.backends.cpu import resolve_threads
 from fastdim.errors import InputError, require
-from fastdim.extract.facts import check_length, evaluating
+from fastdim.extract.facts import check_length, evaluating, multiplied_parameters
 from fastdim.extract.files import Matrix, open_activations
 from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
@@ -69,6 +70,10 @@ class ModelInput:
             batch_tokens=_batch_size(definition) * documents.context,
             forward_tokens=documents.n_tokens,
             extract=not stored,
+            multiplied=multiplied_parameters(loaded.model),
+            context=documents.context,
+            pairs=definition.pairs,
+            threads=resolve_threads(None),
         )
 
     def open(
@@ -189,6 +194,8 @@ class FileInput:
             batch_tokens=0,
             forward_tokens=0,
             extract=False,
+            pairs=definition.pairs,
+            threads=resolve_threads(None),
         )
 
     def open(
