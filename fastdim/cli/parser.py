@@ -13,6 +13,7 @@ from fastdim.sweeps.definition import installed_version
 from fastdim.sweeps.filters import FILTERS
 from fastdim.sweeps.options import FORMATS, Defaults
 from fastdim.sweeps.plan import BYTES
+from fastdim.track import ENGINES
 
 EXIT_CODES = """\
 exit codes:
@@ -68,6 +69,7 @@ def queries(text: str) -> float:
 
 
 factor = _checked(float, lambda number: 1 < number < float("inf"), "a number above 1")
+_amount = _checked(float, lambda number: 0 <= number < float("inf"), "a number of at least 0")
 _positive = _checked(float, lambda number: 0 < number < float("inf"), "a number above 0")
 probability = _checked(float, lambda number: 0 < number < 1, "a number between 0 and 1")
 
@@ -292,6 +294,28 @@ def _add_track(sub: argparse.ArgumentParser) -> None:
         default="stats",
         help="left on disk of each checkpoint beside its metrics: nothing, what documents add and"
         " the strongest rows, or the activations too; " + _DEFAULT,
+    )
+    engine = sub.add_argument_group("engine")
+    engine.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="ray: each checkpoint is a task of a Ray cluster; " + _DEFAULT,
+    )
+    engine.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running cluster (default: start Ray here)"
+    )
+    engine.add_argument(
+        "--gpus-per-checkpoint", type=_amount, default=0.0, metavar="N", help=_DEFAULT
+    )
+    engine.add_argument(
+        "--memory-per-checkpoint", type=_amount, default=0.0, metavar="GB", help=_DEFAULT
+    )
+    engine.add_argument(
+        "--retries",
+        type=_checked(int, lambda number: number >= 0, "a whole number of at least 0"),
+        default=3,
+        help="starts again of a checkpoint whose worker ended; " + _DEFAULT,
     )
     sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
     _add_texts(sub)
