@@ -12,7 +12,14 @@ from typing import Any
 
 from fastdim.arrays import whole_number
 from fastdim.errors import InputError, ModelError, require
-from fastdim.plan_work import FORWARD_SHARE, Analysis, Cores, forward_operations, site_analysis
+from fastdim.plan_work import (
+    FORWARD_SHARE,
+    Analysis,
+    Cores,
+    few_queries,
+    forward_operations,
+    site_analysis,
+)
 from fastdim.sweeps.filters import FILTERS
 from fastdim.sweeps.options import Defaults
 from fastdim.sweeps.plan import BYTES, PIECE_BYTES, TOKEN_BYTES, flops_per_second
@@ -137,10 +144,13 @@ def scale_plan(
     searches = (len(filters) > normalized) + normalized
     own = tokens / ranks
     site = site_analysis(machines.cores, tokens, d, m, pairs, len(filters), normalized, ranks)
-    # A search sends every shard but one's own past each rank, directions as float32; sampled pairs
-    # half of them; sums are sliced, added and joined; what every row has one of is gathered.
-    shards = (normalized * 4 + (searches - normalized) * item + item / 2) * d * own
-    sent = shards * (ranks - 1) + 2 * 4 * 8.0 * d * d * 2 + ROW_BYTES * tokens
+    # A search of many queries sends every shard but one's own past each rank, directions as
+    # float32; one of few sends the queries. Sampled pairs send half of the shards; sums are sliced,
+    # added and joined; what every row has one of is gathered.
+    row = (normalized * 4 + (searches - normalized) * item) * d
+    searched = m * row if few_queries(tokens, m) else own * (ranks - 1) * row
+    paired = own * (ranks - 1) * d * item / 2
+    sent = searched + paired + 2 * 4 * 8.0 * d * d * 2 + ROW_BYTES * tokens
     operations = forward_operations(shape.multiplied, tokens, shape.blocks, shape.width, context)
     stored = own * (shape.sites * d * item + TOKEN_BYTES)
     memory = max(

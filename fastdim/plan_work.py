@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastdim.distributed.search import ROWS_PER_QUERY
+
 # Norms, activations and small products beside the large ones (measured 1.1 on SmolLM2-135M, 1.5 on
 # MiniLM-L6 with its 384 columns).
 FORWARD_SHARE = 1.25
@@ -64,6 +66,11 @@ def forward_operations(
     return tokens * (2.0 * parameters + 4.0 * blocks * width * context)
 
 
+def few_queries(n: float, m: float) -> bool:
+    """Whether m queries among n rows go to all ranks, so that no row travels."""
+    return ROWS_PER_QUERY * m <= n
+
+
 def search_gain(n: float, m: float) -> float:
     """How many times faster than the product of all m x n pairs a search is."""
     if m * n <= DIRECT_PAIRS or m * QUERIES_SHARE < n:
@@ -85,13 +92,15 @@ def site_analysis(
     """Seconds of one site of n rows and d columns, m of them queries.
 
     filters: token filters, `normalized` of them of directions: these are searched once more.
-    pairs: cosines sampled. ranks: processes the rows are spread over, each with `cores`; each
-    searches its rows among themselves and one visitor, so that half of the pairs are seen again.
+    pairs: cosines sampled. ranks: processes the rows are spread over, each with `cores`. Many
+    queries are searched among a rank's rows and one visitor, so that half of the pairs are seen
+    again; few go to all ranks.
     """
     searches = (filters > normalized) + normalized
     plain = max(1, filters - normalized)
-    local = n if ranks == 1 else 2.0 * n / ranks
-    looked = 2.0 * m * n * d * (1.0 if ranks == 1 else 2.0 * (ranks - 1) / ranks)
+    ring = ranks > 1 and not few_queries(n, m)
+    local = 2.0 * n / ranks if ring else n / ranks
+    looked = 2.0 * m * n * d * (2.0 * (ranks - 1) / ranks if ring else 1.0)
     one = cores.flops / cores.count
     # Of rows and of their directions, under each filter that keeps other rows.
     covariances = 2 * plain
@@ -99,7 +108,7 @@ def site_analysis(
     # Every pair is counted in tiles.
     pair_share = PAIR_SHARE if pairs < n * n / 4 else 1.0
     return Analysis(
-        search=searches * looked / (search_gain(local, m / ranks) * share),
+        search=searches * looked / (search_gain(local, m / ranks if ring else m) * share),
         sums=2 * 2.0 * n * d * d / (SUMS_GAIN * share),
         forms=covariances * 2.0 * n * d * d / (FORMS_GAIN * share),
         pairs=pair_share * 2.0 * pairs * d / share,

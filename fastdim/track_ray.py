@@ -87,7 +87,8 @@ def _result(ray: Any, task: Any, checkpoint: Checkpoint, options: RayOptions) ->
     ) as error:
         detail = next(iter(str(error).splitlines()), type(error).__name__)
         return BackendError(
-            f"its worker ended, {options.retries + 1} of {options.retries + 1} times (out of memory, killed, or its machine "
+            f"its worker ended, {options.retries + 1} of {options.retries + 1} times (out of "
+            "memory, killed, or its machine "
             f"lost): {detail}; what it finished is kept, the same command goes on there"
         )
     if isinstance(result, StoreError):

@@ -88,7 +88,9 @@ def test_ranks_share_the_work_and_see_half_of_it_twice() -> None:
     alone = site_analysis(cores, 1_000_000, 1024, 4000, 2**18, 4, 1)
     shared = site_analysis(cores, 1_000_000, 1024, 4000, 2**18, 4, 1, ranks=10)
     assert shared.sums == pytest.approx(alone.sums / 10)
-    assert shared.search == pytest.approx(alone.search / 10 * 1.8)
+    assert shared.search == pytest.approx(alone.search / 10)  # few queries
+    exact = [site_analysis(cores, 1e6, 1024, 1e6, 2**18, 4, 1, ranks=n).search for n in (1, 10)]
+    assert exact[1] == pytest.approx(exact[0] / 10 * 1.8)
     assert (shared.eigen, shared.rows) == (alone.eigen, alone.rows)  # by one core, on every rank
 
 
@@ -102,8 +104,11 @@ def test_bytes_by_hand() -> None:
     )
     rows = 1e5 * 6 * 100 * 2  # a rank's tokens, sites, columns, bytes of bfloat16
     assert found.disk_bytes == pytest.approx(rows, rel=0.05)
-    # Nine shards, whole for the search and half of that for pairs; 600 bytes a row; covariances.
-    assert found.network_bytes == pytest.approx(9 * 1.5 * rows + 6 * (6e8 + 1.28e6), rel=1e-9)
+    # Nine shards, half of them for pairs; the queries; 600 bytes a row; covariances.
+    beside = 6 * (4000 * 200 + 6e8 + 1.28e6)
+    assert found.network_bytes == pytest.approx(9 * 0.5 * rows + beside, rel=1e-9)
+    exact = scale_plan(shape, 1e6, machines, filters=("all",), queries=None)
+    assert exact.network_bytes == pytest.approx(9 * 1.5 * rows + beside - 6 * 8e5, rel=1e-9)
     assert found.seconds > found.forward_seconds + found.disk_seconds
     one = scale_plan(shape, 1e6, machines_for(1, "h100", 8, core_flops=50e9), filters=("all",))
     assert (one.network_bytes, one.network_seconds) == (0, 0)

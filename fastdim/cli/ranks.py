@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import queue
 import signal
 import socket
 import sys
@@ -86,8 +87,9 @@ def joined(seconds: float, exit_code: Callable[[FastdimError], int]) -> Iterator
             yield Ranks()
         except RankError as error:
             said.tell(str(error))
-            # Not destroyed: that would wait for the lost rank.
-            sys.exit(exit_code(error))
+            # Neither Python's end nor the group's: both would wait for the lost rank.
+            sys.stdout.flush()
+            os._exit(exit_code(error))
         except FastdimError as error:
             if rank == 0:
                 print(f"fastdim: error: {error}", file=sys.stderr)
@@ -135,10 +137,20 @@ class _Once:
         self.key = f"told-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
     def tell(self, message: str) -> None:
+        """Print the message if no other rank has printed one, or none can be asked."""
+        answer: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(self.store.add(self.key, 1))
+            except RuntimeError:  # the store has ended with its rank: nobody can be asked
+                answer.put(1)
+
+        # By a thread: over a cut cable the store's client waits for ever, whatever its timeout.
+        threading.Thread(target=ask, daemon=True).start()
         try:
-            self.store.set_timeout(datetime.timedelta(seconds=STORE_SECONDS))
-            number = self.store.add(self.key, 1)
-        except RuntimeError:  # the store has ended with its rank: nobody can be asked
+            number = answer.get(timeout=STORE_SECONDS)
+        except queue.Empty:
             number = 1
         if number == 1:
             print(f"fastdim: error: {message}; {AGAIN}", file=sys.stderr, flush=True)

@@ -1,8 +1,9 @@
-"""Exact nearest neighbours among rows spread over ranks: shards go round a ring.
+"""Exact nearest neighbours among rows spread over ranks: shards go round a ring, or queries to all.
 
-Each rank searches its own rows among themselves and one visiting shard, while the next shard is on
-its way, and keeps the k best by (distance, row number). Distances are sums over the two rows alone,
-so they have the bits that one process gives.
+Many queries: each rank searches its own rows among themselves and one visiting shard, while the
+next shard is on its way. Few: every rank gets them all and searches its own rows for them. The k
+best by (distance, row number) are kept. Distances are sums over the two rows alone, so they have
+the bits that one process gives.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from fastdim.neighbors import Distinct, Neighbors, in_precision, plan_queries, s
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+
+# Queries go to all ranks where there are so many rows for each.
+ROWS_PER_QUERY = 4
 
 FARTHEST = np.iinfo(np.int64).max
 
@@ -43,15 +47,23 @@ def search(
     k, count, chosen = plan_queries(shard.n, k, queries, groups, seed)
     collapsed = groups is not None and count < shard.n
     searched = shard.take(groups.first) if groups is not None and collapsed else shard
-    places = searched.places(np.arange(count) if chosen is None else chosen)
-    distances, indices = ring_search(searched, places, k, threads)
-    ranks = shard.ranks
-    distances, indices = ranks.concatenate(distances), ranks.concatenate(indices)
     numbers = np.arange(count) if chosen is None else chosen
+    ranks = shard.ranks
+    few = ROWS_PER_QUERY * len(numbers) <= count and bool((np.diff(numbers) > 0).all())
+    if few:
+        distances, indices = few_queries(searched, numbers, k, threads)
+    else:
+        places = searched.places(numbers)
+        distances, indices = ring_search(searched, places, k, threads)
+        distances, indices = ranks.concatenate(distances), ranks.concatenate(indices)
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
     isa = cpu.active_isa()
-    plan: dict[str, int | str] = {"isa": isa, "strategy": "ring", "ranks": ranks.size}
+    plan: dict[str, int | str] = {
+        "isa": isa,
+        "strategy": "few" if few else "ring",
+        "ranks": ranks.size,
+    }
     return Neighbors(
         distances=in_precision(distances, shard.rows.dtype),
         indices=indices,
@@ -114,6 +126,37 @@ def ring_search(shard: Shard, places: Int64, k: int, threads: int) -> tuple[Floa
         ranks.each(lambda: visit(0, own.data[:0]))
     else:
         ranks.ring(own.data, ranks.size - 1, visit)
+    return best.distances, best.indices
+
+
+def few_queries(shard: Shard, numbers: Int64, k: int, threads: int) -> tuple[Float64, Int64]:
+    """Distances (m, k) and row numbers (m, k) of the ascending row numbers, on every rank.
+
+    Each rank looks among its own rows and the queries of the others: whichever of those is near is
+    told by its own rank, in whose list fewer than k rows can come before it.
+    """
+    own, ranks = shard.rows, shard.ranks
+    asked = shard.fetch(numbers)
+    before, after = np.searchsorted(numbers, (shard.start, shard.stop))
+
+    def look() -> tuple[Float64, Int64]:
+        # In the order of their numbers: ties go to the smaller place.
+        parts = [asked.data[:before], own.data, asked.data[after:]]
+        joined = Rows(np.concatenate(parts), own.dtype)
+        known = np.concatenate(
+            [numbers[:before], np.arange(shard.start, shard.stop), numbers[after:]]
+        )
+        kept = min(k, joined.n - 1)
+        if own.n == 0 or kept == 0:
+            return np.zeros((len(numbers), 0)), np.zeros((len(numbers), 0), dtype=np.int64)
+        distances, places, _ = cpu.knn(joined, np.searchsorted(known, numbers), kept, threads)
+        found = known[places]
+        mine = (found >= shard.start) & (found < shard.stop)
+        return np.where(mine, distances, np.inf), np.where(mine, found, FARTHEST)
+
+    best = Best(len(numbers), k)
+    for distances, indices in ranks.gather(ranks.each(look)):
+        best.offer(distances, indices, False, 0, 0)
     return best.distances, best.indices
 
 

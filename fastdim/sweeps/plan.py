@@ -127,7 +127,7 @@ def flops_per_second() -> float:
 
 def size(n_bytes: float) -> str:
     """Bytes in words: "1.5 GB"."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+    for unit, factor in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= factor:
             return f"{n_bytes / factor:.1f} {unit}"
     return f"{n_bytes / 1e3:.0f} kB"
