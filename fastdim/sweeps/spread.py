@@ -145,7 +145,8 @@ class SpreadJob(SharedJob):
         if not self.filtered.normalize:
             return whole.take(kept)
         norms = whole.own(self.shared.layer.norms)
-        rows = whole.ranks.each(lambda: cpu.divided(whole.rows, whole.places(kept), norms, self.threads))
+        places, threads = whole.places(kept), self.threads
+        rows = whole.ranks.each(lambda: cpu.divided(whole.rows, places, norms, threads))
         return whole.with_rows(rows, kept)
 
     @property
