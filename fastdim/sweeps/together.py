@@ -209,7 +209,8 @@ def most_passes(own: Path, part: tuple[int, int], ranks: Ranks) -> int:
 
     def left() -> int:
         manifest = read_manifest(own) if own.exists() else None
-        return part[1] - part[0] - (0 if manifest is None else len(manifest["shards"]))
+        listed = [] if manifest is None else manifest["shards"]
+        return part[1] - part[0] - sum((own / shard["file"]).is_file() for shard in listed)
 
     return max(ranks.gather(ranks.each(left)))
 
