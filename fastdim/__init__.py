@@ -27,6 +27,9 @@ and threads never change a result. Shards are written while the model runs and r
 `fastdim.torch` (differentiable functions, a loss) and `fastdim.torchmetrics` (over the batches of a
 loop) are packages of their own, imported only when asked for: docs/torch.md.
 
+`fastdim.distributed`: the same functions of rows spread over the processes of a group, on which
+`torchrun -m fastdim sweep` stands (docs/distributed.md).
+
 `fastdim.naive` holds the plain float64 reference of every operation.
 """
 

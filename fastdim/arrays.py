@@ -154,19 +154,22 @@ def as_unchecked_rows(array: NDArray[Any], name: str) -> Rows:
     return _convert(array, name)
 
 
-def as_rows(x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1) -> Rows:
+def as_rows(
+    x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1, empty: bool = False
+) -> Rows:
     """Validate x (n, d) and return it as Rows, without a copy where its layout allows.
 
     Accepts numpy arrays (memmap, read-only, sliced, F-order), torch tensors on the CPU, anything
     with `__dlpack__` in CPU memory or with `__array__`, and Rows. float16, bfloat16, float32 and
     float64 keep their precision. A copy is made only if columns are not adjacent, rows overlap or
-    run backwards, or the byte order is foreign.
+    run backwards, or the byte order is foreign. empty: also a matrix without rows, as a rank of a
+    distributed run may hold.
 
     Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
     on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
     """
     rows = x if isinstance(x, Rows) else _convert(x, name)
-    if rows.n < max(1, min_rows):
+    if rows.n < max(1, min_rows) and not (empty and rows.n == 0):
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
     if rows.d < max(1, min_columns):
         raise InputError(f"{name} needs at least {max(1, min_columns)} columns, got {rows.d}")

@@ -122,8 +122,20 @@ def spectrum_of(
     check_confidence(confidence)
     found = decompose(rows, threads) if known is None else known
     _check_variance(found.eigenvalues, found.count)
+    scores(rows, found, threads)
+    return spectrum_from_forms(found, labels, confidence, rows.d)
+
+
+def spectrum_from_forms(
+    found: Decomposition,
+    labels: NDArray[np.int64] | None,
+    confidence: float,
+    columns: int,
+) -> Spectrum:
+    """The spectrum of a decomposition whose forms are known (`scores`); no row is read."""
+    _check_variance(found.eigenvalues, found.count)
     values, slopes = _statistics(found.eigenvalues)
-    influence, first = _influence(rows, found, slopes, threads)
+    influence, first = _influence(found, slopes)
     # The values do not change with the scale of x, so the influences already sum to zero (Euler).
     errors = clustered_stderr(influence, labels)
     parts = None if labels is None else group_sums(influence, labels) / found.count
@@ -138,7 +150,7 @@ def spectrum_of(
         eigenvalues=found.eigenvalues,
         row_share=first / first.sum(),
         n_rows=found.count,
-        n_columns=rows.d,
+        n_columns=columns,
         estimates=estimates,
     )
 
@@ -315,11 +327,10 @@ def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     return cpu.RowForms(joined[0], joined[1], joined[2], joined[3], "float64")
 
 
-def _influence(
-    rows: Rows, found: Decomposition, slopes: Array, threads: int
-) -> tuple[Array, Array]:
+def _influence(found: Decomposition, slopes: Array) -> tuple[Array, Array]:
     """Influence of every row on the four values (n, 4), and its squared first score (n,)."""
-    powers, forms = found.eigenvalues, scores(rows, found, threads)
+    powers, forms = found.eigenvalues, found.forms
+    assert forms is not None
     squares = np.square(forms.first)
     top = float(powers[0])
     total, power = float(powers.sum()) / top, float(np.square(powers / top).sum())

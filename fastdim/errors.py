@@ -28,6 +28,10 @@ class StoreError(FastdimError, RuntimeError):
     """A folder on disk is locked, damaged, full, or belongs to another run."""
 
 
+class RankError(FastdimError, RuntimeError):
+    """Another process of a distributed run ended, cannot be reached, or differs from this one."""
+
+
 class DependencyError(FastdimError, ImportError):
     """An optional package is missing; the message names the extra that brings it."""
 

@@ -17,7 +17,7 @@ from fastdim.backends import cpu
 from fastdim.backends.faiss_index import EFFORT
 from fastdim.cosine import CosineStats, add_pairs, check_pairs, cosine_moments
 from fastdim.covariance import STATISTICS, Spectrum, spectrum_of
-from fastdim.errors import FastdimError, InputError
+from fastdim.errors import FastdimError, InputError, RankError
 from fastdim.estimate import Estimate, check_confidence, clustered_stderr, normal_quantile
 from fastdim.estimators.twonn import estimate, resolve, search_pairs
 from fastdim.metrics import METRICS, Metric, MetricInfo
@@ -287,6 +287,8 @@ def _compute(job: Job, names: list[str], strict: bool) -> list[Metric]:
         try:
             result = _FORMULAS[name](job, name)
             reason = result.warning
+        except RankError:
+            raise  # no metric of a run that has lost a process can be computed
         except FAILURES as error:
             if strict:
                 raise

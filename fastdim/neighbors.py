@@ -311,7 +311,7 @@ def found_in(
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
     return Neighbors(
-        distances=_in_precision(distances, rows.dtype),
+        distances=in_precision(distances, rows.dtype),
         indices=indices,
         queries=numbers,
         n_points=rows.n,
@@ -455,7 +455,7 @@ def _lookup(
     by_group = groups is not None and count < rows.n
     distances, indices, plan = index.lookup(others, int(k), threads, by_group=by_group)
     return Neighbors(
-        distances=_in_precision(distances, rows.dtype),
+        distances=in_precision(distances, rows.dtype),
         indices=groups.first[indices] if groups is not None and by_group else indices,
         queries=np.arange(others.n),
         n_points=rows.n,
@@ -472,7 +472,7 @@ def _as_pair(groups: Distinct | None) -> tuple[Int64, Int64] | None:
     return None if groups is None else (groups.first, groups.inverse)
 
 
-def _in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+def in_precision(distances: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     """float32 unless the rows are float64; InputError where that overflows."""
     found: NDArray[Any] = distances
     if dtype != "float64":

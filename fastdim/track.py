@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas
 
 KEEP = ("none", "stats", "rows")
+ENGINES = ("local", "ray")
 # Checkpoints that could not be measured, and why; they have no run of their own.
 FAILED = "failed.json"
 
@@ -46,6 +47,21 @@ class Checkpoint:
     source: str
     revision: str | None
     step: int
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How checkpoints become Ray tasks.
+
+    address: of a running cluster ("auto": that of this machine), None to start Ray here. gpus,
+    memory: of each task, in GPUs (0.5: two share one) and bytes; its CPUs are its threads.
+    retries: how often a task is started again whose worker ended; it goes on at its last piece.
+    """
+
+    address: str | None = None
+    gpus: float = 0.0
+    memory: int = 0
+    retries: int = 3
 
 
 class Track(Sweep):
@@ -144,6 +160,8 @@ def track(
     keep: str = "stats",
     formats: Sequence[str] = FORMATS,
     progress: Progress | None = None,
+    engine: str = "local",
+    ray: RayOptions | None = None,
     **options: Any,
 ) -> Track:
     """Measure every checkpoint of a training on the same tokens.
@@ -152,6 +170,8 @@ def track(
         folder above them). revisions: "step1000", ...; checkpoints: folders or patterns.
     keep: "none": the metrics alone; "stats": also what each document adds and the strongest rows;
         "rows": also the activations of every checkpoint. Those of one are on disk at any time.
+    engine: "local" measures one checkpoint after another here; "ray" each as a task of a Ray
+        cluster, all of whose machines must see the output folder, as `ray` says.
     options: as `fastdim.sweep`, but revision, output and keep_activations.
 
     A checkpoint of another architecture, with NaN or infinite weights, with a tokenizer that makes
@@ -160,46 +180,36 @@ def track(
 
     Raises InputError and ModelError as `find_checkpoints`, on an unknown `keep`, and the first
     checkpoint's own error if none can be measured; StoreError as a sweep, and where the activations
-    that are to be kept are gone.
+    that are to be kept are gone; with Ray BackendError where the cluster lacks what a task needs,
+    and rows with status "failed" of a checkpoint whose worker ended more often than `ray` allows.
     """
     if keep not in KEEP:
         raise InputError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if ray is not None and engine != "ray":
+        raise InputError("ray= belongs to engine='ray'")
     chosen = find_checkpoints(model, revisions, checkpoints, steps)
     require_formats(formats, [chosen[0].source])
     corpus = texts if isinstance(texts, Corpus) else load_texts(texts)
-    settings = _defaults() | options
     output = Path(output)
     name = model or Path(chosen[0].source).resolve().parent.name
     progress = progress or Progress()
+    work = Work(corpus, output.absolute(), name, keep, _defaults() | options)
+    measured: Iterable[tuple[Checkpoint, RunRecord | FastdimError]]
+    if engine == "ray":
+        from fastdim.track_ray import measure_all
+
+        measured = measure_all(work, chosen, ray or RayOptions(), progress)
+    else:
+        measured = _one_by_one(work, chosen, progress)
     records: list[RunRecord] = []
     failures: list[tuple[Checkpoint, FastdimError]] = []
-    for checkpoint in chosen:
-        folder = output / re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name)
-        try:
-            job = prepare_model(
-                checkpoint.source,
-                corpus,
-                revision=checkpoint.revision,
-                keep_activations=True,
-                **settings,
-            )
-            job.check(folder)
-            run = RunFolder(folder)
-            finished = all_finished(run, job.definition)
-            if finished and keep == "rows" and not run.activations.exists():
-                raise StoreError(
-                    f"{folder} is finished and its activations are removed, so keep='rows' (--keep "
-                    "rows) has none to keep: choose another output folder"
-                )
-            if not finished:
-                _check_alike(job, records[0] if records else None)
-            record = run_job(job, folder, (), progress)
-        except (InputError, ModelError) as error:
-            failures.append((checkpoint, error))
-            continue
-        record.sample |= {"model": name, "revision": checkpoint.name, "step": checkpoint.step}
-        _settle(record, run, keep)
-        records.append(record)
+    for checkpoint, found in measured:
+        if isinstance(found, RunRecord):
+            records.append(found)
+        else:
+            failures.append((checkpoint, found))
     if not records:
         raise failures[0][1]
     failed = [(checkpoint.name, str(reason)) for checkpoint, reason in failures]
@@ -210,6 +220,65 @@ def track(
     result = Track(records, failed)
     result.write_results(output, formats)
     return result
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with every checkpoint. name: what the table calls the model."""
+
+    corpus: Corpus
+    output: Path
+    name: str
+    keep: str
+    settings: dict[str, Any]
+
+    def measure(
+        self, checkpoint: Checkpoint, first: RunRecord | None, progress: Progress
+    ) -> RunRecord | FastdimError:
+        """The finished run, or why this checkpoint has none. first: what it must be like.
+
+        Raises StoreError: it concerns more than this checkpoint.
+        """
+        folder = self.output / re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name)
+        try:
+            job = prepare_model(
+                checkpoint.source,
+                self.corpus,
+                revision=checkpoint.revision,
+                keep_activations=True,
+                **self.settings,
+            )
+            job.check(folder)
+            run = RunFolder(folder)
+            finished = all_finished(run, job.definition)
+            if finished and self.keep == "rows" and not run.activations.exists():
+                raise StoreError(
+                    f"{folder} is finished and its activations are removed, so keep='rows' (--keep "
+                    "rows) has none to keep: choose another output folder"
+                )
+            if not finished:
+                _check_alike(job, first)
+            record = run_job(job, folder, (), progress)
+        except (InputError, ModelError) as error:
+            return error
+        record.sample |= {
+            "model": self.name,
+            "revision": checkpoint.name,
+            "step": checkpoint.step,
+        }
+        _settle(record, run, self.keep)
+        return record
+
+
+def _one_by_one(
+    work: Work, chosen: Sequence[Checkpoint], progress: Progress
+) -> Iterator[tuple[Checkpoint, RunRecord | FastdimError]]:
+    first: RunRecord | None = None
+    for checkpoint in chosen:
+        result = work.measure(checkpoint, first, progress)
+        if first is None and isinstance(result, RunRecord):
+            first = result
+        yield checkpoint, result
 
 
 def _defaults() -> dict[str, Any]:

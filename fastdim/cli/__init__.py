@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from fastdim.cli.config import expand_config
 from fastdim.cli.parser import build_parser
-from fastdim.errors import FastdimError, InputError, StoreError
+from fastdim.errors import FastdimError, InputError, RankError, StoreError
 
-OK, FAILED_ROWS, USAGE, STORAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
+OK, FAILED_ROWS, USAGE, STORAGE, LOST, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(error: Exception, debug: bool) -> int:
     if isinstance(error, FastdimError):
         print(f"fastdim: error: {error}", file=sys.stderr)
-        return STORAGE if isinstance(error, StoreError) else USAGE
+        return exit_code(error)
     if not debug:
         print(
             f"fastdim: internal error: {type(error).__name__}: {error}\n"
@@ -49,6 +49,13 @@ def _report(error: Exception, debug: bool) -> int:
             file=sys.stderr,
         )
     return INTERNAL
+
+
+def exit_code(error: FastdimError) -> int:
+    """The exit code of an error that fastdim raises on purpose."""
+    if isinstance(error, RankError):
+        return LOST
+    return STORAGE if isinstance(error, StoreError) else USAGE
 
 
 __all__ = ["InputError", "main"]

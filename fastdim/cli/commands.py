@@ -10,24 +10,49 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fastdim.cli import FAILED_ROWS, OK
+from fastdim.cli import FAILED_ROWS, OK, exit_code
 from fastdim.cli.display import Terminal, duration, split_text, wide
 from fastdim.cli.given import ANALYSIS, SAMPLE, SEARCH, check_named, chosen, texts_of
+from fastdim.cli.ranks import check_alone, joined, launched, threads_each
+from fastdim.distributed.ranks import Ranks
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.result import Sweep, require_formats, run_folders
+from fastdim.sweeps.together import run_together
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command that was parsed; returns the exit code."""
+    if options.command != "sweep":
+        check_alone(options.command)
     return _COMMANDS[options.command](options)
 
 
 def sweep(options: argparse.Namespace) -> int:
     """`fastdim sweep`: check everything that is cheap for every model, then run one by one."""
+    if not launched():
+        return _sweep(options, None)
+    options.threads = threads_each(options.threads)
+    with joined(options.rank_timeout, exit_code) as ranks:
+        return _sweep(options, ranks)
+
+
+def _sweep(options: argparse.Namespace, ranks: Ranks | None) -> int:
+    """The sweep of this process, or of all ranks together."""
+    jobs = _jobs(options) if ranks is None else ranks.each(lambda: _jobs(options))
+    if options.dry_run:
+        if ranks is None or ranks.first:
+            for job in jobs:
+                plan_job(job, _progress(options))
+        return OK
+    return _run_all(jobs, Path(options.output), options, _progress(options), ranks)
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
+    """What is to be swept, checked."""
     if options.models and options.model:
         raise InputError("name the models once: as arguments or with --model, not both")
     models = options.models or options.model
@@ -36,7 +61,7 @@ def sweep(options: argparse.Namespace) -> int:
     check_named(options, None if options.dry_run else "--output DIR (or --dry-run)")
     require_formats(() if options.dry_run else options.formats, models)
     corpus = texts_of(options)
-    jobs = [
+    return [
         prepare_model(
             model,
             corpus,
@@ -44,12 +69,6 @@ def sweep(options: argparse.Namespace) -> int:
         )
         for model in models
     ]
-    progress = _progress(options)
-    if options.dry_run:
-        for job in jobs:
-            plan_job(job, progress)
-        return OK
-    return _run_all(jobs, Path(options.output), options, progress)
 
 
 def profile(options: argparse.Namespace) -> int:
@@ -61,16 +80,29 @@ def profile(options: argparse.Namespace) -> int:
 
 
 def _run_all(
-    jobs: list[Job], output: Path | None, options: argparse.Namespace, progress: Progress
+    jobs: list[Job],
+    output: Path | None,
+    options: argparse.Namespace,
+    progress: Progress,
+    ranks: Ranks | None = None,
 ) -> int:
     names = [job.definition.model.removeprefix("package:") for job in jobs]
     folders = [None] if output is None else run_folders(output, names)
-    for job, folder in zip(jobs, folders, strict=True):
-        job.check(folder)
+
+    def check() -> None:
+        for job, folder in zip(jobs, folders, strict=True):
+            job.check(folder)
+
+    check() if ranks is None else ranks.from_first(check)
     records = []
     for job, folder in zip(jobs, folders, strict=True):
-        records.append(run_job(job, folder, options.formats, progress))
+        if ranks is None or folder is None:
+            records.append(run_job(job, folder, options.formats, progress))
+        else:
+            records.append(run_together(job, folder, options.formats, progress, ranks))
     result = Sweep(records)
+    if ranks is not None and not ranks.first:
+        return FAILED_ROWS if result.n_failed else OK
     if output is not None and len(records) > 1:
         result.write_results(output, options.formats)
     return _show(result, output, options.quiet)
@@ -209,7 +241,15 @@ def causes(options: argparse.Namespace) -> int:
     return run_causes(options, _progress(options))
 
 
+def plan(options: argparse.Namespace) -> int:
+    """`fastdim plan`: what a sweep takes on many GPUs."""
+    from fastdim.cli.planning import plan as run_plan
+
+    return run_plan(options)
+
+
 _COMMANDS = {
+    "plan": plan,
     "attention": attention,
     "causes": causes,
     "sweep": sweep,

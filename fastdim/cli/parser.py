@@ -8,10 +8,13 @@ from typing import NoReturn
 
 from fastdim.backends import faiss_index
 from fastdim.errors import InputError
+from fastdim.plan_scale import CARDS
 from fastdim.query_error import query_count
 from fastdim.sweeps.definition import installed_version
 from fastdim.sweeps.filters import FILTERS
 from fastdim.sweeps.options import FORMATS, Defaults
+from fastdim.sweeps.plan import BYTES
+from fastdim.track import ENGINES
 
 EXIT_CODES = """\
 exit codes:
@@ -19,6 +22,7 @@ exit codes:
   1    finished, but some rows of the table have status "failed" (their reason is in the table)
   2    wrong usage or input: option, text, model, file, or a missing optional package
   3    on disk: a folder locked, of another run or of none, a damaged file, no space left
+  4    another process of a run on several ended, cannot be reached, or differs
   70   internal error (a bug; --debug shows the traceback)
   130  interrupted; the same command goes on where it stopped
 """
@@ -67,6 +71,8 @@ def queries(text: str) -> float:
 
 factor = _checked(float, lambda number: 1 < number < float("inf"), "a number above 1")
 share = _checked(float, lambda number: 0 <= number <= 1, "a share from 0 to 1")
+_amount = _checked(float, lambda number: 0 <= number < float("inf"), "a number of at least 0")
+_positive = _checked(float, lambda number: 0 < number < float("inf"), "a number above 0")
 probability = _checked(float, lambda number: 0 < number < 1, "a number between 0 and 1")
 
 
@@ -100,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_track(command("track", "measure checkpoints of one training on the same tokens"))
     _add_attention(command("attention", "measure every attention head of a model"))
     _add_causes(command("causes", "say how much of each layer's numbers is whose work"))
+    _add_plan(command("plan", "say what a sweep takes on many GPUs (operations, bytes, time)"))
     _add_report(command("report", "rebuild table, report and plot from saved runs (no torch)"))
     ls = command("ls", "list the runs in folders (no torch)")
     ls.add_argument("folders", nargs="*", default=["."], metavar="DIR")
@@ -134,6 +141,13 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--dry-run", action="store_true", help="load the model, print the plan, compute nothing"
+    )
+    sub.add_argument(
+        "--rank-timeout",
+        type=_positive,
+        default=1800.0,
+        metavar="SECONDS",
+        help="under torchrun: the longest that a process waits for another; " + _DEFAULT,
     )
 
 
@@ -303,6 +317,28 @@ def _add_track(sub: argparse.ArgumentParser) -> None:
         help="left on disk of each checkpoint beside its metrics: nothing, what documents add and"
         " the strongest rows, or the activations too; " + _DEFAULT,
     )
+    engine = sub.add_argument_group("engine")
+    engine.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="ray: each checkpoint is a task of a Ray cluster; " + _DEFAULT,
+    )
+    engine.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running cluster (default: start Ray here)"
+    )
+    engine.add_argument(
+        "--gpus-per-checkpoint", type=_amount, default=0.0, metavar="N", help=_DEFAULT
+    )
+    engine.add_argument(
+        "--memory-per-checkpoint", type=_amount, default=0.0, metavar="GB", help=_DEFAULT
+    )
+    engine.add_argument(
+        "--retries",
+        type=_checked(int, lambda number: number >= 0, "a whole number of at least 0"),
+        default=3,
+        help="starts again of a checkpoint whose worker ended; " + _DEFAULT,
+    )
     sub.add_argument("--config", metavar="FILE.yaml", help=_CONFIG)
     _add_texts(sub)
     sub.add_argument(
@@ -338,6 +374,34 @@ def _add_causes(sub: argparse.ArgumentParser) -> None:
     sample.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
     sample.add_argument("--queries", type=queries, default=1000, help=_QUERIES)
     _add_threads(sub)
+
+
+def _add_plan(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="as for a sweep; its config alone is read")
+    sub.add_argument("--revision", help="branch, tag or commit of a hub model")
+    sub.add_argument("--trust-remote-code", action="store_true", help="as for a sweep")
+    sub.add_argument("--tokens", type=float, required=True, metavar="N", help="such as 1e9")
+    sub.add_argument("--gpus", type=count, help="ranks, one GPU each (default: this CPU alone)")
+    group = sub.add_argument_group("machines")
+    group.add_argument("--card", choices=sorted(CARDS), default="h100", help=_DEFAULT)
+    group.add_argument("--cores-per-gpu", type=count, default=16, help=_DEFAULT)
+    group.add_argument(
+        "--core-gflops", type=_positive, help="float32 product of one core (default: measured here)"
+    )
+    group.add_argument(
+        "--network", type=_positive, default=25.0, help="GB/s into a rank; " + _DEFAULT
+    )
+    group.add_argument("--disk", type=_positive, default=2.0, help="GB/s of a rank; " + _DEFAULT)
+    group = sub.add_argument_group("sweep")
+    group.add_argument("--context", type=count, default=Defaults.context, help=_DEFAULT)
+    group.add_argument(
+        "--dtype", choices=sorted(BYTES), default="bfloat16", help="of the rows; " + _DEFAULT
+    )
+    group.add_argument("--filter", dest="filters", nargs="+", metavar="NAME", help="as for a sweep")
+    group.add_argument("--queries", type=queries, default=Defaults.queries, help=_QUERIES)
+    group.add_argument("--pairs", type=count, default=Defaults.pairs, help=_PAIRS)
+    group.add_argument("--exact", action="store_true", help="every row a query, every pair")
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_report(sub: argparse.ArgumentParser) -> None:

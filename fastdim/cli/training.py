@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from fastdim.cli import FAILED_ROWS, OK
 from fastdim.cli.given import ANALYSIS, SAMPLE, check_named, chosen, texts_of
 from fastdim.diagnose.training import phases
 from fastdim.errors import InputError
 from fastdim.sweeps.progress import Progress
-from fastdim.track import Track
+from fastdim.track import RayOptions, Track
 from fastdim.track import track as run_track
 
 PHASED = ("id_twonn", "anisotropy")
@@ -19,11 +20,25 @@ PHASED = ("id_twonn", "anisotropy")
 def track(options: argparse.Namespace, progress: Progress) -> int:
     """Run the command; 1 if a checkpoint or a row of the table failed."""
     check_named(options)
+    engine: dict[str, Any] = {"engine": options.engine}
+    if options.engine == "ray":
+        engine["ray"] = RayOptions(
+            options.ray_address,
+            options.gpus_per_checkpoint,
+            int(options.memory_per_checkpoint * 1e9),
+            options.retries,
+        )
+    elif options.ray_address or options.gpus_per_checkpoint or options.memory_per_checkpoint:
+        raise InputError(
+            "--ray-address, --gpus-per-checkpoint and --memory-per-checkpoint belong to "
+            "--engine ray: add it, or leave them out"
+        )
     result = run_track(
         options.model,
         texts_of(options),
         options.output,
         progress=progress,
+        **engine,
         **chosen(options, ("revisions", "checkpoints", "steps", "keep", "formats")),
         **chosen(options, (*SAMPLE, *ANALYSIS)),
     )

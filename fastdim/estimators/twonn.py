@@ -133,12 +133,14 @@ def search_pairs(
     rows: Rows, queries: Any, groups: Distinct | None, threads: int, seed: int
 ) -> Neighbors:
     """The two nearest neighbours, or one clear error when there are too few rows."""
-    count = rows.n if groups is None else len(groups.first)
-    if count < 3:
-        raise InputError(
-            f"TwoNN needs at least 3 distinct rows, got {count} distinct of {rows.n} rows"
-        )
+    check_distinct(rows.n if groups is None else len(groups.first), rows.n)
     return search(rows, 2, queries, groups, threads, seed)
+
+
+def check_distinct(count: int, n: int) -> None:
+    """Raise InputError on too few distinct rows for two neighbours of each."""
+    if count < 3:
+        raise InputError(f"TwoNN needs at least 3 distinct rows, got {count} distinct of {n} rows")
 
 
 def estimate(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.errors import InputError, ModelError
+from fastdim.errors import InputError, ModelError, require
 
 
 @contextlib.contextmanager
@@ -33,12 +33,30 @@ def model_dtype(model: Any) -> str:
     return "float32"
 
 
+def multiplied_parameters(model: Any) -> int:
+    """Parameters that a pass multiplies: all but tables that tokens or positions are looked up in.
+
+    A mixture of experts multiplies fewer, which is not counted.
+    """
+    import torch
+
+    tables = [item for item in model.modules() if isinstance(item, torch.nn.Embedding)]
+    looked_up = {id(item.weight): int(item.weight.numel()) for item in tables}
+    return sum(int(item.numel()) for item in model.parameters()) - sum(looked_up.values())
+
+
 def model_device(model: Any) -> Any:
-    """Device of a module's first parameter or buffer; the CPU for one that has neither."""
+    """Where a module takes its input: the device of its first parameter or buffer, the CPU for one
+    that has neither, or the device accelerate runs it on where it keeps weights elsewhere.
+    """
     import torch
 
     for tensor in itertools.chain(model.parameters(), model.buffers()):
-        return tensor.device
+        if not tensor.is_meta:
+            return tensor.device
+        hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+        places = (getattr(hook, "execution_device", None) for hook in hooks)
+        return torch.device(next((place for place in places if place is not None), "meta"))
     return torch.device("cpu")
 
 
@@ -76,7 +94,14 @@ def module_sha256(module: Any) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
+    state = module.state_dict()
+    if any(item.is_meta for item in itertools.chain(module.parameters(), module.buffers())):
+        if not any(hasattr(item, "_hf_hook") for item in module.modules()):
+            check_weights(module)
+        # accelerate keeps them in memory or on disk and brings them when they are needed.
+        modeling: Any = require("accelerate", "models").utils.modeling
+        state = modeling.get_state_dict_offloaded_model(module)
+    for key, value in sorted(state.items()):
         if not isinstance(value, torch.Tensor):  # a module's extra state
             digest.update(f"{key} {value!r}\0".encode())
             continue
@@ -86,8 +111,10 @@ def module_sha256(module: Any) -> str:
 
 
 def tensor_bytes(value: Any) -> bytes:
-    """The bytes of a tensor of any type, in C order."""
+    """The bytes of a tensor of any type, in C order; of one sharded over processes all of them."""
     import torch
 
+    if hasattr(value, "full_tensor"):  # DTensor; collective
+        value = value.full_tensor()
     flat = value.detach().cpu().contiguous().view(-1)
     return bytes(np.ascontiguousarray(flat.view(torch.uint8).numpy(force=True)).data)

@@ -51,6 +51,11 @@ def check_pair(model: Any, revision: str | None, dtype: str | None) -> tuple[Any
         raise InputError(
             "revision and dtype belong to a model that is loaded by name; this one is in memory"
         )
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in model[0].modules()):
+        raise ModelError(
+            "the model is wrapped in FullyShardedDataParallel, whose modules have no outputs of "
+            "their own: shard it with torch.distributed.fsdp.fully_shard in its place"
+        )
     return model
 
 

@@ -28,6 +28,8 @@ def extract(
     batch_size: int = 8,
     store_dtype: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+    passes: int | None = None,
 ) -> Store:
     """Run the model over the documents and write the kept rows (tokens, width) of each site.
 
@@ -38,6 +40,9 @@ def extract(
     sites: from `find_sites`, chosen by `select_sites`.
     store_dtype: "float16" or "bfloat16" (None: as the model computes).
     progress: called with (batches finished, batches in all).
+    part: the batches from one number to another alone, perhaps none, as a process of several takes
+        them. passes: how many are made, those beyond the ones left here for nothing: a model
+        sharded over processes runs on all of them or on none.
 
     Raises StoreError if the folder holds other activations, cannot be written, or the disk is
     full; InputError where a value does not fit float16.
@@ -64,7 +69,14 @@ def extract(
         "transformers": importlib.metadata.version("transformers"),
     }
     batches = list(documents.batches(batch_size))
+    some = batches[:1]
+    if part is not None:
+        definition["part"] = list(part)
+        batches = batches[slice(*part)]
     with open_shards(Path(directory), definition) as writer:
+        left = sum(number not in writer.shards for number in range(len(batches)))
+        for _ in range(0 if passes is None else passes - left):
+            _run_batch(loaded, documents, some[0], [], definition["store_dtype"])
         for number, batch in enumerate(batches):
             if number not in writer.shards:
                 tensors = _run_batch(loaded, documents, batch, taps, definition["store_dtype"])
@@ -90,7 +102,8 @@ def _run_batch(
     taken: dict[int, Any] = {}
 
     def take(tap: Tap, module: Any, value: Any) -> None:
-        taken[tap.site.layer] = value[wanted]
+        # Layers of one model may lie on several devices.
+        taken[tap.site.layer] = value[wanted.to(value.device)]
 
     with torch.inference_mode(), hooked(loaded.model, taps, take):
         given = torch.from_numpy(ids).to(device), torch.from_numpy(real).long().to(device)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdim.errors import InputError
 from fastdim.extract.texts import load_texts
 from fastdim.sweeps.jobs import prepare_model, run_job
 from fastdim.sweeps.options import FORMATS, Defaults
@@ -43,6 +44,7 @@ def sweep(
     trust_remote_code: bool = False,
     formats: Sequence[str] = FORMATS,
     progress: Progress | None = None,
+    group: Any = None,
 ) -> Sweep:
     """Measure every chosen layer of a model, under each token filter.
 
@@ -57,9 +59,15 @@ def sweep(
     backend: "faiss" or "faiss-gpu" for approximate neighbours, audited; index, target_recall: as in
         `knn`. What the audit says stands in the column `reason` of `id_twonn`.
 
-    Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError.
+    group: a torch.distributed process group (`torch.distributed.group.WORLD` for all) whose ranks
+        make this call together, each with its share of the documents: docs/distributed.md.
+
+    Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError;
+    with a group RankError.
     A layer that fails gives rows with status "failed" and a reason; the others go on.
     """
+    if group is not None and output is None:
+        raise InputError("a sweep of several ranks needs output=, where what is finished is kept")
     require_formats(() if output is None else formats, [model])
     job = prepare_model(
         model,
@@ -89,5 +97,11 @@ def sweep(
         keep_activations=keep_activations,
     )
     folder = None if output is None else Path(output)
+    if group is not None and folder is not None:
+        from fastdim.distributed.ranks import Ranks
+        from fastdim.sweeps.together import run_together
+
+        ranks = Ranks(group)
+        return Sweep([run_together(job, folder, formats, progress or Progress(), ranks)])
     job.check(folder)
     return Sweep([run_job(job, folder, formats, progress or Progress())])

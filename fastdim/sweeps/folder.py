@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from fastdim.extract.store import MANIFEST
 from fastdim.sweeps.definition import Definition, python_version, require_same
 
 _KNOWN = ("run.json", "lock")
+# Activations that a rank of several made, and how many there were.
+_PART = re.compile(r"activations-(\d+)-of-(\d+)")
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -117,8 +120,9 @@ class RunFolder:
 
     def discard(self, made: Sequence[Path]) -> None:
         """Take back a run that has computed nothing, and of the folders `made` those left empty."""
-        if self.activations.exists():  # without a manifest: not one batch was finished
-            self.remove_activations()
+        for path in self._activation_folders():  # without a manifest: not one batch was finished
+            with storage_errors(path):
+                shutil.rmtree(path)
         with storage_errors(self.path):
             self.pieces.rmdir()
             for name in ("timings.json", "run.json", "lock"):
@@ -127,6 +131,18 @@ class RunFolder:
                 if any(path.iterdir()):
                     break
                 path.rmdir()
+
+    def part(self, rank: int, size: int) -> Path:
+        """Where one of several processes keeps the hidden states that it made."""
+        return self.path / f"activations-{rank}-of-{size}"
+
+    def _activation_folders(self) -> list[Path]:
+        inside = [path for path in self.path.iterdir() if _PART.fullmatch(path.name)]
+        return [path for path in (self.activations, *inside) if path.exists()]
+
+    def has_activations(self) -> bool:
+        """Whether a batch of the model was finished, here or by one of several processes."""
+        return any((path / MANIFEST).is_file() for path in self._activation_folders())
 
     def remove_activations(self) -> None:
         """Delete the hidden states; pieces and results stay."""
@@ -155,7 +171,9 @@ def check_output(path: Path, definition: Definition | None = None) -> None:
     others = sorted(
         entry.name
         for entry in path.iterdir()
-        if entry.name not in _KNOWN and not entry.name.endswith(".tmp")
+        if entry.name not in _KNOWN
+        and not entry.name.endswith(".tmp")
+        and not _PART.fullmatch(entry.name)
     )
     if others:
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -211,7 +229,7 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
             yield folder
         except FastdimError:
             # Nothing was computed (unknown layer, no model): the corrected command may have it.
-            if folder.sample() is None and not (folder.activations / MANIFEST).is_file():
+            if folder.sample() is None and not folder.has_activations():
                 folder.discard(made)
             raise
     finally:

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from fastdim.backends.cpu import resolve_threads
 from fastdim.errors import InputError, require
-from fastdim.extract.facts import check_length, evaluating
+from fastdim.extract.facts import check_length, evaluating, multiplied_parameters
 from fastdim.extract.files import Matrix, open_activations
 from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
@@ -53,7 +54,7 @@ class ModelInput:
 
     def plan(self, definition: Definition, folder: Path | None) -> Plan:
         """Loads the model: sites and sizes are its own."""
-        loaded, documents, sites = self._prepare(definition)
+        loaded, documents, sites = self.prepare(definition)
         parameters = list(loaded.model.parameters())
         stored = folder is not None and (folder / MANIFEST).is_file()
         return make_plan(
@@ -69,6 +70,10 @@ class ModelInput:
             batch_tokens=_batch_size(definition) * documents.context,
             forward_tokens=documents.n_tokens,
             extract=not stored,
+            multiplied=multiplied_parameters(loaded.model),
+            context=documents.context,
+            pairs=definition.pairs,
+            threads=resolve_threads(None),
         )
 
     def open(
@@ -79,15 +84,15 @@ class ModelInput:
         from fastdim.extract.run import extract
         from fastdim.extract.sites import architecture_of
 
-        with run.timed("load"), _torch_threads(threads):
+        with run.timed("load"), torch_threads(threads):
             plan = self.plan(definition, run.activations)
         progress.plan(plan)
         already = sum(item.stat().st_size for item in run.path.rglob("*") if item.is_file())
         check_space(plan, run.path, already)
-        loaded, documents, sites = self._prepare(definition)
+        loaded, documents, sites = self.prepare(definition)
         size = _batch_size(definition)
         progress.start("forward", -(-len(documents) // size), "batches")
-        with run.timed("forward"), _torch_threads(threads), evaluating(loaded.model):
+        with run.timed("forward"), torch_threads(threads), evaluating(loaded.model):
             store = extract(
                 loaded,
                 documents,
@@ -100,13 +105,14 @@ class ModelInput:
         progress.finish()
         with evaluating(loaded.model):
             architecture = architecture_of(loaded.model)
-        self._prepared = None  # the model is not needed any more: its memory is
-        _write_sample(
+        self.release()
+        name = model_title(definition.model) if self.module is None else ""
+        write_sample(
             run,
             definition,
             store.sites,
             store.n_rows,
-            model_name=model_title(definition.model) if self.module is None else "",
+            model_name=name,
             architecture=architecture,
             dtype=loaded.dtype,
             store_dtype=store.dtype,
@@ -120,7 +126,7 @@ class ModelInput:
         """What the model and its documents are, before anything is run. Loads the model."""
         import torch
 
-        loaded, documents, sites = self._prepare(definition)
+        loaded, documents, sites = self.prepare(definition)
         bad = [
             name
             for name, value in loaded.model.named_parameters()
@@ -128,7 +134,11 @@ class ModelInput:
         ]
         return Description(sites, documents.sha256, tuple(bad))
 
-    def _prepare(self, definition: Definition) -> tuple[Any, Any, list[Site]]:
+    def release(self) -> None:
+        """Let go of the model: it is not needed any more, its memory is."""
+        self._prepared = None
+
+    def prepare(self, definition: Definition) -> tuple[Any, Any, list[Site]]:
         """Model, documents and sites, made once."""
         if self._prepared is None:
             require("torch", "models")
@@ -184,6 +194,8 @@ class FileInput:
             batch_tokens=0,
             forward_tokens=0,
             extract=False,
+            pairs=definition.pairs,
+            threads=resolve_threads(None),
         )
 
     def open(
@@ -192,7 +204,7 @@ class FileInput:
         """Hand the matrices out one by one: a bad one fails alone, when its turn comes."""
         progress.plan(self.plan(definition, None))
         source, dtype, n = self._found
-        _write_sample(
+        write_sample(
             run,
             definition,
             source.sites,
@@ -232,9 +244,10 @@ def _batch_size(definition: Definition) -> int:
     return definition.batch_size or 1
 
 
-def _write_sample(
+def write_sample(
     run: RunFolder, definition: Definition, sites: list[Site], n_rows: int, **made: Any
 ) -> None:
+    """Write what the run measures: sample.json."""
     sample = {
         "model": definition.model,
         "revision": definition.revision or "",
@@ -246,7 +259,8 @@ def _write_sample(
 
 
 @contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """Torch on so many threads while the block runs."""
     torch = require("torch", "models")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

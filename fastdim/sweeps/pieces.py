@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import as_groups, as_rows
+from fastdim.arrays import Rows, as_groups, as_rows
 from fastdim.errors import InputError, StoreError
 from fastdim.extract.store import Site, TokenTable
 from fastdim.layer import METRICS, measure_job
@@ -16,7 +16,7 @@ from fastdim.sweeps.contributions import contributions
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, Filter, LayerRows, apply
 from fastdim.sweeps.schema import encode_float, encode_metric, failed_metric
-from fastdim.sweeps.shared import SharedJob, SharedLayer
+from fastdim.sweeps.shared import SharedLayer
 from fastdim.sweeps.source import Source
 
 
@@ -31,20 +31,26 @@ class Layer:
         self.shared: SharedLayer | None = None
         self.tokens: TokenTable | None = None
         try:
-            rows = as_rows(source.rows(site.layer), name=site.label)
-            self.tokens = beside = source.tokens(site.layer)
-            layer = LayerRows(
-                rows,
-                rows.norms(),
-                None if beside is None else beside.position,
-                None if beside is None else beside.special,
-            )
             filters = [FILTERS[name] for name in definition.filters]
-            self.shared = SharedLayer(layer, filters, definition, threads)
+            self.shared = self._share(filters, threads)
         except StoreError:
             raise  # the store is not to be trusted: no layer of it is
         except (InputError, MemoryError) as error:
             self.failure = _words(error)
+
+    def _share(self, filters: list[Filter], threads: int) -> SharedLayer:
+        """Read rows and tokens."""
+        rows = as_rows(self.source.rows(self.site.layer), name=self.site.label)
+        self.tokens = self.source.tokens(self.site.layer)
+        layer = layer_rows(rows, rows.norms(), self.tokens)
+        return SharedLayer(layer, filters, self.definition, threads)
+
+
+def layer_rows(rows: Rows, norms: NDArray[np.float64], tokens: TokenTable | None) -> LayerRows:
+    """What a filter may look at."""
+    if tokens is None:
+        return LayerRows(rows, norms)
+    return LayerRows(rows, norms, tokens.position, tokens.special)
 
 
 def _words(error: BaseException) -> str:
@@ -86,7 +92,7 @@ def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any
     filtered = apply(item, layer, shared.definition.outlier_factor, shared.threads)
     documents = None if tokens is None else tokens.document[filtered.kept]
     groups = as_groups(documents, len(filtered.kept))
-    job = SharedJob(shared, filtered, groups)
+    job = shared.job(filtered, groups)
     measured = measure_job(job)
     by_name = {metric.name: metric for metric in measured.metrics}
     norms = layer.norms[filtered.kept]

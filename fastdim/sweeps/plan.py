@@ -10,18 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from fastdim.errors import StoreError
+from fastdim.plan_work import FORWARD_SHARE, Cores, forward_operations, site_analysis
 from fastdim.sweeps.filters import FILTERS
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 # Document, position and token id as int64 and the special flag, beside the activations.
-_TOKEN_BYTES = 25
-_PIECE_BYTES = 16_000
+TOKEN_BYTES = 25
+PIECE_BYTES = 16_000
 _PROBE_SIZE = 1024
-
-# Attention, norms and products smaller than the probe take as long again as the weights' products
-# (SmolLM2 and MiniLM, two cores: 31 s where the products alone would take 15).
-FORWARD_SHARE = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,22 +60,33 @@ def make_plan(
     batch_tokens: int,
     forward_tokens: int,
     extract: bool,
+    multiplied: int | None = None,
+    context: int = 0,
+    pairs: int | None = None,
+    threads: int = 1,
+    speed: float | None = None,
 ) -> Plan:
     """Work out a Plan.
 
     `forward_tokens`: tokens that go through the model, more than `n_rows` where documents are
-    thinned out; `extract`: whether the forward pass is still to be done (else its costs are 0).
+    thinned out; `extract`: whether the forward pass is still to be done (else its costs are 0);
+    `multiplied`: parameters without embedding tables; `pairs`: cosines sampled, None for all;
+    `speed`: of this machine on a float32 product, None to measure it.
     """
     item = BYTES[store_dtype]
     widest = max(columns)
     m = n_rows if queries is None else min(n_rows, queries)
-    speed = flops_per_second()
-    # Filters share what they have in common (sweeps/shared.py): one search and one covariance of
-    # the rows, another of their directions. A search is at most the full product of 2 m n d
-    # operations (it leaves pairs out), a covariance is the half of 2 n d^2.
-    searches = len({FILTERS[name].normalize for name in filters})
-    work = sum(searches * 2.0 * m * n_rows * d + 2.0 * n_rows * d * d for d in columns)
-    forward = 2.0 * parameters * forward_tokens if extract else 0.0
+    flops = flops_per_second() if speed is None else speed
+    cores = Cores(threads, flops)
+    normalized = sum(FILTERS[name].normalize for name in filters)
+    drawn = 0.5 * n_rows**2 if pairs is None else pairs
+    work = sum(
+        site_analysis(cores, n_rows, d, m, drawn, len(filters), normalized).seconds for d in columns
+    )
+    blocks = len(columns) if extract else 0
+    forward = forward_operations(
+        parameters if multiplied is None else multiplied, forward_tokens, blocks, widest, context
+    )
     # The model, one batch of every site, and the intermediate values of one block (about 12 d).
     extraction = (
         parameter_bytes + batch_tokens * (sum(columns) * item + 12 * widest * 4) if extract else 0
@@ -97,11 +105,11 @@ def make_plan(
         store_dtype=store_dtype,
         parameters=parameters if extract else 0,
         batch_tokens=batch_tokens,
-        disk_bytes=n_rows * (sum(columns) * item + _TOKEN_BYTES)
-        + len(columns) * len(filters) * _PIECE_BYTES,
+        disk_bytes=n_rows * (sum(columns) * item + TOKEN_BYTES)
+        + len(columns) * len(filters) * PIECE_BYTES,
         memory_bytes=max(extraction, analysis),
-        forward_seconds=FORWARD_SHARE * forward / speed,
-        analysis_seconds=work / speed,
+        forward_seconds=FORWARD_SHARE * forward / flops if extract else 0.0,
+        analysis_seconds=work,
     )
 
 
@@ -119,7 +127,7 @@ def flops_per_second() -> float:
 
 def size(n_bytes: float) -> str:
     """Bytes in words: "1.5 GB"."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+    for unit, factor in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= factor:
             return f"{n_bytes / factor:.1f} {unit}"
     return f"{n_bytes / 1e3:.0f} kB"

@@ -131,14 +131,17 @@ class SharedLayer:
                 key = self._key(mask, unit)
                 if key in self._decompositions:
                     continue
-                inside = [part for ids, part in self._sums(unit) if mask[ids[0]]]
-                total = inside[0]
-                for part in inside[1:]:
-                    total = total + part
-                used = mask & (self.inverse > 0) if unit else mask
-                ids = None if used.all() else np.flatnonzero(used)
-                scale = self.inverse if unit else None
-                self._decompositions[key] = pool.submit(decompose_sums, total, ids, scale)
+                self._decompositions[key] = pool.submit(decompose_sums, *self._added(mask, unit))
+
+    def _added(self, mask: Mask, unit: bool) -> tuple[Sums, Int64 | None, Array | None]:
+        """Sums over the rows of a mask, these rows (None: all), and their factors."""
+        inside = [part for ids, part in self._sums(unit) if mask[ids[0]]]
+        total = inside[0]
+        for part in inside[1:]:
+            total = total + part
+        used = mask & (self.inverse > 0) if unit else mask
+        ids = None if used.all() else np.flatnonzero(used)
+        return total, ids, self.inverse if unit else None
 
     def shares_spectrum(self, count: int) -> bool:
         """Whether the spectrum of so many rows comes from sums over them."""
@@ -160,13 +163,9 @@ class SharedLayer:
             scale = self.inverse if unit else None
             codes, sizes = np.unique(pattern[pattern > 0], return_counts=True)
             members = [np.flatnonzero(pattern == code) for code in codes]
-            shift = near_mean(self.rows, scale, members[int(np.argmax(sizes))])
+            shift = self._near_mean(scale, members[int(np.argmax(sizes))])
             self._parts[unit] = [
-                (
-                    ids,
-                    sums(self.rows, shift, self.threads, self._all_or(ids), scale),
-                )
-                for ids in members
+                (ids, self._sums_of(shift, self._all_or(ids), scale)) for ids in members
             ]
         return self._parts[unit]
 
@@ -263,7 +262,7 @@ class SharedLayer:
         while min(int((mask[first] & mask[second]).sum()) for mask in used) < wanted:
             more = draw_pairs(rng, self.rows.n, max(1, wanted // 8))
             first, second = np.append(first, more[0]), np.append(second, more[1])
-        return first, second, pair_cosines(self.rows, self.inverse, first, second, self.threads)
+        return first, second, self._cosines(first, second)
 
     def add_pairs(self, found: CosineStats, inverse: Array) -> CosineStats:
         """`found` with histogram and extremes: every pair, or the shared sample."""
@@ -280,12 +279,31 @@ class SharedLayer:
         elif int(wanted) < count * (count - 1) // 2 and self.shares(count):
             first, second, cosines = self._pairs
             sample = cosines[used[first] & used[second]][: int(wanted)]
-        result = add_pairs(
-            found, self.rows, inverse, BINS, wanted, definition.seed, self.threads, sample
-        )
+        result = self._add_pairs(found, inverse, wanted, sample)
         if wanted == "all":
             self._histograms[used.tobytes()] = result
         return result
+
+    def job(self, filtered: Filtered, groups: Int64 | None) -> SharedJob:
+        """The metrics of one filter. groups: label of each row it keeps."""
+        return SharedJob(self, filtered, groups)
+
+    # What reads rows, so that rows of several processes can be read otherwise.
+
+    def _near_mean(self, scale: Array | None, ids: Int64) -> Array:
+        return near_mean(self.rows, scale, ids)
+
+    def _sums_of(self, shift: Array, ids: Int64 | None, scale: Array | None) -> Sums:
+        return sums(self.rows, shift, self.threads, ids, scale)
+
+    def _cosines(self, first: Int64, second: Int64) -> Array:
+        return pair_cosines(self.rows, self.inverse, first, second, self.threads)
+
+    def _add_pairs(
+        self, found: CosineStats, inverse: Array, wanted: int | str, sample: Array | None
+    ) -> CosineStats:
+        seed = self.definition.seed
+        return add_pairs(found, self.rows, inverse, BINS, wanted, seed, self.threads, sample)
 
 
 def approximate(
