@@ -84,8 +84,11 @@ class Track(Sweep):
             raise StoreError(f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`")
         runs.sort(key=lambda run: int(run.sample["step"]))
         failed = []
+        measured = {run.sample["revision"] for run in runs}
         for path in (Path(folder) / FAILED for folder in folders):
             for entry in read_json(path) if path.is_file() else []:
+                if entry["name"] in measured:
+                    continue  # since the list was written; a track that goes on writes it last
                 reason = str(entry.pop("reason"))
                 failed.append((str(entry["name"]), reason))
                 runs.append(_failed(runs[0], Checkpoint(**entry), reason))

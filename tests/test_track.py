@@ -148,6 +148,22 @@ def test_a_bad_checkpoint_has_rows_with_its_reason_and_the_rest_goes_on(
     pd.testing.assert_frame_equal(again.table, table)
 
 
+def test_a_checkpoint_that_was_measured_at_last_has_not_failed(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    weights = checkpoints / "checkpoint-10" / "model.safetensors"
+    weights.rename(tmp_path / "weights")
+    track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
+    before = (tmp_path / "out" / "failed.json").read_bytes()
+    (tmp_path / "weights").rename(weights)
+    found = track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
+    # As where it is killed before all are measured.
+    (tmp_path / "out" / "failed.json").write_bytes(before)
+    again = Track.load(tmp_path / "out")
+    assert again.failed == found.failed == []
+    pd.testing.assert_frame_equal(again.table, found.table)
+
+
 def test_the_command_line(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
