@@ -135,7 +135,7 @@ def open_rows(x: Any, layer: int | None = None) -> DiskRows:
     Raises InputError on anything else, on parts that do not fit together, and on arrays that would
     have to be copied; StoreError on a file that is damaged or cut off.
     """
-    if isinstance(x, DiskRows):
+    if isinstance(x, DiskRows) and layer is None:
         return x
     items = list(x) if isinstance(x, (list, tuple)) else [x]
     if not items:
@@ -153,6 +153,10 @@ _Part = tuple[Rows, tuple[str, int, int]]
 def _open(item: Any, layer: int | None) -> list[_Part]:
     if isinstance(item, (str, Path)):
         return _open_path(Path(item), layer)
+    if layer is not None:
+        raise InputError(
+            f"an array has no layer {layer}: leave layer out, or give a sweep's folder"
+        )
     if isinstance(item, Rows):
         return [(item, ("", 0, 0))]
     if isinstance(item, np.ndarray) and not isinstance(item, np.ma.MaskedArray):
