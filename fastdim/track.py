@@ -25,7 +25,7 @@ from fastdim.sweeps.inputs import ModelInput
 from fastdim.sweeps.jobs import Job, prepare_model, run_job
 from fastdim.sweeps.options import FORMATS, Defaults
 from fastdim.sweeps.progress import Progress
-from fastdim.sweeps.record import RunRecord
+from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.result import Sweep, require_formats
 from fastdim.sweeps.run import all_finished
 from fastdim.sweeps.schema import failed_metric
@@ -79,16 +79,31 @@ class Track(Sweep):
         """Read the folder of a track, failed checkpoints too. Raises StoreError where its runs are
         not of a track.
         """
-        runs = Sweep.load(*folders).runs
+        places = [Path(folder) for folder in folders]
+        listed = [
+            (place, entry)
+            for place in places
+            if (place / FAILED).is_file()
+            for entry in read_json(place / FAILED)
+        ]
+        # What a worker left that was killed too often is no run.
+        left = {run_path(place, entry["name"]) for place, entry in listed}
+        paths = [path for path in find_runs(places) if path not in left or _is_settled(path)]
+        runs = [RunRecord.read(path) for path in paths]
         if any("step" not in run.sample for run in runs):
-            raise StoreError(f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`")
+            raise StoreError(
+                f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`, or a "
+                "checkpoint that is not finished: start the track again"
+            )
         runs.sort(key=lambda run: int(run.sample["step"]))
         failed = []
-        for path in (Path(folder) / FAILED for folder in folders):
-            for entry in read_json(path) if path.is_file() else []:
-                reason = str(entry.pop("reason"))
-                failed.append((str(entry["name"]), reason))
-                runs.append(_failed(runs[0], Checkpoint(**entry), reason))
+        measured = {run.sample["revision"] for run in runs}
+        for _, entry in listed:
+            if entry["name"] in measured:
+                continue  # since the list was written; a track that goes on writes it last
+            reason = str(entry.pop("reason"))
+            failed.append((str(entry["name"]), reason))
+            runs.append(_failed(runs[0], Checkpoint(**entry), reason))
         return cls(runs, failed)
 
     @property
@@ -103,6 +118,15 @@ class Track(Sweep):
         steps = frame["revision"].map(self.steps).astype("Int64")
         frame.insert(list(frame.columns).index("revision") + 1, "step", steps)
         return frame
+
+
+def run_path(output: Path, name: str) -> Path:
+    """The run folder of a checkpoint."""
+    return output / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
+def _is_settled(path: Path) -> bool:
+    return "step" in (RunFolder(path).sample() or {})
 
 
 def find_checkpoints(
@@ -239,7 +263,7 @@ class Work:
 
         Raises StoreError: it concerns more than this checkpoint.
         """
-        folder = self.output / re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name)
+        folder = run_path(self.output, checkpoint.name)
         try:
             job = prepare_model(
                 checkpoint.source,

@@ -10,6 +10,7 @@ import pytest
 from conftest import gaussian, in_dtype, token_like
 
 from fastdim import BackendError, CosineStats, InputError, cosine_stats
+from fastdim.arrays import Rows
 from fastdim.disk import angles, budget
 
 
@@ -69,6 +70,19 @@ def test_equal_in_every_dtype_and_level(isa: str, dtype: str) -> None:
     memory = limit(700, 20, rows.data.itemsize, 200)
     found = cosine_stats(rows, memory=memory)
     same(found, cosine_stats(rows))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_equal_rows_that_tiles_meet_in_another_order(isa: str, dtype: str) -> None:
+    """A cosine has the same bits whichever row comes first: counts are taken off each other."""
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        rows = in_dtype(rng.standard_normal((12, 6))[rng.integers(0, 12, 300)], dtype)
+        expected = cosine_stats(rows, pairs="all")
+        memory = limit(300, 6, rows.data.itemsize, 20)
+        same(cosine_stats(rows, pairs="all", memory=memory), expected)
+        turned = cosine_stats(Rows(rows.data[::-1].copy(), dtype), pairs="all")
+        assert (turned.min, turned.max) == (expected.min, expected.max)
 
 
 def test_a_tile_of_zeros_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,3 +211,32 @@ def test_one_writer_at_a_time(rows: Path, tmp_path: Path) -> None:
         state.opened(tmp_path / "state", {"operation": "another"}),
     ):
         pytest.fail("two writers at once")
+
+
+@pytest.mark.parametrize("mode", ["c", "r+"])
+def test_what_was_written_through_a_map_is_another_matrix(
+    rows: Path, tmp_path: Path, mode: Any
+) -> None:
+    mapped = np.load(rows, mmap_mode=mode)
+    before = os.stat(rows)
+    fd.knn(mapped, memory="1GB", resume=tmp_path / "state")
+    mapped[5] = mapped[8]  # none of the rows that are compared of a file
+    os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns))  # as tmpfs has it
+    with pytest.raises(StoreError, match="another call: x differ"):
+        fd.knn(mapped, memory="1GB", resume=tmp_path / "state")
+
+
+def test_a_map_whose_file_is_gone(rows: Path, tmp_path: Path) -> None:
+    mapped = np.load(rows, mmap_mode="r")
+    expected = fd.knn(rows, memory="1GB")
+    rows.unlink()
+    found = fd.knn(mapped, memory="1GB", resume=tmp_path / "state")
+    same("knn", found, expected)
+
+
+def test_a_folder_of_others_is_left_alone(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.tmp").write_text("mine")
+    with pytest.raises(StoreError, match=r"no unfinished operation \(notes.tmp\)"):
+        fd.knn(rows, memory="1GB", resume=tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.tmp").read_text() == "mine"

@@ -140,6 +140,9 @@ def test_what_is_no_matrix_on_disk(tmp_path: Path, x: np.ndarray) -> None:
     np.save(tmp_path / "x.npy", x)
     with pytest.raises(InputError, match="it has no layer 2"):
         open_rows(tmp_path / "x.npy", layer=2)
+    for given in (x, open_rows(x)):
+        with pytest.raises(InputError, match="an array has no layer 2"):
+            open_rows(given, layer=2)
 
 
 def test_foreign_byte_order_is_not_copied(x: np.ndarray) -> None:

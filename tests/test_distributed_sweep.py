@@ -87,6 +87,7 @@ def rank_main(rank: int, folder: str) -> None:
     refused("versions", model())
     definition.VERSIONED = installed
     refused("unknown layer", model(), layers="99")
+    refused("approximate", model(), backend="faiss")
     # What one rank alone meets while the others work.
     sha256 = Documents.sha256
     if rank == 3:
@@ -165,6 +166,7 @@ def test_a_model_sharded_by_fsdp(folder: Path) -> None:
         ("weights", "model_sha256: "),
         ("versions", "version of transformers: "),
         ("unknown layer", "ModelError: rank 0: unknown layer '99'"),
+        ("approximate", "InputError: backend='faiss' searches in one process"),
         ("tokens", "tokens of the texts: "),
         ("one rank fails", "InputError: rank 1: "),
     ],

@@ -50,6 +50,14 @@ def test_table_has_a_row_for_each_layer_filter_and_metric(tmp_path: Path) -> Non
     assert (embedding["n_distinct"] < embedding["n_rows"]).all()
 
 
+def test_a_sweep_that_keeps_no_activations_is_called_again(tmp_path: Path) -> None:
+    options = OPTIONS | {"output": tmp_path, "keep_activations": False, "formats": ("csv",)}
+    first = fastdim.sweep(model(), TEXTS, **options)
+    assert not (tmp_path / "activations").exists()
+    again = fastdim.sweep(model(), TEXTS, **options)
+    pd.testing.assert_frame_equal(again.table, first.table)
+
+
 def test_a_sweep_stopped_anywhere_ends_with_the_same_table(tmp_path: Path) -> None:
     whole = fastdim.sweep(model(), TEXTS, output=tmp_path / "whole", **OPTIONS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,43 @@ def test_a_bad_checkpoint_has_rows_with_its_reason_and_the_rest_goes_on(
     again = Track.load(tmp_path / "out")
     assert again.failed == found.failed
     pd.testing.assert_frame_equal(again.table, table)
+
+
+def test_what_a_failed_checkpoint_left_is_no_run(checkpoints: Path, tmp_path: Path) -> None:
+    remove_weights(checkpoints / "checkpoint-10")
+    out = tmp_path / "out"
+    found = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS)
+    # As a worker leaves it that is killed while it runs the model, or while it measures.
+    (out / "checkpoint-10").mkdir()
+    run = (out / "checkpoint-1" / "run.json").read_bytes()
+    (out / "checkpoint-10" / "run.json").write_bytes(run)
+    pd.testing.assert_frame_equal(Track.load(out).table, found.table)
+    sample = json.loads((out / "checkpoint-1" / "sample.json").read_bytes())
+    del sample["step"]
+    (out / "checkpoint-10" / "sample.json").write_text(json.dumps(sample))
+    again = Track.load(out)
+    assert again.failed == found.failed
+    pd.testing.assert_frame_equal(again.table, found.table)
+    # Another one has not failed, and is not finished.
+    (out / "checkpoint-1" / "sample.json").write_text(json.dumps(sample))
+    with pytest.raises(StoreError, match="a checkpoint that is not finished"):
+        Track.load(out)
+
+
+def test_a_checkpoint_that_was_measured_at_last_has_not_failed(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    weights = checkpoints / "checkpoint-10" / "model.safetensors"
+    weights.rename(tmp_path / "weights")
+    track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
+    before = (tmp_path / "out" / "failed.json").read_bytes()
+    (tmp_path / "weights").rename(weights)
+    found = track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
+    # As where it is killed before all are measured.
+    (tmp_path / "out" / "failed.json").write_bytes(before)
+    again = Track.load(tmp_path / "out")
+    assert again.failed == found.failed == []
+    pd.testing.assert_frame_equal(again.table, found.table)
 
 
 def test_the_command_line(

@@ -152,6 +152,27 @@ def test_a_training_goes_on_in_its_folder(tmp_path: Path) -> None:
         tracker(deeper, tmp_path / "t", resumed=9)
 
 
+def test_nothing_of_another_training_is_removed(tmp_path: Path) -> None:
+    model = tiny_gpt()
+    tracker(model, tmp_path / "t", steps=[7]).step(7)
+    before = sorted((tmp_path / "t").rglob("*"))
+    with pytest.raises(StoreError, match="--max-tokens: 200 there, 100 now"):
+        tracker(model, tmp_path / "t", resumed=3, max_tokens=100)
+    assert sorted((tmp_path / "t").rglob("*")) == before
+
+
+def test_steps_of_numpy_are_steps(tmp_path: Path) -> None:
+    seen = tracker(tiny_gpt(), tmp_path / "t", steps=3)
+    assert seen.due(np.int64(10))  # type: ignore[arg-type]
+    assert not seen.due(np.int64(11))  # type: ignore[arg-type]
+    assert seen.step(np.int64(10)) is not None  # type: ignore[arg-type]
+    assert seen.measured == [10]
+    assert seen.track.steps == {"step10": 10}
+    for wrong in (10.0, torch.tensor(10), -1):
+        with pytest.raises(InputError, match="step must be a whole number"):
+            seen.step(wrong)  # type: ignore[arg-type]
+
+
 def test_weights_that_are_not_numbers_give_rows_with_a_reason(tmp_path: Path) -> None:
     model = tiny_gpt()
     seen = tracker(model, tmp_path / "t")

@@ -57,7 +57,7 @@ double dot_avx2(const void* x, const void* y, std::size_t d, double x_scale, dou
   for (; d - i >= 4; i += 4) add(sum[0], Type::load(a + i), Type::load(b + i));
   if (i < d) add(sum[0], load_tail<Type>(a + i, d - i), load_tail<Type>(b + i, d - i));
   const double all = sum_lanes(_mm256_add_pd(sum[0], sum[1]));
-  return kScaleFirst ? all : all * x_scale * y_scale;
+  return kScaleFirst ? all : all * (x_scale * y_scale);
 }
 
 constexpr CosineKernels kKernels = {

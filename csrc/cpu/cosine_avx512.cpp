@@ -190,7 +190,7 @@ double dot_avx512(const void* x, const void* y, std::size_t d, double x_scale, d
     add(sum[0], Type::load(a + i, mask), Type::load(b + i, mask));
   }
   const double all = _mm512_reduce_add_pd(_mm512_add_pd(sum[0], sum[1]));
-  return kScaleFirst ? all : all * x_scale * y_scale;
+  return kScaleFirst ? all : all * (x_scale * y_scale);
 }
 
 constexpr CosineKernels kKernels = {

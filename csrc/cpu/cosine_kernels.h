@@ -47,6 +47,7 @@ struct CosineKernels {
               const float* high, std::int32_t* bins, std::uint32_t* unsure);
 
   // sum of (x_scale * x) * (y_scale * y) in float64; rows other than f64 are scaled after the sum.
+  // The same bits for (y, x): tiles on disk and ranks meet a pair in either order.
   double (*dot[kDtypes])(const void* x, const void* y, std::size_t d, double x_scale,
                          double y_scale);
 };

@@ -37,7 +37,7 @@ double dot_scalar(const void* x, const void* y, std::size_t d, double x_scale, d
     sum[i % 4] += kScaleFirst ? (x_scale * Type::value(a[i])) * (y_scale * Type::value(b[i]))
                               : Type::value(a[i]) * Type::value(b[i]);
   const double all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-  return kScaleFirst ? all : all * x_scale * y_scale;
+  return kScaleFirst ? all : all * (x_scale * y_scale);
 }
 
 constexpr CosineKernels kKernels = {

@@ -5,7 +5,8 @@ the histogram of all pairs within A, and p tiles,
 
     H(all) = sum over i < j of H(tile i and tile j) - (p - 2) sum over i of H(tile i).
 
-A count is that of the float64 cosines, which depend on two rows alone, so the difference is exact.
+A count is that of the float64 cosines, which depend on two rows alone and not on which comes first,
+so the difference is exact.
 """
 
 from __future__ import annotations

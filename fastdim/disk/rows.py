@@ -30,7 +30,7 @@ class DiskRows:
     """Rows (n, d) of one dtype in consecutive parts, which lie on disk or in memory.
 
     parts: at least one. files: (path, bytes, time of change) of each file they lie in; "" and zeros
-    for an array that belongs to no known file.
+    for an array that belongs to no known file, or can be written.
     """
 
     parts: tuple[Rows, ...]
@@ -135,7 +135,7 @@ def open_rows(x: Any, layer: int | None = None) -> DiskRows:
     Raises InputError on anything else, on parts that do not fit together, and on arrays that would
     have to be copied; StoreError on a file that is damaged or cut off.
     """
-    if isinstance(x, DiskRows):
+    if isinstance(x, DiskRows) and layer is None:
         return x
     items = list(x) if isinstance(x, (list, tuple)) else [x]
     if not items:
@@ -153,12 +153,14 @@ _Part = tuple[Rows, tuple[str, int, int]]
 def _open(item: Any, layer: int | None) -> list[_Part]:
     if isinstance(item, (str, Path)):
         return _open_path(Path(item), layer)
+    if layer is not None:
+        raise InputError(
+            f"an array has no layer {layer}: leave layer out, or give a sweep's folder"
+        )
     if isinstance(item, Rows):
         return [(item, ("", 0, 0))]
     if isinstance(item, np.ndarray) and not isinstance(item, np.ma.MaskedArray):
-        name = getattr(item, "filename", None)
-        file = _file_of(Path(name)) if name else ("", 0, 0)
-        return [(as_unchecked_rows(item, "x"), file)]
+        return [(as_unchecked_rows(item, "x"), _file_behind(item))]
     raise InputError(
         f"memory= reads numpy arrays, memmaps and paths, not {type(item).__name__}: other arrays "
         "lie in memory already, so leave memory out"
@@ -221,6 +223,16 @@ def _read_on(array: NDArray[Any]) -> None:
     mapping = getattr(array, "_mmap", None)
     if mapping is not None and hasattr(mmap, "MADV_SEQUENTIAL"):
         mapping.madvise(mmap.MADV_SEQUENTIAL)
+
+
+def _file_behind(array: NDArray[Any]) -> tuple[str, int, int]:
+    """The file that a memmap shows: none of one that can be written (a copy-on-write map differs
+    from its file, and tmpfs keeps no time of what is written through a map), or whose file is gone.
+    """
+    name = getattr(array, "filename", None)
+    if not name or getattr(array, "mode", "") != "r" or not Path(name).is_file():
+        return "", 0, 0
+    return _file_of(Path(name))
 
 
 def _file_of(path: Path) -> tuple[str, int, int]:

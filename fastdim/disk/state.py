@@ -23,6 +23,8 @@ from fastdim.extract.shards import (
 )
 
 DEFINITION = "operation.json"
+# What a process may leave that was killed before it had written a definition.
+EMPTY = ("lock", f"{DEFINITION}.tmp")
 
 
 class State:
@@ -98,7 +100,7 @@ def _check(path: Path, wanted: dict[str, Any]) -> None:
     """Raise StoreError unless the folder is empty or holds this operation."""
     file = path / DEFINITION
     if not file.is_file():
-        others = [p.name for p in path.iterdir() if p.name != "lock" and p.suffix != ".tmp"]
+        others = [p.name for p in path.iterdir() if p.name not in EMPTY]
         if others:
             raise StoreError(
                 f"{path} is not empty and holds no unfinished operation ({sorted(others)[0]}): "

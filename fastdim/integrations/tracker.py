@@ -160,6 +160,7 @@ class Tracker:
 
     def due(self, step: int) -> bool:
         """Whether `step` is one of `steps` and was not measured yet."""
+        step = whole_number("step", step, 0)
         return step in self.steps and step not in self.measured
 
     def step(self, step: int) -> dict[str, float] | None:
@@ -176,7 +177,7 @@ class Tracker:
 
         Raises StoreError where the folder cannot be written.
         """
-        whole_number("step", step, 0)
+        step = whole_number("step", step, 0)
         _wait(self._inner())
         start = time.perf_counter()
         revision = f"step{step}"
@@ -300,11 +301,8 @@ class Tracker:
                 f"{max(folders)}): give another folder, or say from which step this training goes "
                 "on with resumed="
             )
-        kept = []
+        # All are looked at before one is removed: they may be another training's.
         for step, folder in sorted(folders.items()):
-            if resumed is not None and step > resumed:
-                _remove(folder)
-                continue
             wanted = replace(self._definition, revision=f"step{step}")
             require_same(RunFolder(folder).run()["definition"], wanted, folder)
             sample = read_json(folder / "sample.json")
@@ -314,7 +312,11 @@ class Tracker:
                         f"{folder} was measured with other {key.split('_')[0]}: another model or "
                         "tokenizer; give another folder"
                     )
-            if RunRecord.read(folder).complete:
+        kept = []
+        for step, folder in sorted(folders.items()):
+            if resumed is not None and step > resumed:
+                _remove(folder)
+            elif RunRecord.read(folder).complete:
                 kept.append(step)
         return kept
 

@@ -60,7 +60,8 @@ def sweep(
         `knn`. What the audit says stands in the column `reason` of `id_twonn`.
 
     group: a torch.distributed process group (`torch.distributed.group.WORLD` for all) whose ranks
-        make this call together, each with its share of the documents: docs/distributed.md.
+        make this call together, each with its share of the documents: docs/distributed.md. They
+        search neighbours exactly, so backend is left out.
 
     Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError;
     with a group RankError.

@@ -146,8 +146,9 @@ class RunFolder:
 
     def remove_activations(self) -> None:
         """Delete the hidden states; pieces and results stay."""
-        with storage_errors(self.activations):
-            shutil.rmtree(self.activations)
+        if self.activations.exists():  # a run that is called again has none any more
+            with storage_errors(self.activations):
+                shutil.rmtree(self.activations)
 
 
 def check_output(path: Path, definition: Definition | None = None) -> None:

@@ -43,14 +43,19 @@ def run_together(
     path: the folder of the run, on each machine. What is finished is kept whatever happens to a
     rank, and the same command goes on from there. progress: events of rank 0 alone.
 
-    Raises what `run_job` raises, on every rank; RankError where ranks differ in versions, options,
-    model or texts, or where another rank is lost.
+    Raises what `run_job` raises, on every rank, and InputError on approximate neighbours; RankError
+    where ranks differ in versions, options, model or texts, or where another rank is lost.
     """
     if not isinstance(job.input, ModelInput):
         raise InputError("several ranks sweep a model; matrices from elsewhere take one process")
     facts = {f"version of {name}": told for name, told in installed_versions().items()}
     options = {name: repr(value) for name, value in job.definition.to_json().items()}
     ranks.agree({**facts, **options})
+    if job.definition.backend is not None:
+        raise InputError(
+            f"backend={job.definition.backend!r} searches in one process: leave it out, several "
+            "ranks search exactly"
+        )
     if not ranks.first:
         progress = Progress()
     folder = RunFolder(path)
