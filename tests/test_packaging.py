@@ -12,13 +12,15 @@ import fastdim
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {"models", "report", "faiss", "faiss-gpu", "triton", "torch", "torchmetrics", "sklearn"}
-EXTRAS |= {"test", "dev", "bench"}
+EXTRAS |= {"lightning", "ray", "test", "dev", "bench"}
 HEAVY = [
     "torch",
     "torchmetrics",
     "transformers",
     "faiss",
     "triton",
+    "lightning",
+    "ray",
     "matplotlib",
     "pandas",
     "rich",
