@@ -187,6 +187,23 @@ def orthonormal(count: int, d: int) -> np.ndarray:
     return np.ascontiguousarray(np.linalg.qr(gaussian(d, count, seed=9))[0].T)
 
 
+def awkward(case: str, n: int, d: int) -> np.ndarray:
+    """Rows on which products of rounded rows are at their worst."""
+    x = gaussian(n, d) + 0.5
+    if case == "massive":
+        x[::20, 3] += 3000.0
+    elif case == "parallel":
+        x = 1.0 + 1e-3 * x
+    elif case == "peaked":
+        x[:, 5] *= 1e4
+    elif case == "sparse":
+        x *= np.random.default_rng(1).random((n, d)) < 0.2
+        x[4] = 0.0
+    elif case == "copies":
+        x[n // 2 :] = x[: n - n // 2] + 1e-4 * gaussian(n - n // 2, d, seed=4)
+    return x
+
+
 ARITHMETICS = ["float32", "int16"]
 
 
@@ -205,16 +222,7 @@ def arithmetic(isa: str, request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("case", ["gaussian", "massive", "parallel", "peaked", "sparse", "float64"])
 def test_exact_counts_in_either_arithmetic(arithmetic: str, case: str, axes: int) -> None:
     for n, d in ((70, 17), (230, 40), (97, 131)):
-        x = gaussian(n, d) + 0.5
-        if case == "massive":
-            x[::20, 3] += 3000.0
-        elif case == "parallel":
-            x = 1.0 + 1e-3 * x
-        elif case == "peaked":
-            x[:, 5] *= 1e4
-        elif case == "sparse":
-            x *= np.random.default_rng(1).random((n, d)) < 0.2
-            x[4] = 0.0
+        x = awkward(case, n, d)
         rows = in_dtype(x * (1e120 if case == "float64" else 1.0), "float64")
         for bins in (3, 200, 20_001):
             histogram, low, high, counts = cpu.cosine_histogram(
@@ -253,19 +261,7 @@ def test_fast_counts_are_at_most_one_bin_off(arithmetic: str) -> None:
 @pytest.mark.parametrize("case", ["gaussian", "massive", "parallel", "peaked", "sparse", "copies"])
 def test_int8_moves_few_pairs_and_keeps_the_extremes(isa: str, case: str, axes: int) -> None:
     for n, d in ((70, 17), (230, 64), (97, 131)):
-        x = gaussian(n, d) + 0.5
-        if case == "massive":
-            x[::20, 3] += 3000.0
-        elif case == "parallel":
-            x = 1.0 + 1e-3 * x
-        elif case == "peaked":
-            x[:, 5] *= 1e4
-        elif case == "sparse":
-            x *= np.random.default_rng(1).random((n, d)) < 0.2
-            x[4] = 0.0
-        elif case == "copies":
-            x[n // 2 :] = x[: n - n // 2] + 1e-4 * gaussian(n - n // 2, d, seed=4)
-        rows = in_dtype(x, "float32")
+        rows = in_dtype(awkward(case, n, d), "float32")
         inverse = inverse_norms(rows)
         basis = orthonormal(min(axes, d), d)
         if not cpu.has_int16():
