@@ -120,7 +120,6 @@ double Coded::product(const Job& job, std::int64_t i, std::int64_t j) const {
 
 Panels::Panels(const Job& job, std::int64_t count, std::int64_t rows_wide, bool rows_side)
     : width(rows_wide),
-      d(job.d),
       pairs(job.pairs()),
       units(job.units()),
       floats(job.floats),

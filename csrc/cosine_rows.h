@@ -85,7 +85,7 @@ struct Coded {
 
 // Panels of consecutive rows, `width` rows each, with what the margins need.
 struct Panels {
-  std::int64_t width, d, pairs, units, floats;
+  std::int64_t width, pairs, units, floats;
   bool turned;  // bytes with sign, as rows need them; columns keep q + 128
   Aligned<float> unit;
   Aligned<std::int16_t> ints;

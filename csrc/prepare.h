@@ -10,7 +10,7 @@
 //    delta |a|^2, |a|^2 <= (1 + delta) |c|^2, and |rho_x - rho_y| <= |r|. So any Q is valid whose
 //    products stay in range (projection.h); one near the principal axes makes the left side large.
 //    Strategy full: a = c32, rho = 0, sigma = 1.
-// 3. The computed a' is off by at most eta = g sqrt(p) max|q| |c32| (g: product_error of the pieces
+// 3. The computed a' is off by at most eta = g sqrt(p) max|q| |c32| (g: product_error of the blocks
 //    that are summed), and rho'^2 = |c32|^2 - |a'|^2 in float64 by at most
 //    E = 2 |a'| eta + eta^2 + delta (|a'| + eta)^2, hence rho' by at most min(E / rho', sqrt(E)).
 //    If that is large against the distances (rows that lie in the axes), rho is left out for all.

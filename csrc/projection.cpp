@@ -95,7 +95,7 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
   const std::int64_t together =
       std::clamp<std::int64_t>(kTaskBytes / (4 * height * d), 1, kMostPanels);
   const std::int64_t tile = height * width;
-  struct Work {
+  struct Work {  // of one thread: fresh pages for every task would have to be cleared
     Aligned<float> rows, tiles;
   };
   std::vector<Work> work;
@@ -106,8 +106,8 @@ Projection project(const RowSet& set, const Transform& transform, const Basis& b
     RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
     const std::int64_t begin = task * together, stop = std::min(panels, begin + together);
     const std::size_t slots = static_cast<std::size_t>((stop - begin) * height);
-    Aligned<float> rows(slots * static_cast<std::size_t>(d));
-    Aligned<float> tiles(static_cast<std::size_t>((stop - begin) * wide * tile));
+    Aligned<float>& rows = work[static_cast<std::size_t>(worker)].rows;
+    Aligned<float>& tiles = work[static_cast<std::size_t>(worker)].tiles;
     std::fill_n(tiles.data(), (stop - begin) * wide * tile, 0.0f);
     std::vector<double> norm2(slots, 0.0), error2(norm2);
     for (std::int64_t slot = 0; slot < (stop - begin) * height; ++slot) {

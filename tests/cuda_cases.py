@@ -90,3 +90,11 @@ class Extension:
     def __getattr__(self, name: str) -> Callable[..., None]:
         """A kernel by its name, whose last argument is the stream."""
         return lambda *arguments: self.run(name, *arguments[:-1])
+
+
+@pytest.fixture
+def emulated(code: Extension, monkeypatch: pytest.MonkeyPatch) -> Extension:
+    """The module's `code`, from its first order of warps, in place of the extension."""
+    code.seed(1)
+    use(monkeypatch, code)
+    return code

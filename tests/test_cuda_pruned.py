@@ -10,23 +10,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
-from cuda_cases import Extension, compiled, use
+from cuda_cases import Extension, compiled, emulated, use
 from filter_cases import cancelling, far_clusters, wide_range, wide_rows
 
 from fastdim import InputError, Rows, as_rows, knn, naive, twonn
 from fastdim.backends import cuda, cuda_pruned, devices
 
+__all__ = ["emulated"]  # a fixture
+
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> Extension:
     return Extension(compiled(tmp_path_factory.mktemp("pruned"), "library.cpp"))
-
-
-@pytest.fixture
-def emulated(code: Extension, monkeypatch: pytest.MonkeyPatch) -> Extension:
-    code.seed(1)
-    use(monkeypatch, code)
-    return code
 
 
 def check(rows: Rows, k: int = 2, **options: Any) -> tuple[int, int]:

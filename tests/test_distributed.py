@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import gaussian, token_like
+from gloo_ranks import run_ranks
 
 import fastdim
 
@@ -136,15 +136,7 @@ def rank_main(rank: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """What each of four processes found."""
     folder = tmp_path_factory.mktemp("gloo")
-    spawn = multiprocessing.get_context("spawn")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        running = [spawn.Process(target=rank_main, args=(rank, str(folder))) for rank in range(4)]
-        for process in running:
-            process.start()
-        for process in running:
-            process.join(timeout=300)
-    assert [process.exitcode for process in running] == [0] * 4
+    run_ranks(rank_main, folder)
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(4)]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from gloo_ranks import run_ranks
 from test_sweep_run import TEXTS, model
 
 import fastdim
@@ -111,15 +111,7 @@ def rank_main(rank: int, folder: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What four processes left."""
     place: Path = tmp_path_factory.mktemp("ranks")
-    spawn = multiprocessing.get_context("spawn")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        running = [spawn.Process(target=rank_main, args=(rank, str(place))) for rank in range(4)]
-        for process in running:
-            process.start()
-        for process in running:
-            process.join(timeout=300)
-    assert [process.exitcode for process in running] == [0] * 4
+    run_ranks(rank_main, place)
     return place
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
-from cosine_cases import awkward, check, with_zero_rows
+from cosine_cases import (
+    DEVICE_CASES,
+    check_device,
+    check_device_dtype,
+    check_parallel_rows,
+    with_zero_rows,
+)
 from filter_cases import wide_rows
 from triton_cases import shared_storage
 
@@ -21,42 +27,18 @@ from fastdim.neighbors import search_tensor
 __all__ = ["shared_storage"]  # a fixture
 
 
-CASES = {
-    "one tile": gaussian(63, 8),
-    "three tiles": gaussian(130, 65),
-    "wide": gaussian(20, 300),
-    **awkward(140, 70, 40),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DEVICE_CASES)
 def test_equals_the_reference(case: str) -> None:
-    rows = in_dtype(CASES[case], "float32")
-    found, cpu = cosine_stats(rows, backend="triton"), cosine_stats(rows)
-    check(found, rows, case)
-    for name in ("mean_estimate", "std_estimate"):
-        ours, theirs = getattr(found, name), getattr(cpu, name)
-        assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-5, abs=1e-10)
-        assert ours.lower == pytest.approx(theirs.lower, rel=1e-5, abs=1e-8)
-    assert (found.backend, found.arithmetic) == ("triton-interpreter", "float64")
+    check_device(case, "triton", "triton-interpreter")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_dtypes_bins_and_groups(dtype: str) -> None:
-    rows = in_dtype(gaussian(90, 12).clip(-3, 3) * 20000, dtype)
-    groups = np.arange(90) // 4
-    found = cosine_stats(rows, bins=37, groups=groups, backend="triton")
-    expected, cpu = naive.cosine_stats(rows, bins=37), cosine_stats(rows, bins=37, groups=groups)
-    assert found.mean == pytest.approx(expected.mean, abs=1e-9)
-    assert found.mean_estimate.stderr == pytest.approx(cpu.mean_estimate.stderr, rel=1e-9)
-    np.testing.assert_array_equal(found.histogram, expected.histogram)
+    check_device_dtype(dtype, "triton")
 
 
 def test_spread_of_nearly_parallel_rows_does_not_cancel() -> None:
-    x = 1.0 + 1e-5 * gaussian(80, 30)
-    found = cosine_stats(x, backend="triton")
-    assert found.std < 1e-9
-    assert found.std == pytest.approx(cosine_stats(x).std, rel=1e-4)
+    check_parallel_rows("triton")
 
 
 def test_sampled_pairs_are_those_of_the_cpu() -> None:

@@ -7,24 +7,38 @@
 namespace fastdim {
 namespace {
 
-// Adds the products of the bytes of y without sign with the signed ones of `unit`, and of pairs of
-// int16. Written out: for the intrinsics GCC 12 copies the sum before and after.
-__attribute__((always_inline)) inline void add_products(__m512i& sum, const __m512i& y,
-                                                        const __m512i& unit) {
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(y), "v"(unit));
-}
+// How two int16, or four bytes, of a row meet those of sixteen columns. Written out: for the
+// intrinsics GCC 12 copies the sum before and after.
+struct Pairs {
+  static void add(__m512i& sum, const __m512i& columns, const __m512i& row) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(row));
+  }
+};
+struct Bytes {  // with sign on the side of the row alone
+  static void add(__m512i& sum, const __m512i& columns, const __m512i& row) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(row));
+  }
+};
 
-__attribute__((always_inline)) inline void add_pair_products(__m512i& sum, const __m512i& y,
-                                                             const __m512i& pair) {
-  __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(y), "v"(pair));
-}
-
-// The four bytes, or two int16, of row r in every lane.
-template <class Element>
-__m512i of_row(const Element* panel, int r) {
-  std::int32_t all;
-  __builtin_memcpy(&all, reinterpret_cast<const char*>(panel) + 4 * r, sizeof all);
-  return _mm512_set1_epi32(all);
+// Adds the products of `count` groups of four bytes of a panel of rows with those of one of
+// columns.
+template <class Elements>
+__attribute__((always_inline)) inline void add_panels(const void* rows, const void* columns,
+                                                      std::size_t count, __m512i (&sum)[kRows][2]) {
+  const auto* a = static_cast<const char*>(rows);
+  const auto* b = static_cast<const char*>(columns);
+  for (std::size_t i = 0; i < count; ++i, a += 4 * kRows, b += 4 * kCols) {
+    const __m512i b0 = _mm512_load_si512(b);
+    const __m512i b1 = _mm512_load_si512(b + 64);
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; ++r) {
+      std::int32_t element;
+      __builtin_memcpy(&element, a + 4 * r, sizeof element);
+      const __m512i all = _mm512_set1_epi32(element);
+      Elements::add(sum[r][0], b0, all);
+      Elements::add(sum[r][1], b1, all);
+    }
+  }
 }
 
 // Compiled beyond the level's flags: the caller asks the processor first.
@@ -33,17 +47,7 @@ __attribute__((target("avx512vnni"))) void product_ints_avx512(const IntPanels& 
   __m512i sum[kRows][2];
 #pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
-  const std::int16_t *a = p.a, *b = p.b;
-  for (std::size_t i = 0; i < p.pairs; ++i, a += 2 * kRows, b += 2 * kCols) {
-    const __m512i b0 = _mm512_load_si512(b);
-    const __m512i b1 = _mm512_load_si512(b + 32);
-#pragma GCC unroll 14
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i element = of_row(a, r);
-      add_pair_products(sum[r][0], b0, element);
-      add_pair_products(sum[r][1], b1, element);
-    }
-  }
+  add_panels<Pairs>(p.a, p.b, p.pairs, sum);
   const __m128i shift = _mm_cvtsi32_si128(p.shift);
 #pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) {
@@ -51,17 +55,7 @@ __attribute__((target("avx512vnni"))) void product_ints_avx512(const IntPanels& 
     sum[r][0] = _mm512_add_epi32(start, _mm512_sra_epi32(sum[r][0], shift));
     sum[r][1] = _mm512_add_epi32(start, _mm512_sra_epi32(sum[r][1], shift));
   }
-  const std::uint8_t *x = p.a_bytes, *y = p.b_bytes;
-  for (std::size_t i = 0; i < p.units; ++i, x += 4 * kRows, y += 4 * kCols) {
-    const __m512i y0 = _mm512_load_si512(y);
-    const __m512i y1 = _mm512_load_si512(y + 64);
-#pragma GCC unroll 14
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i element = of_row(x, r);
-      add_products(sum[r][0], y0, element);
-      add_products(sum[r][1], y1, element);
-    }
-  }
+  add_panels<Bytes>(p.a_bytes, p.b_bytes, p.units, sum);
 #pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) {
     _mm512_store_si512(tile + r * kCols, sum[r][0]);
