@@ -32,6 +32,10 @@ class RankError(FastdimError, RuntimeError):
     """Another process of a distributed run ended, cannot be reached, or differs from this one."""
 
 
+class RankMismatchError(RankError):
+    """The processes of a distributed run differ; raised on all of them, which still talk."""
+
+
 class DependencyError(FastdimError, ImportError):
     """An optional package is missing; the message names the extra that brings it."""
 

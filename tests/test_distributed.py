@@ -214,7 +214,7 @@ def test_what_one_rank_cannot_use_is_one_error_on_all(ranks: Any, size: int) -> 
     expected = [
         "InputError: rank 1: x holds 1 NaN",
         f"InputError: k = {N} neighbours need at least {N + 1} rows, got {N}",
-        "RankError: the processes do not run the same thing",
+        "RankMismatchError: the processes do not run the same thing",
         "InputError: rank 0 has 3 columns of float32, and rank 1 4",
         "rows equal an earlier row",
         "InputError: queries over several ranks are None",

@@ -20,7 +20,7 @@ from typing import Any
 from fastdim.backends.cpu import resolve_threads
 from fastdim.cli import USAGE
 from fastdim.distributed.ranks import Ranks
-from fastdim.errors import FastdimError, InputError, RankError, require
+from fastdim.errors import FastdimError, InputError, RankError, RankMismatchError, require
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 AGAIN = "what is finished is kept: start the same command again"
@@ -85,16 +85,17 @@ def joined(seconds: float, exit_code: Callable[[FastdimError], int]) -> Iterator
             except RuntimeError as error:
                 raise RankError(f"the ranks cannot reach each other: {_line(error)}") from error
             yield Ranks()
-        except RankError as error:
+        except FastdimError as error:
+            if not isinstance(error, RankError) or isinstance(error, RankMismatchError):
+                # Every rank has it and all can talk: the first prints, and they leave together.
+                if rank == 0:
+                    print(f"fastdim: error: {error}", file=sys.stderr)
+                _leave(dist)
+                sys.exit(exit_code(error))
             said.tell(str(error))
             # Neither Python's end nor the group's: both would wait for the lost rank.
             sys.stdout.flush()
             os._exit(exit_code(error))
-        except FastdimError as error:
-            if rank == 0:
-                print(f"fastdim: error: {error}", file=sys.stderr)
-            _leave(dist)
-            sys.exit(exit_code(error))
         _leave(dist)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.errors import FastdimError, InputError, RankError, require
+from fastdim.errors import FastdimError, InputError, RankError, RankMismatchError, require
 
 T = TypeVar("T")
 Float64 = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Ranks:
         with self._linked():
             dist.all_gather_object(found, (self._exchanges, value), group=self.group)
         if len({count for count, _ in found}) > 1:
-            raise RankError(
+            raise RankMismatchError(
                 "the ranks have come apart: some are ahead of others, and their numbers cannot be "
                 "trusted; start the same command again"
             )
@@ -107,7 +107,7 @@ class Ranks:
         return result
 
     def agree(self, facts: Mapping[str, str]) -> None:
-        """Raise RankError on every rank, naming what differs, unless all give the same facts."""
+        """Raise RankMismatchError on all ranks, naming what differs, unless all give the same."""
         told = self.gather(dict(facts))
         lines = [
             f"{name}: {told[0].get(name)} on rank 0, {other.get(name)} on rank {rank}"
@@ -116,7 +116,7 @@ class Ranks:
             if told[0].get(name) != other.get(name)
         ]
         if lines:
-            raise RankError(
+            raise RankMismatchError(
                 "the processes do not run the same thing; these differ:\n  "
                 + "\n  ".join(lines)
                 + "\nInstall the same versions everywhere and start every rank with one command."
