@@ -154,7 +154,10 @@ def test_a_model_sharded_by_fsdp(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("options", "RankMismatchError: the processes do not run the same thing; these differ:\n  seed: 0"),
+        (
+            "options",
+            "RankMismatchError: the processes do not run the same thing; these differ:\n  seed: 0",
+        ),
         ("weights", "model_sha256: "),
         ("versions", "version of transformers: "),
         ("unknown layer", "ModelError: rank 0: unknown layer '99'"),
