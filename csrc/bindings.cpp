@@ -231,12 +231,13 @@ MomentsParams moments_params(std::uintptr_t data, std::int64_t n, std::int64_t d
 void bind_second_moments(std::uintptr_t data, std::int64_t n, std::int64_t d,
                          std::int64_t row_stride, const std::string& dtype, std::uintptr_t ids,
                          std::int64_t count, std::uintptr_t scale, std::uintptr_t shift,
-                         int threads, const std::string& isa, std::uintptr_t out_sum,
+                         int threads, const std::string& isa, bool floats, std::uintptr_t out_sum,
                          std::uintptr_t out_gram) {
   const MomentsParams params =
       moments_params(data, n, d, row_stride, dtype, ids, count, scale, shift, threads, isa);
   const py::gil_scoped_release release;
-  second_moments(params, pointer<double>(out_sum), pointer<double>(out_gram));
+  (floats ? second_moments_in_floats : second_moments)(params, pointer<double>(out_sum),
+                                                       pointer<double>(out_gram));
 }
 
 std::string bind_row_forms(std::uintptr_t data, std::int64_t n, std::int64_t d,
@@ -316,7 +317,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("second_moments", bind_second_moments, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
              py::arg("scale"), py::arg("shift"), py::arg("threads"), py::arg("isa"),
-             py::arg("out_sum"), py::arg("out_gram"));
+             py::arg("floats"), py::arg("out_sum"), py::arg("out_gram"));
   module.def("row_forms", bind_row_forms, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
              py::arg("scale"), py::arg("shift"), py::arg("vectors"), py::arg("weights"),

@@ -33,29 +33,31 @@ void check(const MomentsParams& p) {
       throw std::invalid_argument("moments: a row number is outside the matrix");
 }
 
-void pack_row(const MomentsKernels& kernels, const MomentsParams& p, std::int64_t place,
-              std::size_t panel, double* out) {
+template <class Value>
+void pack_row(const SumKernels<Value>& kernels, const MomentsParams& p, std::int64_t place,
+              std::size_t panel, Value* out) {
   const std::int64_t row = p.ids ? p.ids[place] : place;
   kernels.pack[static_cast<int>(p.rows.dtype)](p.rows.row(row), static_cast<std::size_t>(p.rows.d),
                                                p.scale ? p.scale[row] : 1.0, p.shift, panel, out);
 }
 
 // Products of panel `i` with itself and all later ones over the rows of one chunk.
-void add_panel(const MomentsKernels& kernels, const double* packed, std::size_t panel,
+template <class Value>
+void add_panel(const SumKernels<Value>& kernels, const Value* packed, std::size_t panel,
                std::int64_t rows, std::int64_t d, std::int64_t i, double* sum, double* gram) {
   const std::int64_t width = kernels.width, step = kernels.tile_rows;
   std::vector<double> tile(static_cast<std::size_t>(step * width));
-  const double* first = packed + static_cast<std::size_t>(i) * panel;
+  const Value* first = packed + static_cast<std::size_t>(i) * panel;
   std::vector<double> total(static_cast<std::size_t>(width), 0.0);
   for (std::int64_t k = 0; k < rows; ++k)
     for (std::int64_t c = 0; c < width; ++c)
-      total[static_cast<std::size_t>(c)] += first[k * width + c];
+      total[static_cast<std::size_t>(c)] += static_cast<double>(first[k * width + c]);
   for (std::int64_t c = 0; c < std::min(width, d - i * width); ++c)
     sum[i * width + c] += total[static_cast<std::size_t>(c)];
   for (std::int64_t start = 0; start < rows; start += kSumRows) {
     const std::size_t count = static_cast<std::size_t>(std::min(kSumRows, rows - start));
     for (std::int64_t j = i; j * width < d; ++j) {
-      const double* second = packed + static_cast<std::size_t>(j) * panel + start * width;
+      const Value* second = packed + static_cast<std::size_t>(j) * panel + start * width;
       const std::int64_t columns = std::min(width, d - j * width);
       for (std::int64_t part = 0; part < width && i * width + part < d; part += step) {
         kernels.gram(first + start * width + part, second, count, tile.data());
@@ -138,18 +140,18 @@ Basis make_basis(const CosineKernels& kernels, std::int64_t cols, const Axes& ax
   return basis;
 }
 
-}  // namespace
-
-void second_moments(const MomentsParams& p, double* sum, double* gram) {
-  check(p);
-  const MomentsKernels& kernels = moments_kernels(p.isa);
+template <class Value>
+void add_outer_products(const SumKernels<Value>& kernels, const MomentsParams& p, double* sum,
+                        double* gram) {
   const std::int64_t d = p.rows.d, panels = tasks(d, kernels.width);
   std::fill(sum, sum + d, 0.0);
   std::fill(gram, gram + d * d, 0.0);
-  const std::int64_t chunk = std::min(std::max<std::int64_t>(p.count, 1),
-                                      std::clamp<std::int64_t>(kChunkBytes / (8 * d), 1024, 4096));
+  const std::int64_t chunk =
+      std::min(std::max<std::int64_t>(p.count, 1),
+               std::clamp<std::int64_t>(
+                   kChunkBytes / (static_cast<std::int64_t>(sizeof(Value)) * d), 1024, 4096));
   const std::size_t panel = static_cast<std::size_t>(chunk * kernels.width);
-  Aligned<double> packed(panel * static_cast<std::size_t>(panels));
+  Aligned<Value> packed(panel * static_cast<std::size_t>(panels));
   for (std::int64_t start = 0; start < p.count; start += chunk) {
     const std::int64_t rows = std::min(chunk, p.count - start);
     parallel_for(tasks(rows, kPackRows), p.threads, p.poll, [&](std::int64_t task, int) {
@@ -164,6 +166,18 @@ void second_moments(const MomentsParams& p, double* sum, double* gram) {
     for (std::int64_t j = 0; j < i; ++j) gram[i * d + j] = gram[j * d + i];
 }
 
+}  // namespace
+
+void second_moments(const MomentsParams& p, double* sum, double* gram) {
+  check(p);
+  add_outer_products(moments_kernels(p.isa).doubles, p, sum, gram);
+}
+
+void second_moments_in_floats(const MomentsParams& p, double* sum, double* gram) {
+  check(p);
+  add_outer_products(moments_kernels(p.isa).floats, p, sum, gram);
+}
+
 const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& out) {
   check(p);
   if (axes.count < 1) throw std::invalid_argument("moments: row_forms needs at least one axis");
@@ -171,7 +185,7 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
   const Kernels& common = fastdim::kernels(p.isa);
   const CosineKernels& coder = cosine_kernels(p.isa);
   const bool ints = has_int16(p.isa);
-  const std::int64_t d = p.rows.d, padded = tasks(d, kernels.width) * kernels.width;
+  const std::int64_t d = p.rows.d, padded = tasks(d, kernels.doubles.width) * kernels.doubles.width;
   const std::int64_t rows = common.tile_rows, cols = common.tile_cols;
   const std::int64_t block = 8 * rows;  // their panels stay in the second level cache
   std::vector<Scratch> scratches;
@@ -187,7 +201,8 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
       const std::int64_t i = begin + slot, group = slot / rows;
       double length2 = 0.0;
       if (i < end) {
-        pack_row(kernels, p, i, static_cast<std::size_t>(kernels.width), mine.row.data());
+        pack_row(kernels.doubles, p, i, static_cast<std::size_t>(kernels.doubles.width),
+                 mine.row.data());
         const std::size_t columns = static_cast<std::size_t>(d);
         for (std::int64_t j = 0; j < axes.line_count; ++j)
           out.linear[i * axes.line_count + j] =

@@ -10,7 +10,7 @@
 // A row h loses its part along the first axis before it is rounded, so the error of a score h.v_k
 // is relative to the remaining length r: below 2^-21 r in float32 and about 2e-5 r in int16.
 //
-// Both give the same bits for any number of threads.
+// All give the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,14 @@ struct MomentsParams {
 // sum (d) and gram (d x d, both triangles) of the y. Memory beyond them: 1,024 to 4,096 packed
 // rows.
 void second_moments(const MomentsParams& params, double* sum, double* gram);
+
+// The same at twice the rate for callers that need no more: the y are rounded to float32 and sums
+// of 64 products are float32, everything else float64. With u = 2^-24, an entry of the matrix is
+// off by at most (2 + 64 + 1) u = 67 u = 4.0e-6 of sum |y_i| |y_j|, to first order in u (two
+// roundings to float32 a product, 63 additions, the product's own where there is no fma); signs
+// vary, so what is seen is near u / sqrt(count). Entries may overflow or vanish beyond the range
+// of float32: the caller looks at them.
+void second_moments_in_floats(const MomentsParams& params, double* sum, double* gram);
 
 struct Axes {
   const double* vectors;  // count x d, orthonormal rows

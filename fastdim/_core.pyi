@@ -164,11 +164,13 @@ def second_moments(
     shift: int,
     threads: int,
     isa: str,
+    floats: bool,
     out_sum: int,
     out_gram: int,
 ) -> None:
     """ids: int64 (count,), or 0 for every row (then count = n); scale: float64 (n,) or 0 for 1;
-    shift, out_sum: float64 (d,); out_gram: float64 (d, d). Contract: csrc/moments.h."""
+    shift, out_sum: float64 (d,); out_gram: float64 (d, d). floats: sums of 64
+    products in float32. Contract: csrc/moments.h."""
 
 def row_forms(
     data: int,

@@ -94,7 +94,11 @@ def sums(
     threads: int,
     ids: Int64 | None = None,
     scale: Array | None = None,
+    floats: bool = False,
 ) -> Sums:
-    """Moments of scale * x about `shift`, over the rows `ids` or all."""
-    total, outer = cpu.second_moments(rows, shift, ids, scale, threads)
+    """Moments of scale * x about `shift`, over the rows `ids` or all.
+
+    floats: sums of 64 products in float32 (`cpu.second_moments`).
+    """
+    total, outer = cpu.second_moments(rows, shift, ids, scale, threads, floats)
     return Sums(shift, rows.n if ids is None else len(ids), total, outer)

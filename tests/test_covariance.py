@@ -9,6 +9,7 @@ import torch
 from conftest import gaussian, in_dtype, token_like
 
 from fastdim import InputError, anisotropy, naive, spectrum
+from fastdim.backends import cpu
 from fastdim.covariance import STATISTICS, largest_eigenvalue
 
 SCALES = np.array([5.0, 3.0, 2.0, 1.0, 1.0, 1.0, 0.5, 0.1])
@@ -55,6 +56,41 @@ def test_anisotropy_is_llm_microscopes(dtype: torch.dtype) -> None:
     assert anisotropy(x) == pytest.approx(float(power.max() / power.sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_anisotropy_of_many_products_in_float32(
+    case: str, dtype: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = in_dtype(CASES[case], dtype)
+    expected = naive.spectrum(rows).anisotropy
+    monkeypatch.setattr("fastdim.moments.DIRECT_WORK", 0)
+    assert anisotropy(rows) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-18, 1e18, 1e30])
+def test_products_outside_of_float32(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = in_dtype(token_like(500, 12) * scale, "float32")
+    expected = naive.spectrum(rows).anisotropy
+    monkeypatch.setattr("fastdim.moments.DIRECT_WORK", 0)
+    assert anisotropy(rows) == pytest.approx(expected, rel=1e-6)
+
+
+def test_how_many_products_are_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    real = cpu.second_moments
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        asked.append(arguments[5])
+        return real(*arguments, **named)
+
+    monkeypatch.setattr("fastdim.backends.cpu.second_moments", watched)
+    for n, dtype in ((1000, "float32"), (2000, "float32"), (2000, "float64")):
+        anisotropy(in_dtype(token_like(n, 500), dtype))
+    assert asked == [False, True, False]
+    anisotropy(in_dtype(token_like(2000, 500) * 1e30, "float32"))
+    assert asked == [False, True, False, True, False]
+
+
 LARGE = {
     "massive rows": token_like(1200, 600),
     "no gap": gaussian(1500, 600),
@@ -71,7 +107,8 @@ def test_largest_eigenvalue_alone(case: str) -> None:
     exact = float(np.linalg.eigvalsh(gram)[-1])
     found = largest_eigenvalue(gram)
     assert found == pytest.approx(exact, rel=1e-9)
-    assert anisotropy(x) == pytest.approx(exact / np.trace(gram), rel=1e-9)
+    assert anisotropy(x.astype(np.float64)) == pytest.approx(exact / np.trace(gram), rel=1e-9)
+    assert anisotropy(x) == pytest.approx(exact / np.trace(gram), rel=1e-7)
 
 
 def test_an_eigenvalue_that_lanczos_cannot_see_is_not_passed_over() -> None:

@@ -38,6 +38,20 @@ def test_second_moments_of_chosen_and_scaled_rows(isa: str, dtype: str) -> None:
     np.testing.assert_allclose(total, y.sum(axis=0), atol=1e-11 * np.abs(y).max())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("d", [*SIZES, 95, 96, 101])
+def test_second_moments_in_floats_keep_their_bound(isa: str, d: int, dtype: str) -> None:
+    for n in (4, 63, 64, 65, 1500):
+        rows = in_dtype(token_like(n, d), dtype)
+        shift = near_mean(rows)
+        total, gram = cpu.second_moments(rows, shift, None, None, 2, floats=True)
+        y = rows.float64(0, n) - shift
+        size = np.abs(y).T @ np.abs(y)
+        assert (np.abs(gram - y.T @ y) <= 67 * 2.0**-24 * size).all()
+        np.testing.assert_allclose(total, y.sum(axis=0), atol=2.0**-23 * np.abs(y).sum())
+        np.testing.assert_array_equal(gram, gram.T)
+
+
 def test_strided_rows(isa: str) -> None:
     wide = in_dtype(gaussian(300, 40), "float32")
     part = type(wide)(wide.data[::3, :21], "float32")
@@ -50,12 +64,14 @@ def test_the_same_bits_for_any_threads(isa: str) -> None:
     rows = in_dtype(token_like(5000, 50), "float32")
     shift, basis = near_mean(rows), np.linalg.qr(gaussian(50, 50))[0]
     weights = np.stack([np.arange(50.0), np.ones(50)])
-    grams, forms = [], []
+    grams, floats, forms = [], [], []
     for threads in (1, 2, 5):
+        floats.append(cpu.second_moments(rows, shift, None, None, threads, floats=True)[1])
         grams.append(cpu.second_moments(rows, shift, None, None, threads)[1])
         forms.append(cpu.row_forms(rows, shift, None, None, basis, weights, basis[:1], threads))
-    for gram, form in zip(grams, forms, strict=True):
+    for gram, rounded, form in zip(grams, floats, forms, strict=True):
         np.testing.assert_array_equal(gram, grams[0])
+        np.testing.assert_array_equal(rounded, floats[0])
         for found, expected in zip(form[:4], forms[0][:4], strict=True):
             np.testing.assert_array_equal(found, expected)
 

@@ -7,8 +7,12 @@
 namespace fastdim {
 namespace {
 
-constexpr std::size_t kWidth = 12;
+constexpr std::size_t kWidth = 12;       // of float64 panels
+constexpr std::size_t kFloatWidth = 24;  // of float32 panels
 constexpr int kTileRows = 4;
+
+void store(double* out, __m256d value) { _mm256_storeu_pd(out, value); }
+void store(float* out, __m256d value) { _mm_storeu_ps(out, _mm256_cvtpd_ps(value)); }
 
 template <class Type>
 __m256d load_part(const typename Type::Element* p, std::size_t count) {
@@ -16,17 +20,17 @@ __m256d load_part(const typename Type::Element* p, std::size_t count) {
   return count ? load_tail<Type>(p, count) : _mm256_setzero_pd();
 }
 
-template <class Type>
+template <class Type, std::size_t Width, class Value>
 void pack_avx2(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
-               double* out) {
+               Value* out) {
   const auto* row = static_cast<const typename Type::Element*>(x);
   const __m256d factor = _mm256_set1_pd(scale);
-  for (std::size_t start = 0; start < d; start += kWidth, out += panel)
-    for (std::size_t i = 0; i < kWidth; i += 4) {
+  for (std::size_t start = 0; start < d; start += Width, out += panel)
+    for (std::size_t i = 0; i < Width; i += 4) {
       const std::size_t c = start + i, count = c < d ? d - c : 0;
       const __m256d value = load_part<Type>(row + c, count);
       const __m256d center = load_part<F64>(shift + c, count);
-      _mm256_storeu_pd(out + i, _mm256_sub_pd(_mm256_mul_pd(factor, value), center));
+      store(out + i, _mm256_sub_pd(_mm256_mul_pd(factor, value), center));
     }
 }
 
@@ -52,6 +56,41 @@ void gram_avx2(const double* a, const double* b, std::size_t count, double* tile
     _mm256_storeu_pd(out, sum[r][0]);
     _mm256_storeu_pd(out + 4, sum[r][1]);
     _mm256_storeu_pd(out + 8, sum[r][2]);
+  }
+}
+
+void add(double* out, __m128 value) {
+  _mm256_storeu_pd(out, _mm256_add_pd(_mm256_loadu_pd(out), _mm256_cvtps_pd(value)));
+}
+
+void gram_floats_avx2(const float* a, const float* b, std::size_t count, double* tile) {
+  for (std::size_t i = 0; i < kTileRows * kFloatWidth; i += 4)
+    _mm256_storeu_pd(tile + i, _mm256_setzero_pd());
+  for (std::size_t start = 0; start < count; start += kShortBlock) {
+    const std::size_t stop = count - start < kShortBlock ? count : start + kShortBlock;
+    __m256 sum[kTileRows][3];
+#pragma GCC unroll 4
+    for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm256_setzero_ps();
+    for (std::size_t k = start; k < stop; ++k, a += kFloatWidth, b += kFloatWidth) {
+      const __m256 b0 = _mm256_loadu_ps(b);
+      const __m256 b1 = _mm256_loadu_ps(b + 8);
+      const __m256 b2 = _mm256_loadu_ps(b + 16);
+#pragma GCC unroll 4
+      for (int r = 0; r < kTileRows; ++r) {
+        const __m256 element = _mm256_broadcast_ss(a + r);
+        sum[r][0] = _mm256_fmadd_ps(element, b0, sum[r][0]);
+        sum[r][1] = _mm256_fmadd_ps(element, b1, sum[r][1]);
+        sum[r][2] = _mm256_fmadd_ps(element, b2, sum[r][2]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+      for (int h = 0; h < 3; ++h) {
+        double* out = tile + static_cast<std::size_t>(r) * kFloatWidth + 8 * h;
+        add(out, _mm256_castps256_ps128(sum[r][h]));
+        add(out + 4, _mm256_extractf128_ps(sum[r][h], 1));
+      }
   }
 }
 
@@ -110,10 +149,16 @@ void forms_avx2(const Element* tile, const float* weights, float* out) {
 }
 
 constexpr MomentsKernels kKernels = {
-    kWidth,
-    kTileRows,
-    {pack_avx2<F16>, pack_avx2<BF16>, pack_avx2<F32>, pack_avx2<F64>},
-    gram_avx2,
+    {kWidth,
+     kTileRows,
+     {pack_avx2<F16, kWidth>, pack_avx2<BF16, kWidth>, pack_avx2<F32, kWidth>,
+      pack_avx2<F64, kWidth>},
+     gram_avx2},
+    {kFloatWidth,
+     kTileRows,
+     {pack_avx2<F16, kFloatWidth>, pack_avx2<BF16, kFloatWidth>, pack_avx2<F32, kFloatWidth>,
+      pack_avx2<F64, kFloatWidth>},
+     gram_floats_avx2},
     dot_avx2,
     remove_avx2,
     forms_avx2<float>,

@@ -7,21 +7,25 @@
 namespace fastdim {
 namespace {
 
-constexpr std::size_t kWidth = 24;
+constexpr std::size_t kWidth = 24;       // of float64 panels
+constexpr std::size_t kFloatWidth = 48;  // of float32 panels
 constexpr int kTileRows = 8;
 
-template <class Type>
+void store(double* out, __m512d value) { _mm512_storeu_pd(out, value); }
+void store(float* out, __m512d value) { _mm256_storeu_ps(out, _mm512_cvtpd_ps(value)); }
+
+template <class Type, std::size_t Width, class Value>
 void pack_avx512(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
-                 double* out) {
+                 Value* out) {
   const auto* row = static_cast<const typename Type::Element*>(x);
   const __m512d factor = _mm512_set1_pd(scale);
-  for (std::size_t start = 0; start < d; start += kWidth, out += panel)
-    for (std::size_t i = 0; i < kWidth; i += 8) {
+  for (std::size_t start = 0; start < d; start += Width, out += panel)
+    for (std::size_t i = 0; i < Width; i += 8) {
       const std::size_t c = start + i;
       const __mmask8 mask = c < d ? first_lanes(d - c) : 0;
       const __m512d value = mask == 0xff ? Type::load(row + c) : Type::load(row + c, mask);
       const __m512d center = _mm512_maskz_loadu_pd(mask, shift + c);
-      _mm512_storeu_pd(out + i, _mm512_sub_pd(_mm512_mul_pd(factor, value), center));
+      store(out + i, _mm512_sub_pd(_mm512_mul_pd(factor, value), center));
     }
 }
 
@@ -47,6 +51,41 @@ void gram_avx512(const double* a, const double* b, std::size_t count, double* ti
     _mm512_storeu_pd(out, sum[r][0]);
     _mm512_storeu_pd(out + 8, sum[r][1]);
     _mm512_storeu_pd(out + 16, sum[r][2]);
+  }
+}
+
+void add(double* out, __m256 value) {
+  _mm512_storeu_pd(out, _mm512_add_pd(_mm512_loadu_pd(out), _mm512_cvtps_pd(value)));
+}
+
+void gram_floats_avx512(const float* a, const float* b, std::size_t count, double* tile) {
+  for (std::size_t i = 0; i < kTileRows * kFloatWidth; i += 8)
+    _mm512_storeu_pd(tile + i, _mm512_setzero_pd());
+  for (std::size_t start = 0; start < count; start += kShortBlock) {
+    const std::size_t stop = count - start < kShortBlock ? count : start + kShortBlock;
+    __m512 sum[kTileRows][3];
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm512_setzero_ps();
+    for (std::size_t k = start; k < stop; ++k, a += kFloatWidth, b += kFloatWidth) {
+      const __m512 b0 = _mm512_loadu_ps(b);
+      const __m512 b1 = _mm512_loadu_ps(b + 16);
+      const __m512 b2 = _mm512_loadu_ps(b + 32);
+#pragma GCC unroll 8
+      for (int r = 0; r < kTileRows; ++r) {
+        const __m512 element = _mm512_set1_ps(a[r]);
+        sum[r][0] = _mm512_fmadd_ps(element, b0, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(element, b1, sum[r][1]);
+        sum[r][2] = _mm512_fmadd_ps(element, b2, sum[r][2]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+      for (int h = 0; h < 3; ++h) {
+        double* out = tile + static_cast<std::size_t>(r) * kFloatWidth + 16 * h;
+        add(out, _mm512_castps512_ps256(sum[r][h]));
+        add(out + 8, _mm512_extractf32x8_ps(sum[r][h], 1));
+      }
   }
 }
 
@@ -99,10 +138,16 @@ void forms_avx512(const Element* tile, const float* weights, float* out) {
 }
 
 constexpr MomentsKernels kKernels = {
-    kWidth,
-    kTileRows,
-    {pack_avx512<F16>, pack_avx512<BF16>, pack_avx512<F32>, pack_avx512<F64>},
-    gram_avx512,
+    {kWidth,
+     kTileRows,
+     {pack_avx512<F16, kWidth>, pack_avx512<BF16, kWidth>, pack_avx512<F32, kWidth>,
+      pack_avx512<F64, kWidth>},
+     gram_avx512},
+    {kFloatWidth,
+     kTileRows,
+     {pack_avx512<F16, kFloatWidth>, pack_avx512<BF16, kFloatWidth>, pack_avx512<F32, kFloatWidth>,
+      pack_avx512<F64, kFloatWidth>},
+     gram_floats_avx512},
     dot_avx512,
     remove_avx512,
     forms_avx512<float>,

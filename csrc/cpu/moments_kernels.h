@@ -6,19 +6,28 @@
 
 namespace fastdim {
 
-struct MomentsKernels {
+// Outer products of rows, added in float64; Value is the type of the packed elements.
+template <class Value>
+struct SumKernels {
   // A panel holds `width` columns of many rows: column c of row k lies at panel[k * width + c].
   int width;
   int tile_rows;  // divides width
 
-  // One row into its place in consecutive panels, float64: column c becomes scale * x[c] - shift[c]
-  // at out[(c / width) * panel + c % width]; columns from d to the end of the last panel are 0.
+  // One row into its place in consecutive panels: scale * x[c] - shift[c], computed in float64,
+  // becomes column c at out[(c / width) * panel + c % width]; columns from d to the end of the last
+  // panel are 0.
   void (*pack[kDtypes])(const void* x, std::size_t d, double scale, const double* shift,
-                        std::size_t panel, double* out);
+                        std::size_t panel, Value* out);
 
-  // tile[r * width + c] = sum over count rows k of a[k * width + r] * b[k * width + c], float64,
-  // r < tile_rows.
-  void (*gram)(const double* a, const double* b, std::size_t count, double* tile);
+  // tile[r * width + c] = sum over count rows k of a[k * width + r] * b[k * width + c], r <
+  // tile_rows: every product in float64, or sums of kShortBlock products in float32 added in
+  // float64.
+  void (*gram)(const Value* a, const Value* b, std::size_t count, double* tile);
+};
+
+struct MomentsKernels {
+  SumKernels<double> doubles;
+  SumKernels<float> floats;
 
   // a.b in float64, any order of sums.
   double (*dot)(const double* a, const double* b, std::size_t d);

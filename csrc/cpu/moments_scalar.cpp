@@ -8,22 +8,30 @@ namespace {
 constexpr std::size_t kWidth = 8;
 constexpr int kTileRows = 4;
 
-template <class Type>
+template <class Type, class Value>
 void pack_scalar(const void* x, std::size_t d, double scale, const double* shift, std::size_t panel,
-                 double* out) {
+                 Value* out) {
   const auto* row = static_cast<const typename Type::Element*>(x);
   for (std::size_t start = 0; start < d; start += kWidth, out += panel)
     for (std::size_t i = 0; i < kWidth; ++i)
-      out[i] = start + i < d ? scale * Type::value(row[start + i]) - shift[start + i] : 0.0;
+      out[i] = static_cast<Value>(
+          start + i < d ? scale * Type::value(row[start + i]) - shift[start + i] : 0.0);
 }
 
-void gram_scalar(const double* a, const double* b, std::size_t count, double* tile) {
-  double sum[kTileRows][kWidth] = {};
-  for (std::size_t k = 0; k < count; ++k)
+// Sums of `Block` products in Value, added in float64.
+template <class Value, std::size_t Block>
+void gram_scalar(const Value* a, const Value* b, std::size_t count, double* tile) {
+  for (std::size_t i = 0; i < kTileRows * kWidth; ++i) tile[i] = 0.0;
+  for (std::size_t start = 0; start < count; start += Block) {
+    const std::size_t stop = count - start < Block ? count : start + Block;
+    Value sum[kTileRows][kWidth] = {};
+    for (std::size_t k = start; k < stop; ++k)
+      for (int r = 0; r < kTileRows; ++r)
+        for (std::size_t c = 0; c < kWidth; ++c) sum[r][c] += a[k * kWidth + r] * b[k * kWidth + c];
     for (int r = 0; r < kTileRows; ++r)
-      for (std::size_t c = 0; c < kWidth; ++c) sum[r][c] += a[k * kWidth + r] * b[k * kWidth + c];
-  for (int r = 0; r < kTileRows; ++r)
-    for (std::size_t c = 0; c < kWidth; ++c) tile[r * kWidth + c] = sum[r][c];
+      for (std::size_t c = 0; c < kWidth; ++c)
+        tile[r * kWidth + c] += static_cast<double>(sum[r][c]);
+  }
 }
 
 constexpr std::size_t kLanes = 8;  // partial sums, so that the compiler may use vectors
@@ -60,10 +68,14 @@ void forms_scalar(const Element* tile, const float* weights, float* out) {
 }
 
 constexpr MomentsKernels kKernels = {
-    kWidth,
-    kTileRows,
-    {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
-    gram_scalar,
+    {kWidth,
+     kTileRows,
+     {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
+     gram_scalar<double, kBlock>},
+    {kWidth,
+     kTileRows,
+     {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
+     gram_scalar<float, kShortBlock>},
     dot_scalar,
     remove_scalar,
     forms_scalar<float>,
