@@ -8,8 +8,10 @@
 #include <numeric>
 #include <thread>
 
+#include "gathered.h"
 #include "neighbor_list.h"
 #include "refine.h"
+#include "select.h"
 #include "threads.h"
 
 namespace fastdim {
@@ -20,17 +22,26 @@ constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first ne
 constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
 constexpr double kUpward = 1.0 + 0x1p-30;  // pays for the float64 roundings of a distance
 
+// Up to so many columns a pair is measured in float64 at once: the screen would take as long.
+constexpr std::int64_t kUnscreened = 64;
+
 // What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
 struct State {
   std::atomic<double> limit{std::numeric_limits<double>::infinity()};  // true distance
   std::atomic<float> reach{kInfinity};                                 // sigma T of prepare.h
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
+  std::uint16_t gathered = 0;  // neighbours of a list that gathers
 };
 
 // The k best of many scores, with their positions. They are gathered until there are several times
 // k and thinned out then: a heap would move log k of them for each that is kept.
 class Best {
  public:
+  struct Scored {
+    float score;
+    std::int64_t position;
+  };
+
   void clear() {
     scores_.clear();
     least_ = -kInfinity;
@@ -39,12 +50,12 @@ class Best {
   bool wants(float score) const { return score > least_; }
 
   void add(float score, std::int64_t position, std::size_t k) {
-    scores_.emplace_back(score, position);
+    scores_.push_back({score, position});
     if (scores_.size() >= 4 * k + 32) thin_out(k);
   }
 
   // At most k, in no order.
-  const std::vector<std::pair<float, std::int64_t>>& result(std::size_t k) {
+  const std::vector<Scored>& result(std::size_t k) {
     thin_out(k);
     return scores_;
   }
@@ -52,14 +63,15 @@ class Best {
  private:
   void thin_out(std::size_t k) {
     if (scores_.size() < k) return;
-    const auto last = scores_.begin() + static_cast<std::ptrdiff_t>(k - 1);
-    std::nth_element(scores_.begin(), last, scores_.end(),
-                     [](const auto& a, const auto& b) { return a.first > b.first; });
-    least_ = last->first;
+    select_first(scores_.data(), scores_.size(), k, [](const Scored& a, const Scored& b) {
+      return (a.score > b.score) | ((a.score == b.score) & (a.position < b.position));
+    });
     scores_.resize(k);
+    least_ = kInfinity;
+    for (const Scored& kept : scores_) least_ = std::min(least_, kept.score);
   }
 
-  std::vector<std::pair<float, std::int64_t>> scores_;
+  std::vector<Scored> scores_;
   float least_ = -kInfinity;  // no score up to it is among the k best
 };
 
@@ -86,6 +98,7 @@ class Search {
     Best best[kScanRows];  // of each row of a scan
     Refiner refiner;
     Counters counters;
+    Gathered::Scratch neighbors;
     explicit Worker(const Prepared& p)
         : turned(p.precision == Precision::int8 ? static_cast<std::size_t>(p.units) * kScanRows
                                                 : 0),
@@ -105,7 +118,8 @@ class Search {
   void refresh(std::int64_t query, std::size_t row, Worker& worker) const;
   void fetch(std::int64_t slot) const;
   void measure(std::int64_t query, std::int64_t slot, Worker& worker);
-  void offer(std::int64_t query, double distance, std::int64_t position);
+  void offer(std::int64_t query, double distance, std::int64_t position, Worker& worker);
+  void finish(std::int64_t query, Worker& worker) const;
   void lower(State& state, double limit) const;
   float bound(float reach, float error, double stretch) const;
   float limit2(float reach, float base) const;
@@ -134,6 +148,7 @@ class Search {
   const Side& y_;
   std::vector<std::int64_t> output_;  // row of the output of each query slot
   std::unique_ptr<State[]> states_;
+  Gathered gathered_;
   double rounding_;  // of the second level's limit
   double flushed_;   // what denormals of a score may have lost
   bool limits_;      // whether the second level reads limits: that on further axes alone
@@ -165,7 +180,8 @@ Search::Search(const JoinParams& params)
       self_(params.queries == nullptr),
       x_(self_ ? p_.side : chosen_),
       y_(p_.side),
-      output_(self_ ? p_.side.position : by_slot(params)) {
+      output_(self_ ? p_.side.position : by_slot(params)),
+      gathered_(params.distances, params.indices, params.k, params.m) {
   if (!self_) chosen_ = chosen_side(params, output_);
   const double elements =
       p_.precision == Precision::int8 ? 4.0 * static_cast<double>(p_.units) : 0.0;
@@ -195,15 +211,31 @@ float Search::limit2(float reach, float base) const {
   return round_up(sum * sum * rounding_ + 0x1p-100);
 }
 
-void Search::offer(std::int64_t query, double distance, std::int64_t position) {
+void Search::offer(std::int64_t query, double distance, std::int64_t position, Worker& worker) {
   State& state = states_[static_cast<std::size_t>(query)];
   if (!(distance <= state.limit.load(std::memory_order_relaxed))) return;
   while (state.busy.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
-  NeighborList mine = list(query);
-  mine.offer(distance, position);
-  if (mine.threshold() < state.limit.load(std::memory_order_relaxed))
-    lower(state, mine.threshold());
+  const double limit = state.limit.load(std::memory_order_relaxed);
+  double threshold;
+  if (gathered_.used()) {
+    threshold = gathered_.add(output_[static_cast<std::size_t>(query)], state.gathered,
+                              {distance, position}, std::isfinite(limit), worker.neighbors);
+  } else {
+    NeighborList mine = list(query);
+    mine.offer(distance, position);
+    threshold = mine.threshold();
+  }
+  if (threshold < limit) lower(state, threshold);
   state.busy.clear(std::memory_order_release);
+}
+
+// Leaves the k nearest in the output, ascending.
+void Search::finish(std::int64_t query, Worker& worker) const {
+  const std::size_t at = static_cast<std::size_t>(query);
+  if (gathered_.used())
+    gathered_.finish(output_[at], states_[at].gathered, worker.neighbors);
+  else
+    list(query).sort();
 }
 
 void Search::scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
@@ -262,7 +294,7 @@ void Search::seed(std::int64_t group, Worker& worker) {
       double farthest = 0;
       for (const auto& candidate : best)
         farthest =
-            std::max(farthest, worker.refiner.distance(p_.ids[mine], p_.ids[candidate.second],
+            std::max(farthest, worker.refiner.distance(p_.ids[mine], p_.ids[candidate.position],
                                                        std::numeric_limits<double>::infinity()));
       lower(states_[static_cast<std::size_t>(query)], farthest);
     }
@@ -284,7 +316,7 @@ void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
   const auto screen = p_.join->screen[static_cast<int>(p_.rows.dtype)];
   const double square =
       limit * limit * (1.0 + (static_cast<double>(p_.rows.d) / 16.0 + 32.0) * 0x1p-22) + 0x1p-120;
-  if (screen && square < 0x1p120) {
+  if (screen && p_.rows.d > kUnscreened && square < 0x1p120) {
     const float most = round_up(square);
     if (screen(p_.rows.row(p_.ids[i]), p_.rows.row(p_.ids[j]), static_cast<std::size_t>(p_.rows.d),
                most) > most)
@@ -292,8 +324,8 @@ void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
   }
   const double distance = worker.refiner.distance(p_.ids[i], p_.ids[j], limit);
   if (!(distance <= limit)) return;
-  offer(query, distance, j);
-  if (self_) offer(slot, distance, i);
+  offer(query, distance, j, worker);
+  if (self_) offer(slot, distance, i, worker);
 }
 
 // Brings bound and limit of a query of the block down to what is known by now.
@@ -435,7 +467,8 @@ JoinCounts Search::run() {
   };
   parallel_for(tasks(x_.rows, kGroup), threads, *params_.poll, [&](std::int64_t group, int worker) {
     const std::int64_t stop = std::min(x_.rows, (group + 1) * kGroup);
-    for (std::int64_t query = group * kGroup; query < stop; ++query) list(query).clear();
+    for (std::int64_t query = group * kGroup; !gathered_.used() && query < stop; ++query)
+      list(query).clear();
     seed(group, worker_of(worker));
   });
 
@@ -462,9 +495,10 @@ JoinCounts Search::run() {
       compare(query_block, (home + task % columns) % columns, worker_of(worker));
     });
   }
-  parallel_for(tasks(x_.rows, p_.block_rows), threads, *params_.poll, [&](std::int64_t task, int) {
-    const std::int64_t stop = std::min(x_.rows, (task + 1) * p_.block_rows);
-    for (std::int64_t query = task * p_.block_rows; query < stop; ++query) list(query).sort();
+  parallel_for(tasks(x_.rows, kGroup), threads, *params_.poll, [&](std::int64_t group, int worker) {
+    const std::int64_t stop = std::min(x_.rows, (group + 1) * kGroup);
+    for (std::int64_t query = group * kGroup; query < stop; ++query)
+      finish(query, worker_of(worker));
   });
 
   JoinCounts counts = {self_ ? x_.rows * (x_.rows - 1) / 2 : x_.rows * y_.rows, 0, 0, 0};

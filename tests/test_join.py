@@ -158,6 +158,19 @@ def test_chosen_queries(m: int, way: tuple[str, str]) -> None:
     compare(rows, 6, cpu.knn(rows, queries, 6, 2, 0, *way), queries)
 
 
+@pytest.mark.parametrize("k", [11, 12, 13, 40, 342])
+def test_ties_in_lists_of_either_kind(k: int, way: tuple[str, str]) -> None:
+    """From 12 on neighbours are gathered and thinned out; on a lattice most distances are shared."""
+    grid = np.stack(np.meshgrid(*[np.arange(7.0)] * 3), axis=-1).reshape(-1, 3)
+    rows = in_dtype(np.random.default_rng(1).permutation(grid), "float32")
+    expected = naive.knn(rows, k)
+    for queries in (None, np.arange(0, 343, 5)):
+        distances, indices, _ = cpu.knn(rows, queries, k, 2, 0, *way)
+        asked = slice(None) if queries is None else queries
+        np.testing.assert_array_equal(distances, expected[0][asked])
+        np.testing.assert_array_equal(indices, expected[1][asked])
+
+
 @pytest.mark.parametrize("k", [1, 64, 65, 511, 1099])
 def test_many_neighbors(k: int, way: tuple[str, str]) -> None:
     rows = in_dtype(token_like(1100, 12), "float32")
