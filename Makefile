@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity compat compare-estimators coverage study-estimators gpu-report million disk install clean
+.PHONY: help demo test lint bench parity compat compare-estimators differences coverage study-estimators gpu-report million disk install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -40,6 +40,7 @@ help:
 	@echo "make parity  compare estimators with DADApy and torchid, which need the environment of make bench"
 	@echo "make compat  what other packages save when given our neighbours; same environment"
 	@echo "make compare-estimators  times of estimators beside scikit-dimension and torchid; same environment"
+	@echo "make differences       simulate every difference from other codes; fills docs/estimators.md"
 	@echo "make coverage          how often intervals of the estimators hold what they are about"
 	@echo "make study-estimators  bias of every estimator on known dimensions; writes docs/study-estimators.md"
 	@echo "make gpu-report        compile every GPU kernel for every target (nvcc 13) and write docs/gpu-report.md"
@@ -69,6 +70,9 @@ parity: $(BENCH_VENV)/stamp
 
 compat: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/compat.py $(BENCH_ARGS)
+
+differences: $(STAMPS)/test
+	$(PY) benchmarks/differences.py --page docs/estimators.md $(BENCH_ARGS)
 
 compare-estimators: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/estimators.py --output benchmarks/results/estimators.md $(BENCH_ARGS)

@@ -4,8 +4,9 @@
 
 Both on four made sets, five layers of SmolLM2-135M and the 24 manifolds of scikit-dimension, all in
 float64; torchid not on the grid. They must agree to 1e-6, torchid on layers to 1e-5; the k* of
-ABIDE alternate at the end, within 5e-3. Prints the comparisons that fail, all of them with --all,
-and for each estimator how many there were and the largest difference; exits 1 if any fails.
+ABIDE alternate at the end, within 5e-3. Where torchid differs it is compared with its definition
+written out (benchmarks/torchid_formulas.py). Prints the comparisons that fail, all of them with
+--all, and for each estimator how many there were and the largest difference; exits 1 if any fails.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torchid_formulas
 from data import hidden_states
 from numpy.typing import NDArray
 from shapes import sphere
@@ -43,6 +45,13 @@ TORCHID: dict[str, Callable[[Matrix], fastdim.Estimate]] = {
     "MADA": fastdim.mada,
     "TLE": fastdim.tle,
     "ESS": fastdim.ess,
+}
+# Where it differs, as simulated by benchmarks/differences.py: steps of 0.001, and counts of pairs
+# nearer than one of them, by products.
+WRITTEN_OUT: dict[str, tuple[Callable[[Matrix], float], dict[str, int], float]] = {
+    "MiND_ML": (torchid_formulas.torchid_mind_of, {"D": 200}, 1e-3),
+    "CorrInt": (torchid_formulas.torchid_corrint, {}, 5e-3),
+    "FisherS": (torchid_formulas.torchid_fishers, {}, 1e-6),
 }
 # What its lPCA decides by, as ours is named.
 TORCHID_RULES = ("FO", "Fan", "maxgap", "ratio", "participation_ratio", "Kaiser", "broken_stick")
@@ -75,6 +84,10 @@ def with_torchid(data: dict[str, Matrix]) -> Iterator[tuple[str, float, float, f
             # Its distances come from products, which massive rows round.
             tolerance = 1e-5 if place.startswith("block") else 1e-6
             yield f"torchid {name}, {place}", ours(x).value, theirs, tolerance
+        for name, (formula, options, tolerance) in WRITTEN_OUT.items():
+            theirs = float(getattr(torchid, name)(**options).fit(tensor).dimension_)
+            if np.isfinite(theirs):  # its FisherS is nan where all is separable
+                yield f"torchid {name} written out, {place}", formula(x), theirs, tolerance
         for rule in TORCHID_RULES:
             theirs = float(torchid.lPCA(ver=rule).fit(tensor).dimension_)
             if rule == "broken_stick":

@@ -8,7 +8,8 @@ tori:     every row of a uniform set on a flat torus, through the search; the me
 curved:   the same on a sphere, a helicoid sheet and a Gaussian, which have curvature or borders.
 subsets:  every row of random subsets of a layer's rows; the mean over all subsets.
 sampled:  500 query rows against all rows of a layer; the value of all queries. "no long rows": of
-          the rows up to 5 times the median norm (docs/estimators.md says why).
+          the rows up to 5 times the median norm (docs/estimators.md says why). "stratified":
+          drawn by `stratified_queries`.
 
 Factors of the intervals were chosen on other seeds: sets here begin at seed 3,000,000.
 """
@@ -93,6 +94,8 @@ QUERIES = 500
 FEWER = 4
 LONG = 5.0  # times the median norm, as the filter of sweeps
 LAYERS = (1, 9, 20)
+# Of the queries of a layer: in the title, with long rows, stratified.
+SAMPLES = (("", True, False), (", no long rows", False, False), (", stratified", True, True))
 
 
 def helicoid(n: int, d: int, rng: np.random.Generator) -> Array:
@@ -161,13 +164,19 @@ def subset(
 
 
 def sampled(
-    seed: int, layer: int, pool: int, cache: Path, first: int, long_rows: bool = True
+    seed: int,
+    layer: int,
+    pool: int,
+    cache: Path,
+    first: int,
+    long_rows: bool = True,
+    stratified: bool = False,
 ) -> list[Values]:
     """The same of sampled queries; nan of estimators that take every row."""
     x = layer_rows(layer, pool, cache, long_rows)
-    near = fastdim.knn(
-        x, COLUMNS, queries=QUERIES, seed=first + seed, duplicates="collapse", threads=1
-    )
+    seed += first
+    drawn = fastdim.stratified_queries(x, QUERIES, seed=seed, threads=1) if stratified else QUERIES
+    near = fastdim.knn(x, COLUMNS, queries=drawn, seed=seed, duplicates="collapse", threads=1)
     return [values_of(name, x, near, ALL_ROWS) for name in ESTIMATORS]
 
 
@@ -272,13 +281,12 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]
             yield shape, len(found), cells(found)
     for layer in LAYERS:
         place = {"layer": layer, "pool": options.pool, "cache": options.cache}
-        for long_rows in (True, False) if "sampled" in options.parts else ():
+        for label, long_rows, stratified in SAMPLES if "sampled" in options.parts else ():
             x = layer_rows(layer, options.pool, options.cache, long_rows)
             truth = np.array([value for value, *_ in measured(x, ALL_ROWS)])
-            task = partial(sampled, first=options.seed, long_rows=long_rows, **place)
-            found = run(task, sets=few)
-            title = f"block {layer}, sampled" + ("" if long_rows else ", no long rows")
-            yield title, len(found), cells(found, truth)
+            kind = {"long_rows": long_rows, "stratified": stratified}
+            found = run(partial(sampled, first=options.seed, **kind, **place), sets=few)
+            yield f"block {layer}, sampled{label}", len(found), cells(found, truth)
         if "subsets" in options.parts:
             hidden_states(layer, options.pool, options.cache)
             found = run(partial(subset, **fewer, **place), sets=few)

@@ -83,6 +83,7 @@ from fastdim.estimators.tle import tle
 from fastdim.estimators.twonn import twonn
 from fastdim.layer import LayerProfile, Measurement, Metric, measure, profile
 from fastdim.neighbors import Neighbors, Prepared, knn, prepare
+from fastdim.query_sample import stratified_queries
 
 if TYPE_CHECKING:
     from fastdim.disk.rows import DiskRows as DiskRows
@@ -161,6 +162,7 @@ __all__ = [
     "rankme",
     "spectrum",
     "stable_rank",
+    "stratified_queries",
     "sweep",
     "tle",
     "twonn",

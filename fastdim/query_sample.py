@@ -1,0 +1,62 @@
+"""Query rows drawn evenly over all distances from the mean, so that no far group is missed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim.arrays import Rows, as_rows, whole_number
+from fastdim.backends import cpu
+from fastdim.errors import InputError
+from fastdim.neighbors import find_distinct
+
+Int64 = NDArray[np.int64]
+
+
+def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | None = None) -> Int64:
+    """Row numbers (m,) to pass as `queries`: a systematic sample by distance from the mean row.
+
+    The distinct rows are put in the order of their distance from the mean of all rows, and every
+    (n/m)-th is taken from a random start (systematic sampling from an ordered list; Cochran,
+    Sampling Techniques, 1977, ch. 8). Each row is drawn with probability m/n, as by a count, so no
+    estimator needs weights. Of any g rows that are the farthest, or lie next to each other in that
+    order, at least floor(m g / n) are drawn: with a plain sample of 500 of 8,000 rows, 29 massive
+    rows are missed altogether in 15 % of the cases, and no interval made of those 500 can know of
+    them.
+
+    x: rows (n, d). queries: m, at most the number of distinct rows, else refused; equal rows count
+    once, and the first of them is drawn, as by `knn(duplicates="collapse")`. Sorted, int64.
+    Intervals of the estimators take the queries for a plain sample, whose variance is larger where
+    distances from the mean tell anything: they hold their target at least as often. Cost: one pass
+    over the rows beside finding equal ones. The same for any number of threads.
+
+    Raises InputError where there are fewer distinct rows, or on bad values.
+    """
+    wanted = whole_number("queries", queries, 1)
+    rows = as_rows(x, min_rows=2)
+    first = find_distinct(rows, cpu.resolve_threads(threads)).first
+    if wanted > len(first):
+        raise InputError(
+            f"queries must be at most the number of distinct rows, {len(first)} of {rows.n}; got "
+            f"{wanted}: pass fewer, or queries=None for all rows"
+        )
+    ordered = first[np.argsort(_from_mean(rows)[first], kind="stable")]
+    # In whole numbers each row has probability m/n to the last bit, and none comes twice.
+    start = int(np.random.default_rng(seed).integers(len(ordered)))
+    places = (start + np.arange(wanted) * len(ordered)) // wanted
+    return np.sort(ordered[places])
+
+
+def _from_mean(rows: Rows) -> NDArray[np.float64]:
+    """Squared distance of each row (n,) from the mean of all."""
+    total = np.zeros(rows.d)
+    for start, stop in rows.spans():
+        total += rows.float64(start, stop).sum(axis=0)
+    mean = total / rows.n
+    found = np.empty(rows.n)
+    for start, stop in rows.spans():
+        centered = rows.float64(start, stop) - mean
+        found[start:stop] = np.einsum("ij,ij->i", centered, centered)
+    return found
