@@ -279,7 +279,7 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]
             counts = size if part == "tori" else fewer
             found = run(partial(drawn_set, shape=shape, **counts), sets=sets)
             yield shape, len(found), cells(found)
-    for layer in LAYERS:
+    for layer in options.layers:
         place = {"layer": layer, "pool": options.pool, "cache": options.cache}
         for label, long_rows, stratified in SAMPLES if "sampled" in options.parts else ():
             x = layer_rows(layer, options.pool, options.cache, long_rows)
@@ -303,6 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--only", nargs="+", choices=ESTIMATORS, metavar="ESTIMATOR")
+    parser.add_argument("--layers", nargs="+", type=int, default=LAYERS, metavar="BLOCK")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first set")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
     parser.add_argument("--output", type=Path)

@@ -16,21 +16,22 @@ Int64 = NDArray[np.int64]
 
 
 def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | None = None) -> Int64:
-    """Row numbers (m,) to pass as `queries`: a systematic sample by distance from the mean row.
+    """Row numbers (m,) to pass as `queries`: a sample stratified by distance from the mean row.
 
-    The distinct rows are put in the order of their distance from the mean of all rows, and every
-    (n/m)-th is taken from a random start (systematic sampling from an ordered list; Cochran,
-    Sampling Techniques, 1977, ch. 8). Each row is drawn with probability m/n, as by a count, so no
-    estimator needs weights. Of any g rows that are the farthest, or lie next to each other in that
-    order, at least floor(m g / n) are drawn: with a plain sample of 500 of 8,000 rows, 29 massive
-    rows are missed altogether in 15 % of the cases, and no interval made of those 500 can know of
-    them.
+    The distinct rows are put in the order of their distance from the mean of all rows, shuffled
+    within layers of ceil(n/m), and every (n/m)-th is taken from a random start (systematic
+    sampling of a list with implicit strata; Cochran, Sampling Techniques, 1977, ch. 5 and 8). Each
+    row is drawn with probability m/n, as by a count, so no estimator needs weights. Of the g
+    farthest rows at least floor(g / ceil(n/m)) are drawn. A plain sample of 500 of 8,000 rows
+    misses 29 massive rows altogether in 15 % of the cases, and no interval made of those 500 can
+    know of them.
 
     x: rows (n, d). queries: m, at most the number of distinct rows, else refused; equal rows count
     once, and the first of them is drawn, as by `knn(duplicates="collapse")`. Sorted, int64.
     Intervals of the estimators take the queries for a plain sample, whose variance is larger where
-    distances from the mean tell anything: they hold their target at least as often. Cost: one pass
-    over the rows beside finding equal ones. The same for any number of threads.
+    the distance from the mean tells of the value: they are then too wide (`gride` at n1 = 16 on a
+    layer with 29 massive rows: held 1.000, errors 1.7 times the true ones, for 0.91). Cost: two
+    passes over the rows beside finding equal ones. The same for any number of threads.
 
     Raises InputError where there are fewer distinct rows, or on bad values.
     """
@@ -42,11 +43,16 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
             f"queries must be at most the number of distinct rows, {len(first)} of {rows.n}; got "
             f"{wanted}: pass fewer, or queries=None for all rows"
         )
-    ordered = first[np.argsort(_from_mean(rows)[first], kind="stable")]
+    count = len(first)
+    farthest = first[np.argsort(-_from_mean(rows)[first], kind="stable")]
+    rng = np.random.default_rng(seed)
+    # In random order within layers of ceil(n/m) rows, or neighbours in the list would always come
+    # together, or never.
+    layer = np.arange(count) // -(-count // wanted)
+    farthest = farthest[np.lexsort((rng.random(count), layer))]
     # In whole numbers each row has probability m/n to the last bit, and none comes twice.
-    start = int(np.random.default_rng(seed).integers(len(ordered)))
-    places = (start + np.arange(wanted) * len(ordered)) // wanted
-    return np.sort(ordered[places])
+    places = (int(rng.integers(count)) + np.arange(wanted) * count) // wanted
+    return np.sort(farthest[places])
 
 
 def _from_mean(rows: Rows) -> NDArray[np.float64]:

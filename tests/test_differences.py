@@ -18,12 +18,19 @@ from difference_lines import Line, nearer  # noqa: E402
 
 PAGE = (ROOT / "docs" / "estimators.md").read_text("utf-8")
 SETS = 3
+# Differences that few sets do not tell, of little work each.
+AS_ON_THE_PAGE = {
+    "CorrInt": 20,
+    "GRIDE, skdim; Gride, DADApy": 20,
+    "KNN, skdim and torchid": 20,
+    "lPCA Fan where one axis has 95 %": 20,
+}
 
 
 def column(head: str) -> list[str]:
     """First cells of the lines below a table's head."""
-    table = PAGE.partition(head)[2].partition("\n\n")[0]
-    return [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]]
+    table = PAGE.partition(head)[2].partition("\n\n")[0].splitlines()[2:]
+    return [line.split(" | ")[0].removeprefix("| ") for line in table if line.startswith("|")]
 
 
 def test_every_difference_of_the_page_is_simulated_there() -> None:
@@ -36,7 +43,7 @@ def test_every_difference_of_the_page_is_simulated_there() -> None:
 @pytest.mark.parametrize("name", sorted(set(CASES) - {"PH"}))
 def test_no_case_comes_out_for_the_other_side(name: str) -> None:
     """With so few sets a small difference may drown, but not turn; a large one is seen."""
-    lines = list(CASES[name](SETS))
+    lines = list(CASES[name](AS_ON_THE_PAGE.get(name, SETS)))
     assert lines
     found = [nearer(line) for line in lines]
     said = [line.nearer for line in lines]
