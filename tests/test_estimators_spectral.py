@@ -25,6 +25,7 @@ from fastdim import (
     spectrum,
     stable_rank,
 )
+from fastdim.estimators import fishers as fishers_of
 from fastdim.estimators.fishers import sphere_dimension
 from fastdim.estimators.lpca import RULES
 from fastdim.estimators.lpca_noise import marchenko_pastur_median
@@ -175,6 +176,31 @@ def test_fishers_counts_every_pair() -> None:
     assert (found.n_points, found.n_distinct) == (160, 80)
     few = fishers(gaussian(30, 3) @ gaussian(3, 40))
     assert few.lower < few.value < few.upper
+
+
+@pytest.mark.parametrize("values", [1, 40, 700, 1 << 20])
+def test_fishers_counts_as_float64_does(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cosines a hundred times nearer to a level than float32 tells, from either side."""
+    monkeypatch.setattr(fishers_of, "BLOCK_VALUES", values)
+    levels = np.array(fishers_of.ALPHAS)
+    near = np.concatenate([levels + 1e-9, levels - 1e-9])
+    unit = np.column_stack([near, np.sqrt(1.0 - near**2)])
+    unit = np.concatenate([[[1.0, 0.0]], unit])
+    found = fishers_of._counts(unit, levels)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -1.0)
+    expected = (cosines[:, :, None] >= levels).sum(axis=1)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found, expected)
+    # float32 alone says something else.
+    single = np.float32(unit[0, 0]) * unit[1:, 0].astype(np.float32)
+    assert (single[:, None] >= levels.astype(np.float32)).sum() != expected[0].sum()
+    unit = gaussian(90, 3)
+    unit /= np.linalg.norm(unit, axis=1)[:, None]
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -1.0)
+    expected = (cosines[:, :, None] >= levels).sum(axis=1)
+    np.testing.assert_array_equal(fishers_of._counts(unit, levels), expected)
 
 
 @pytest.mark.parametrize("rule", RULES)

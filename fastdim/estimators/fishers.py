@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 # 0.60, 0.62, ..., 0.98, to the last bit as in other codes: it decides which of two is nearer.
 ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
-BLOCK_VALUES = 1 << 22
+BLOCK_VALUES = 1 << 20  # cosines that stay in a cache
 
 
 def fishers(
@@ -115,18 +115,36 @@ def _on_sphere(rows: Rows, condition: float, threads: int) -> Array:
 
 
 def _counts(unit: Array, levels: Array) -> NDArray[np.int64]:
-    """Other rows with a cosine of at least each level (n, a)."""
+    """Other rows with a cosine of at least each level (n, a).
+
+    Each pair once, by products in float32; where their rounding could carry one over a level, the
+    product in float64 decides.
+    """
     n, width = len(unit), len(levels) + 1
-    counts = np.empty((n, len(levels)), dtype=np.int64)
+    small = unit.astype(np.float32)
+    # Of a product of r terms of rows of norm 1, each rounded to float32 before: (r + 2) 2^-24.
+    margin = (unit.shape[1] + 4) * 2.0**-23
+    lowest = np.float32(levels[0] - 2.0 * margin)
+    found = np.zeros(n * width, dtype=np.int64)
+    waiting: list[NDArray[np.int64]] = []
+    held = 0
     size = max(1, BLOCK_VALUES // n)
     for start in range(0, n, size):
-        cosines = unit[start : start + size] @ unit.T
-        places = np.arange(len(cosines))
-        cosines[places, start + places] = -1.0
+        cosines = small[start : start + size] @ small[start:].T
         # Few pairs reach the lowest level: only those are compared with the rest.
-        row, column = np.nonzero(cosines >= levels[0])
-        reached = np.searchsorted(levels, cosines[row, column], side="right")
-        found = np.bincount(row * width + reached, minlength=len(cosines) * width)
-        tail = found.reshape(-1, width)[:, ::-1].cumsum(axis=1)[:, ::-1]
-        counts[start : start + size] = tail[:, 1:]
-    return counts
+        row, column = np.divmod(np.flatnonzero(cosines >= lowest), n - start)
+        later = column > row
+        row, column = row[later], column[later]
+        near = cosines[row, column].astype(np.float64)
+        row, column = row + start, column + start
+        reached = np.searchsorted(levels, near - margin, side="right")
+        close = np.flatnonzero(reached != np.searchsorted(levels, near + margin, side="right"))
+        exact = np.einsum("ij,ij->i", unit[row[close]], unit[column[close]])
+        reached[close] = np.searchsorted(levels, exact, side="right")
+        waiting += [row * width + reached, column * width + reached]
+        held += 2 * len(row)
+        if held > n * width or start + size >= n:
+            found += np.bincount(np.concatenate(waiting), minlength=n * width)
+            waiting, held = [], 0
+    tail = found.reshape(n, width)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return np.ascontiguousarray(tail[:, 1:])
