@@ -89,14 +89,15 @@ def large_ratios(sets: int) -> Iterator[Line]:
     for d, rows, right in cases:
         found = [both(ideal_neighbors(rows, d, r)) for r in rngs(3, 10 * sets)]
         setting = f"{rows:,} ideal ratios, d = {d}, n1 = 1"
-        yield Line(setting, float(d), *zip(*found, strict=True), right)  # type: ignore[arg-type]
+        yield Line(setting, float(d), [v[0] for v in found], [v[1] for v in found], right)
     mixed = [_mixture(1000, r) for r in rngs(4, 10 * sets)]
     known = both(_mixture(200_000, np.random.default_rng(5)))[1]
     found = [both(near) for near in mixed]
     yield Line(
         "1,000 ratios, half d = 1 and half d = 20, n1 = 1 (known: the root of 200,000)",
         known,
-        *zip(*found, strict=True),
+        [v[0] for v in found],
+        [v[1] for v in found],
     )
 
 
@@ -118,14 +119,14 @@ def mind(sets: int) -> Iterator[Line]:
             best = likelihood(log_mu, float(gride.solve(log_mu, 1, 21)[()]))
             for place, value in enumerate((skdim("MiND_ML", x, D=200), fastdim.mind_ml(x).value)):
                 lost[name][place].append(best - likelihood(log_mu, value))
-    for name, found in lost.items():
-        yield Line(f"{name}, 300 rows: log-likelihood below its maximum", 0.0, *found)
-    x = [torus(1000, 15, r) for r in rngs(7, sets)]
+    for name, below in lost.items():
+        yield Line(f"{name}, 300 rows: log-likelihood below its maximum", 0.0, below[0], below[1])
+    sets_of_15 = [torus(1000, 15, r) for r in rngs(7, sets)]
     yield Line(
         "1,000 rows, d = 15, defaults: the value",
         15.0,
-        [skdim("MiND_ML", rows) for rows in x],
-        [fastdim.mind_ml(rows).value for rows in x],
+        [skdim("MiND_ML", rows) for rows in sets_of_15],
+        [fastdim.mind_ml(rows).value for rows in sets_of_15],
     )
 
 
@@ -261,7 +262,9 @@ def directions(sets: int) -> Iterator[Line]:
             s, c = np.sin(angles).sum(axis=1), np.cos(angles).sum(axis=1)
             found[0].append(float(np.arctan(s / c).mean()))
             found[1].append(float(np.arctan2(s, c).mean()))
-        yield Line(f"mean direction of angles around {middle:.3f}", middle, *found, right)
+        yield Line(
+            f"mean direction of angles around {middle:.3f}", middle, found[0], found[1], right
+        )
     for d in (FLAT, 10):
         # In more columns than that, by which values are cut.
         x = [np.pad(ball(200, d, r), ((0, 0), (0, 5))) for r in rngs(18, min(sets, 10))]
@@ -335,7 +338,7 @@ def signs(sets: int) -> Iterator[Line]:
         lines[0].append(float(sums.min() / sums.max()))
         lines[1].append(fastdim.partition_isotropy(x).value)
     label = "skewed rows of 3 columns (known: over all directions)"
-    yield Line(label, float(np.mean(known)), *lines)
+    yield Line(label, float(np.mean(known)), lines[0], lines[1])
 
 
 def centered(sets: int) -> Iterator[Line]:
@@ -351,7 +354,7 @@ def centered(sets: int) -> Iterator[Line]:
         )
         found[0].append(math.nan if theirs is None else float(theirs))
         found[1].append(fastdim.linearity_score(x, y, residual=True).value)
-    yield Line("2,000 rows, 3/4 of y - x linear in x", 0.75, *found)
+    yield Line("2,000 rows, 3/4 of y - x linear in x", 0.75, found[0], found[1])
 
 
 def iterated(sets: int) -> Iterator[Line]:
@@ -370,12 +373,13 @@ def other_fits(sets: int) -> Iterator[Line]:
     rng = np.random.default_rng(25)
     log_mu = np.sort(rng.standard_exponential((200 * sets, 1000)), axis=1)
     ours = twonn_fits.censored(log_mu, 0.1)
-    for name, fit in {
+    fits: dict[str, Callable[[Array], Array]] = {
         "line through 90 % (Facco, skdim, DADApy, torchid)": lambda m: twonn_fits.linear(m, 0.1),
         "line through 20 % (llm-microscope)": lambda m: twonn_fits.linear(m, 0.8),
         "MLE of the lowest 99 % (intRinsic)": lambda m: twonn_fits.trimmed_mle(m, 0.01),
         "line through the lowest 99 % (intRinsic)": lambda m: twonn_fits.trimmed_linear(m, 0.01),
-    }.items():
+    }
+    for name, fit in fits.items():
         yield Line(name, 1.0, fit(log_mu), ours)
 
 

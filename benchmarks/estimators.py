@@ -142,7 +142,7 @@ def lines_of(torchid: Any) -> dict[str, Line]:
             other("FisherS"),
             False,
             5000,
-            why="it has no neighbours, and the product of all rows is the same in both",
+            why="it has no neighbours: the products of all pairs are most of it in both",
         ),
     }
 

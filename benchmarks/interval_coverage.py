@@ -284,8 +284,8 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]
         for label, long_rows, stratified in SAMPLES if "sampled" in options.parts else ():
             x = layer_rows(layer, options.pool, options.cache, long_rows)
             truth = np.array([value for value, *_ in measured(x, ALL_ROWS)])
-            kind = {"long_rows": long_rows, "stratified": stratified}
-            found = run(partial(sampled, first=options.seed, **kind, **place), sets=few)
+            task = partial(sampled, first=options.seed, stratified=stratified, **place)
+            found = run(partial(task, long_rows=long_rows), sets=few)
             yield f"block {layer}, sampled{label}", len(found), cells(found, truth)
         if "subsets" in options.parts:
             hidden_states(layer, options.pool, options.cache)

@@ -16,7 +16,7 @@ from fastdim.estimators.fishers import sphere_dimension
 Array = NDArray[np.float64]
 
 
-def correlation(x: Array, median: Callable[[Array], float] = np.median) -> float:  # type: ignore[assignment]
+def correlation(x: Array, median: Callable[[Array], float] = np.median) -> float:
     """Correlation dimension at 10 and 20 neighbours, every distance by differences in float64."""
     distances = naive.knn(x, len(x) - 1)[0]
     radii = np.array([median(distances[:, k - 1]) for k in (10, 20)])

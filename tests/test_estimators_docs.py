@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import fastdim
+import fastdim.sklearn as faces
+import fastdim.torch as functions
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "estimators.md").read_text("utf-8")
 
@@ -35,6 +37,8 @@ MUST = {
     "assumptions": r"Assum",
     "bias": r"[Bb]ias",
     "cost": r"Cost",
+    "formula": r"[\w)\]'] ?[/=^|*-] ?[\w(\[|]|log|sum",
+    "interval": r"[Ii]nterval",
     "duplicates": r"[Dd]uplicates|distinct rows?|as they are",
     "k": r"refused|k plays no part",
 }
@@ -45,6 +49,33 @@ def test_every_docstring_says_what_it_must(part: str) -> None:
     for name in sorted(estimators()):
         text = " ".join((inspect.getdoc(getattr(fastdim, name)) or "").split())
         assert re.search(MUST[part], text), name
+
+
+FACES = [
+    getattr(faces, name)
+    for name in faces.__all__
+    if inspect.isclass(getattr(faces, name))
+    and name not in ("DimensionEstimator", "KNeighborsTransformer")
+]
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+def test_every_class_names_its_function(face: type) -> None:
+    """Whose docstring has source, assumptions, bias and cost."""
+    text = inspect.getdoc(face) or ""
+    named = re.search(r"`fastdim\.(\w+)`", text)
+    assert named
+    assert named[1] in estimators()
+
+
+@pytest.mark.parametrize("name", [name for name in functions.__all__ if name.islower()])
+def test_functions_of_torch_say_what_they_must(name: str) -> None:
+    """Source, the function of the same value, what equal rows do, and errors."""
+    text = " ".join((inspect.getdoc(getattr(functions, name)) or "").split())
+    assert re.search(r"(19|20)\d\d|arXiv \d|fastdim\.\w+\(x\)", text)
+    assert re.search(r"fastdim\.(\w+)\(", text)
+    assert re.search(r"[Ee]qual rows|[Dd]uplicates|errors as in", text)
+    assert re.search(r"Raises|errors", text)
 
 
 def test_code_runs() -> None:

@@ -127,6 +127,47 @@ def test_efficiency_and_bias_on_ideal_ratios(
         assert abs(spread * math.sqrt(count) - efficiency) < error
 
 
+@pytest.mark.parametrize(("share", "recorded"), [(0.0085, 1.06), (0.05, 1.35)])
+def test_points_that_llm_microscope_drops_but_counts(share: float, recorded: float) -> None:
+    """6 % high where 0.85 % of the points have an equal, 35 % where 5 %."""
+    repetitions, count = 400, 3000
+    dropped = round(share * count)
+    log_mu = ideal(repetitions, count, 9)
+    log_mu[:, :dropped] = 0.0
+    log_mu[:, dropped:] = ideal(repetitions, count - dropped, 10)
+    found = fits.linear_bottom_fifth(log_mu)
+    error = 3 * found.std(ddof=1) / math.sqrt(repetitions)
+    assert abs(found.mean() - recorded) < error + 0.005
+
+
+def test_harmonic_mean_with_k_minus_2() -> None:
+    """5.3 % low at k = 20."""
+    rng = np.random.default_rng(11)
+    radii = np.cumsum(rng.standard_exponential((200, 500, 20)), axis=2)
+    inverse = np.log(radii[:, :, -1:] / radii[:, :, :-1]).sum(axis=2)
+    found = 1.0 / (inverse / 18).mean(axis=1)
+    error = 3 * found.std(ddof=1) / math.sqrt(len(found))
+    assert abs(found.mean() - (1 - 0.053)) < error + 0.0005
+    near = samples(0)["M2_Affine_3to5"]
+    low, plain = (levina_bickel(near, unbiased=u).value for u in (True, False))
+    assert low / plain == pytest.approx(18 / 19, rel=1e-12)
+
+
+def test_share_of_ideal_intervals_on_uniform_tori() -> None:
+    """The exact Gamma interval of independent ratios holds 88-92 % there."""
+    held, values = [], []
+    for seed in range(300):
+        angle = 2 * np.pi * np.random.default_rng([seed, 31]).random((400, 5))
+        x = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        found = twonn(x, interval="ideal")
+        values.append(found.value)
+        held.append((found.lower, found.upper))
+    mean = np.mean(values)
+    share = np.mean([low <= mean <= high for low, high in held])
+    error = 3 * math.sqrt(0.9 * 0.1 / len(held))
+    assert 0.88 - error < share < 0.92 + error
+
+
 def test_censored_interval_covers() -> None:
     """94.8 % recorded, 95 % in theory."""
     repetitions, count = 4000, 500
@@ -141,17 +182,26 @@ def test_censored_interval_covers() -> None:
 def test_cube_with_duplicates_and_an_offset() -> None:
     """Cube of 8 in 64 columns, 3,000 rows, float32: 7.42, with 150 equal pairs 7.47, moved 7.42."""
     found = {"plain": [], "copied": [], "moved": []}
+    copies = []
     for seed in range(SEEDS):
         rng = np.random.default_rng(seed)
         x = (rng.random((3000, 8)) @ np.linalg.qr(rng.standard_normal((64, 8)))[0].T).astype("f4")
         copied = x.copy()
         copied[:150] = copied[150:300]
+        copies.append(copied)
         moved = (x.astype("f8") + 1000).astype("f4")
         for name, rows in (("plain", x), ("copied", copied), ("moved", moved)):
             found[name].append(twonn(rows).value)
     spread = np.std(found["plain"], ddof=1)
     for name, recorded in (("plain", 7.42), ("copied", 7.47), ("moved", 7.42)):
         assert abs(np.mean(found[name]) - recorded) < 3 * spread * math.sqrt(1 / SEEDS + 1)
+    # What the definitions of others make of the copies: 4.75, 4.75, none at all, and zero.
+    for compat in ("dadapy", "torchid"):
+        theirs = [twonn(rows, compat=compat).value for rows in copies]
+        assert abs(np.mean(theirs) - 4.75) < 3 * np.std(theirs, ddof=1) * math.sqrt(1 / SEEDS + 1)
+    assert twonn(copies[0], compat="dadapy", method="mle").value == 0.0
+    with np.errstate(divide="ignore"):
+        assert float(skdim.id.MLE().fit(copies[0]).dimension_) == 0.0
     # The offset costs float32 its last digits and nothing else.
     assert np.array(found["moved"]) == pytest.approx(found["plain"], rel=0.01)
     assert naive.twonn(x[:400]) == pytest.approx(twonn(x[:400]).value, rel=1e-6)

@@ -81,8 +81,9 @@ def block_analysis(
 
     blocks: numbers of blocks; None for 1, 2, 4, ... while a block keeps 16 rows. discard_fraction,
     method, compat: as in `twonn`. Bias of each block as `twonn` of n / b rows. Assumptions,
-    duplicates and refusals as `twonn`; a block of fewer than 3 rows is refused. Cost: b searches
-    among n/b rows, together less than one among n.
+    duplicates and refusals as `twonn`; a block of fewer than 3 rows is refused. No interval, but
+    the errors of blocks that share no row. Cost: b searches among n/b rows, together less than one
+    among n.
     """
     rows = as_rows(x, min_rows=2, min_columns=2)
     workers = cpu.resolve_threads(threads)

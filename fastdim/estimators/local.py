@@ -144,9 +144,9 @@ def local_dimension(
 
     Sources, assumptions and bias: Levina & Bickel 2004 and the functions of those names. Assumes
     k neighbours in one flat piece of uniform density. Bias of "mle": 1/d, not d, is unbiased. A
-    local value rests on k distances: its relative error is about 1/sqrt(k - 1), and neighbours'
-    values are not independent. Rows are reduced to distinct rows, zero distances and k >= their
-    number are refused. Cost: one search, then that of the function.
+    local value rests on k distances: no interval; its relative error is about 1/sqrt(k - 1), and
+    neighbours' values are not independent. Rows are reduced to distinct rows, zero distances and
+    k >= their number are refused. Cost: one search, then that of the function.
     """
     k = whole_number("k", k, 2)
     if method not in METHODS:
