@@ -30,8 +30,9 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
     once, and the first of them is drawn, as by `knn(duplicates="collapse")`. Sorted, int64.
     Intervals of the estimators take the queries for a plain sample, whose variance is larger where
     the distance from the mean tells of the value: they are then too wide (`gride` at n1 = 16 on a
-    layer with 29 massive rows: held 1.000, errors 1.7 times the true ones, for 0.91). Cost: two
-    passes over the rows beside finding equal ones. The same for any number of threads.
+    layer with 31 massive rows: held in 1.000 of 200 seeds for 0.835, errors 1.9 times the true
+    ones). Cost: two passes over the rows beside finding equal ones. The same for any number of
+    threads.
 
     Raises InputError where there are fewer distinct rows, or on bad values.
     """
