@@ -8,10 +8,10 @@
 #include <numeric>
 #include <thread>
 
+#include "best.h"
 #include "gathered.h"
 #include "neighbor_list.h"
 #include "refine.h"
-#include "select.h"
 #include "threads.h"
 
 namespace fastdim {
@@ -31,48 +31,6 @@ struct State {
   std::atomic<float> reach{kInfinity};                                 // sigma T of prepare.h
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
   std::uint16_t gathered = 0;  // neighbours of a list that gathers
-};
-
-// The k best of many scores, with their positions. They are gathered until there are several times
-// k and thinned out then: a heap would move log k of them for each that is kept.
-class Best {
- public:
-  struct Scored {
-    float score;
-    std::int64_t position;
-  };
-
-  void clear() {
-    scores_.clear();
-    least_ = -kInfinity;
-  }
-
-  bool wants(float score) const { return score > least_; }
-
-  void add(float score, std::int64_t position, std::size_t k) {
-    scores_.push_back({score, position});
-    if (scores_.size() >= 4 * k + 32) thin_out(k);
-  }
-
-  // At most k, in no order.
-  const std::vector<Scored>& result(std::size_t k) {
-    thin_out(k);
-    return scores_;
-  }
-
- private:
-  void thin_out(std::size_t k) {
-    if (scores_.size() < k) return;
-    select_first(scores_.data(), scores_.size(), k, [](const Scored& a, const Scored& b) {
-      return (a.score > b.score) | ((a.score == b.score) & (a.position < b.position));
-    });
-    scores_.resize(k);
-    least_ = kInfinity;
-    for (const Scored& kept : scores_) least_ = std::min(least_, kept.score);
-  }
-
-  std::vector<Scored> scores_;
-  float least_ = -kInfinity;  // no score up to it is among the k best
 };
 
 class Search {

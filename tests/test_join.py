@@ -160,7 +160,7 @@ def test_chosen_queries(m: int, way: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("k", [11, 12, 13, 40, 342])
 def test_ties_in_lists_of_either_kind(k: int, way: tuple[str, str]) -> None:
-    """From 12 on neighbours are gathered and thinned out; on a lattice most distances are shared."""
+    """From 12 on neighbours are gathered and thinned out; on a lattice many lie equally far."""
     grid = np.stack(np.meshgrid(*[np.arange(7.0)] * 3), axis=-1).reshape(-1, 3)
     rows = in_dtype(np.random.default_rng(1).permutation(grid), "float32")
     expected = naive.knn(rows, k)
