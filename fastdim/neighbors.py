@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, whole_number
-from fastdim.backends import cpu, devices, faiss_index, faiss_search
+from fastdim.backends import cpu, devices, faiss_device, faiss_index, faiss_search
 from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
 from fastdim.disk.calls import check_tiles, needs_tiles
@@ -120,7 +120,7 @@ def knn(
         "triton"; "auto" for the CPU, and for what can run on its GPU where x is a torch tensor or
         DLPack array there: results are tensors there too; "faiss" for an approximate search
         whose winners are recomputed as above (docs/large-sets.md), "faiss-gpu" with the index on
-        all GPUs that FAISS sees.
+        all GPUs that FAISS sees, or, of rows on a GPU, there ("flat" and "ivf").
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
@@ -160,7 +160,7 @@ def knn(
     if on != "cpu":
         _check_for_device(on, x, queries, strategy, tensor is not None)
     if tensor is not None:
-        return search_tensor(tensor, k, queries, seed, duplicates, on, strategy)
+        return search_tensor(tensor, k, queries, seed, duplicates, on, strategy, options)
     others = as_rows(queries, name="queries") if _is_matrix(queries) else None
     rows = as_rows(x, min_rows=2 if others is None else 1)
     if strategy != "auto" and isinstance(rows, Prepared):
@@ -385,6 +385,7 @@ def search_tensor(
     duplicates: str,
     backend: str,
     strategy: str = "auto",
+    options: faiss_search.Options | None = None,
 ) -> Neighbors:
     """`search` of a checked tensor, where it lies; the results are tensors there."""
     import torch
@@ -397,11 +398,18 @@ def search_tensor(
     k, count, chosen = plan_queries(len(x), k, queries, groups, seed)
     numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)
     asked = None if chosen is None else numbers
-    if groups is None or count == len(x):
-        distances, indices, plan, name = devices.knn_tensor(backend, x, asked, k, strategy)
-    else:
+    first = None
+    if groups is not None and count < len(x):
         first = torch.from_numpy(groups.first).to(x.device)
-        distances, indices, plan, name = devices.knn_tensor(backend, x[first], asked, k, strategy)
+    searched, audit = x if first is None else x[first], None
+    if backend == "faiss-gpu":
+        distances, indices, plan, audit = faiss_device.knn(
+            searched, asked, k, options or faiss_search.Options(), seed
+        )
+        name = backend
+    else:
+        distances, indices, plan, name = devices.knn_tensor(backend, searched, asked, k, strategy)
+    if first is not None:
         numbers, indices = first[numbers], first[indices]
     plan.update(stated(queries, count, chosen))
     if x.dtype != torch.float64:
@@ -418,6 +426,7 @@ def search_tensor(
         backend=name,
         plan=plan,
         seconds=time.perf_counter() - start,
+        audit=audit,
     )
 
 

@@ -12,7 +12,7 @@ from conftest import gaussian, in_dtype, token_like
 
 import fastdim as fd
 from fastdim import BackendError, DependencyError, FaissIndex, InputError, StoreError, knn, naive
-from fastdim.backends import faiss_index, faiss_search
+from fastdim.backends import faiss_device, faiss_index, faiss_search
 from fastdim.backends.faiss_audit import compare, wilson
 
 KINDS = ("flat", "ivf", "hnsw", "nn-descent")
@@ -288,6 +288,33 @@ class StandIn:
         assert name == "nprobe"
         self.probes.append(value)
         index.nprobe = int(value)
+
+
+def test_names_that_faiss_has_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With faiss-gpu its own classes take what is given to them; faiss-cpu has none of them."""
+    import faiss
+
+    if not hasattr(faiss, "bfKnn"):
+        assert not hasattr(faiss, "GpuDistanceParams")
+        assert faiss.get_num_gpus() == 0
+        return
+    casts = {"f": faiss.cast_integer_to_float_ptr, "i": faiss.cast_integer_to_idx_t_ptr}
+    monkeypatch.setattr(
+        faiss_device, "address", lambda module, a: casts[a.dtype.kind](a.ctypes.data)
+    )
+    values, asked = np.zeros((9, 5), np.float32), np.zeros((4, 5), np.float32)
+    distances, found = np.zeros((4, 3), np.float32), np.zeros((4, 3), np.int64)
+    made = faiss_device.brute_force(values, asked, distances, found, 0)  # type: ignore[arg-type]
+    pointers = (made.vectors, made.queries, made.outIndices)
+    assert [int(at) for at in pointers] == [a.ctypes.data for a in (values, asked, found)]
+    assert (made.numVectors, made.numQueries, made.dims, made.k, made.device) == (9, 4, 5, 3, 0)
+    assert made.vectorsRowMajor
+    assert made.queriesRowMajor
+    faiss.GpuIndexIVFFlatConfig().device = 0
+    for name in ("train_ex", "add_ex", "search_ex", "nprobe", "cp"):
+        assert hasattr(faiss.GpuIndexIVFFlat, name), name
+    faiss.StandardGpuResources().setDefaultStream  # noqa: B018  # exists
+    faiss.cast_integer_to_cudastream_t(77)
 
 
 @pytest.mark.parametrize("cards", [1, 3])

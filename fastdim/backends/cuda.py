@@ -83,7 +83,7 @@ def device(number: int | None = None) -> Device:
 
 
 @contextmanager
-def on_device_of(x: Tensor) -> Iterator[int]:
+def on_device_of(x: Tensor, backend: str = "cuda") -> Iterator[int]:
     """The device of x is the current one; the address of torch's current stream there.
 
     A tensor in host memory is for the emulator of the tests alone, which has no streams. Raises
@@ -98,8 +98,9 @@ def on_device_of(x: Tensor) -> Iterator[int]:
             yield 0
     except torch.OutOfMemoryError as error:
         raise BackendError(
-            f"backend 'cuda' ran out of memory on {x.device} with rows of shape {tuple(x.shape)} "
-            f"({error}): take fewer rows or queries, free memory, or pass backend='cpu'"
+            f"backend {backend!r} ran out of memory on {x.device} with rows of shape "
+            f"{tuple(x.shape)} ({error}): take fewer rows or queries, free memory, or pass "
+            "backend='cpu'"
         ) from None
 
 

@@ -67,15 +67,17 @@ def choose(backend: str, x: Tensor | None, operation: str = "knn") -> str:
     "auto" keeps rows where they lie: the CPU for host memory; for a GPU the one that was faster on
     a chip of this name, by the table that `python -m benchmarks.gpu` writes, and where none was
     measured the CUDA extension; Triton where the extension is not built or does not run there.
-    operation: "knn" or "cosine_stats". Raises BackendError on "cpu" for a tensor on a GPU.
+    operation: "knn" or "cosine_stats". Raises BackendError on "cpu" and "faiss" for a tensor on a
+    GPU.
     """
     check_backend(backend)
     if x is None:
         return "cpu" if backend == "auto" else backend
-    if backend in ("cpu", *faiss_index.BACKENDS):
+    if backend in ("cpu", "faiss"):
+        others = "'auto'" if backend == "cpu" else "'faiss-gpu' or 'auto'"
         raise BackendError(
             f"x lies on {x.device}, and backend={backend!r} reads host memory: pass x.cpu(), or "
-            "backend='auto' to search where it lies"
+            f"backend={others} to search where it lies"
         )
     return _of_device(x, operation) if backend == "auto" else backend
 

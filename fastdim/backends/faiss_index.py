@@ -140,11 +140,7 @@ class FaissIndex:
 
         Raises InputError for a graph, which FAISS has on no GPU.
         """
-        if self.kind not in GPU_KINDS:
-            raise InputError(
-                f"FAISS has no {self.kind!r} index on a GPU: pass index='flat' or 'ivf', or "
-                "backend='faiss'"
-            )
+        check_gpu_kind(self.kind)
         faiss = require("faiss", "faiss-gpu")
         count = int(faiss.get_num_gpus())
         options = faiss.GpuMultipleClonerOptions()
@@ -245,10 +241,7 @@ def build(
     fingerprint: str = "",
 ) -> FaissIndex:
     """`FaissIndex.build` on validated rows; options left out are the defaults there."""
-    if kind not in ("auto", *KINDS):
-        raise InputError(f"index must be 'auto' or one of {', '.join(KINDS)}, got {kind!r}")
-    if kind == "auto":
-        kind = "ivf" if rows.n >= IVF_ROWS else "flat"
+    kind = kind_of(kind, rows.n)
     if effort is not None and kind == "flat":
         raise InputError("a flat index looks at every row: leave effort out")
     faiss = require("faiss", "faiss")
@@ -278,14 +271,7 @@ def _empty(
     if kind == "flat":
         return faiss.IndexFlatL2(rows.d), {}
     if kind == "ivf":
-        most = max(1, rows.n // ROWS_A_LIST)
-        wanted = options.get("lists")
-        lists = min(most, math.isqrt(16 * rows.n)) if wanted is None else wanted
-        if whole_number("lists", lists, 1) > most:
-            raise InputError(
-                f"lists = {lists} need {ROWS_A_LIST} rows each, and there are {rows.n} rows: "
-                f"pass at most {most}"
-            )
+        lists = lists_of(rows.n, options.get("lists"))
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(rows.d), rows.d, lists, metric)
         index.cp.seed = seed + 1
         return index, {"lists": lists}
@@ -301,6 +287,35 @@ def _empty(
             f"nn-descent needs at least {DESCENT_ROWS} rows, got {rows.n}: use index='flat'"
         )
     return faiss.IndexNNDescentFlat(rows.d, degree, metric), {"degree": degree}
+
+
+def kind_of(kind: str, n: int) -> str:
+    """The kind of an index of n rows, "auto" by their number. Raises InputError on another name."""
+    if kind not in ("auto", *KINDS):
+        raise InputError(f"index must be 'auto' or one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "auto":
+        return "ivf" if n >= IVF_ROWS else "flat"
+    return kind
+
+
+def lists_of(n: int, wanted: int | None) -> int:
+    """Inverted lists of n rows, 4 sqrt(n) unless told. Raises InputError where rows are too few."""
+    most = max(1, n // ROWS_A_LIST)
+    lists = min(most, math.isqrt(16 * n)) if wanted is None else wanted
+    if whole_number("lists", lists, 1) > most:
+        raise InputError(
+            f"lists = {lists} need {ROWS_A_LIST} rows each, and there are {n} rows: "
+            f"pass at most {most}"
+        )
+    return lists
+
+
+def check_gpu_kind(kind: str) -> None:
+    """Raise InputError for a graph, which FAISS has on no GPU."""
+    if kind not in GPU_KINDS:
+        raise InputError(
+            f"FAISS has no {kind!r} index on a GPU: pass index='flat' or 'ivf', or backend='faiss'"
+        )
 
 
 def _place(rows: Rows) -> tuple[NDArray[np.float64], float]:

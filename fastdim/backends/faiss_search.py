@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -92,16 +93,21 @@ def knn(
     else:
         made = faiss_index.build(rows, made or "auto", {}, None, seed, threads)
     if gpu:
-        if k + 1 + SPARE > faiss_index.GPU_NEIGHBORS:
-            raise InputError(
-                f"k = {k} neighbours are more than FAISS returns on a GPU: pass at most "
-                f"{faiss_index.GPU_NEIGHBORS - 1 - SPARE}, or backend='faiss'"
-            )
+        check_gpu_width(k)
         made = made.on_gpus()
     asked = np.arange(rows.n) if queries is None else queries
     size = AUDIT_ROWS if options.audit is None else options.audit
     if options.target_recall is not None and made.kind != "flat":
-        _tune(rows, made, _sample(asked, size, [seed, 1]), k, options.target_recall, threads)
+        some = sample(asked, size, [seed, 1])
+        most = made.most_effort if made.kind == "ivf" else min(made.n, MOST_EFFORT)
+        truth = cpu.knn(rows, some, k, threads)[0]
+        tune(
+            made,
+            most,
+            options.target_recall,
+            truth,
+            lambda: search(rows, made, some, k, threads)[0],
+        )
     distances, indices, completed = search(rows, made, asked, k, threads)
     plan: dict[str, int | str] = {"index": made.kind, **made.parameters}
     if made.kind in EFFORT:
@@ -112,9 +118,24 @@ def knn(
     if size == 0:
         return distances, indices, plan, None
     # Row numbers may come twice in `asked`; places are sampled.
-    places = np.sort(_sample(np.arange(len(asked)), size, [seed, 2]))
+    places = np.sort(sample(np.arange(len(asked)), size, [seed, 2]))
     exact, _, _ = cpu.knn(rows, asked[places], k, threads)
     audit = compare(distances[places], exact)
+    check_recall(audit, options, made)
+    return distances, indices, plan, audit
+
+
+def check_gpu_width(k: int) -> None:
+    """Raise InputError where k neighbours need more candidates than FAISS returns on a GPU."""
+    if k + 1 + SPARE > faiss_index.GPU_NEIGHBORS:
+        raise InputError(
+            f"k = {k} neighbours are more than FAISS returns on a GPU: pass at most "
+            f"{faiss_index.GPU_NEIGHBORS - 1 - SPARE}, or backend='faiss'"
+        )
+
+
+def check_recall(audit: Audit, options: Options, made: Any) -> None:
+    """Raise BackendError below the least recall. made: an index with `kind` and `effort`."""
     least = LEAST_RECALL if options.least_recall is None else options.least_recall
     if audit.recall < least:
         raise BackendError(
@@ -122,7 +143,6 @@ def knn(
             f"{least:g} (index {made.kind!r}{_effort_of(made)}): pass target_recall={least:g} to "
             "tune it, another index, or least_recall=0 to take the result as it is"
         )
-    return distances, indices, plan, audit
 
 
 def search(
@@ -198,32 +218,32 @@ def recompute(rows: Rows, asked: Int64, proposed: Int64, k: int) -> tuple[Float6
     return distances, kept
 
 
-def _tune(rows: Rows, made: FaissIndex, sample: Int64, k: int, target: float, threads: int) -> None:
-    """Double the effort from 1 on until a sample, not the audit's, has the recall; or raise."""
-    exact, _, _ = cpu.knn(rows, sample, k, threads)
-    most = made.most_effort if made.kind == "ivf" else min(made.n, MOST_EFFORT)
+def tune(made: Any, most: int, target: float, exact: Float64, find: Callable[[], Float64]) -> None:
+    """Double the effort of an index from 1 on until what it finds has the recall; or raise.
+
+    exact: distances (s, k) of a sample, not the audit's. find: those of the index as it stands.
+    """
     effort = 1
     while True:
         made.set_effort(min(effort, most))
-        found, _, _ = search(rows, made, sample, k, threads)
-        first, both = recalls(found, exact)
+        first, both = recalls(find(), exact)
         reached = float(first.mean() if both is None else min(first.mean(), both.mean()))
         if reached >= target:
             return
         if effort >= most:
             raise BackendError(
-                f"target_recall={target:g} is out of reach: {reached:.3f} of {len(sample)} rows "
+                f"target_recall={target:g} is out of reach: {reached:.3f} of {len(exact)} rows "
                 f"at the most (index {made.kind!r}{_effort_of(made)}); pass index='flat', or a "
                 "lower target"
             )
         effort *= 2
 
 
-def _sample(numbers: Int64, size: int, seed: list[int]) -> Int64:
+def sample(numbers: Int64, size: int, seed: list[int]) -> Int64:
     """`size` of the numbers without replacement, or all."""
     size = min(size, len(numbers))
     return np.random.default_rng(seed).choice(numbers, size, replace=False)
 
 
-def _effort_of(made: FaissIndex) -> str:
+def _effort_of(made: Any) -> str:
     return f", {EFFORT[made.kind]} {made.effort}" if made.kind in EFFORT else ""
