@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from fastdim.disk.rows import open_rows as open_rows
     from fastdim.extract.modules import extract_modules as extract_modules
     from fastdim.extract.store import Store as Store
+    from fastdim.layer_sweep import LayerSweep as LayerSweep
     from fastdim.sweeps import Sweep as Sweep
     from fastdim.sweeps import sweep as sweep
 
@@ -107,6 +108,7 @@ __all__ = [
     "FastdimError",
     "InputError",
     "LayerProfile",
+    "LayerSweep",
     "LocalDimension",
     "Measurement",
     "Metric",
@@ -172,6 +174,7 @@ __all__ = [
 # What is imported when first asked for: it costs time, or needs an extra.
 _LATER = {
     "DiskRows": "fastdim.disk.rows",
+    "LayerSweep": "fastdim.layer_sweep",
     "Store": "fastdim.extract.store",
     "Sweep": "fastdim.sweeps",
     "extract_modules": "fastdim.extract.modules",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastdim.arrays import as_groups, as_rows
 from fastdim.backends import cuda, cuda_cosine, devices, triton
-from fastdim.backends.pairs import squares_by_row
+from fastdim.backends.pairs import PairStatistics, squares_by_row
 from fastdim.cosine import (
     CosineStats,
     deviations_by_row,
@@ -63,28 +65,52 @@ def stats(
     engine: Any = triton if on == "triton" else cuda_cosine
     check_confidence(confidence)
     labels = as_groups(groups, len(x))
-    unit = engine.unit_rows(x)
-    chosen = unit.chosen.cpu().numpy()
-    count = len(chosen)
     group_count = 0 if labels is None else int(labels.max()) + 1
+    unit = engine.unit_rows(x)
+    count = len(unit.chosen)
     if labels is not None:
-        labels = labels[chosen]
-    norms2, squares, along = (part.cpu().numpy() for part in squares_by_row(unit))
-    slopes = unit.slopes[:count].cpu().numpy()
-    slope_squares, spread = float(np.square(slopes).sum()), float(norms2.sum()) / count
-    by_row = deviations_by_row(squares, along, slopes, slope_squares, spread)
-    s, total, shift = float(unit.center), float(by_row.sum()), spread / (count - 1)
+        labels = labels[unit.chosen.cpu().numpy()]
+    held = [*squares_by_row(unit), unit.slopes[:count], unit.center]
+    by_row = [part.cpu().numpy() for part in held]
     sample = sampled_pairs(pairs, count)
     if sample is None:
-        visited = engine.all_pairs(unit, bins)
-        # The pairs themselves say mean and spread better than differences of sums over rows.
-        total, shift = visited.variance * count * (count - 1), s - visited.mean
-    parts = (s, total, by_row, shift, slopes)
-    found = moments_of(len(x), count, parts, labels, group_count, confidence)
-    if sample is None:
-        found = with_all_pairs(found, visited.histogram, visited.low, visited.high)
+        visited, cosines = engine.all_pairs(unit, bins), None
     else:
         first, second = draw_pairs(np.random.default_rng(seed), count, sample)
-        found = with_sample(found, engine.some_pairs(unit, first, second), bins)
+        visited, cosines = None, engine.some_pairs(unit, first, second)
     name = triton.device_name(x) if on == "triton" else cuda.device(x.device.index).name
+    found = finished(
+        len(x), by_row, visited, cosines, bins, confidence, labels=labels, group_count=group_count
+    )
     return replace(found, backend=f"{on}-{name}", arithmetic="float64")
+
+
+def finished(
+    n: int,
+    by_row: Sequence[NDArray[np.float64]],
+    visited: PairStatistics | None,
+    cosines: NDArray[np.float64] | None,
+    bins: int,
+    confidence: float,
+    labels: NDArray[np.int64] | None = None,
+    group_count: int = 0,
+) -> CosineStats:
+    """Statistics of n rows, of which m are not zero, from what a device found.
+
+    by_row: |w_i|^2, w_i'W'W w_i, w_i'W'a and a_i, each (m,), and s (1,). visited: of all pairs; or
+    cosines (pairs,) of a sample of them. labels: group (m,) below group_count of each row.
+    """
+    norms2, squares, along, slopes, center = by_row
+    count = len(slopes)
+    slope_squares, spread = float(np.square(slopes).sum()), float(norms2.sum()) / count
+    deviations = deviations_by_row(squares, along, slopes, slope_squares, spread)
+    s, total, shift = float(center[0]), float(deviations.sum()), spread / (count - 1)
+    if visited is not None:
+        # The pairs themselves say mean and spread better than differences of sums over rows.
+        total, shift = visited.variance * count * (count - 1), s - visited.mean
+    parts = (s, total, deviations, shift, slopes)
+    found = moments_of(n, count, parts, labels, group_count, confidence)
+    if visited is not None:
+        return with_all_pairs(found, visited.histogram, visited.low, visited.high)
+    assert cosines is not None
+    return with_sample(found, cosines, bins)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The kernel tests on builds that watch memory, undefined behaviour and races.
+# The kernel tests on builds that watch memory, undefined behaviour and races; "kernels" are those
+# in CUDA C++, on the emulated GPU.
 #
-#     scripts/check_sanitizers.sh PYTHON [address|thread]
+#     scripts/check_sanitizers.sh PYTHON [address|thread|kernels]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=$(realpath --no-symlinks "$1")
-kinds=${2:-"address thread"}
+kinds=${2:-"address thread kernels"}
 known="$PWD/scripts/tsan_suppressions.txt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -31,6 +32,22 @@ check() {
         PYTHONPATH="$tree" "$python" -m pytest -q -x -s -p no:cacheprovider "$@")
 }
 
+# The sources of csrc/cuda as a program: fibers need no Python around them.
+check_kernels() {
+    local flags=(-std=c++17 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
+        -DFASTDIM_SIMT -ffp-contract=off -Itests/simt -Icsrc/cuda)
+    local part parts=(library cosine_library sanitized) compilers=()
+    for part in "${parts[@]}"; do
+        "${CXX:-g++}" "${flags[@]}" -c "tests/simt/$part.cpp" -o "$work/$part.o" &
+        compilers+=($!)
+    done
+    for part in "${compilers[@]}"; do wait "$part"; done
+    "${CXX:-g++}" "${flags[@]}" "$work"/{library,cosine_library,sanitized}.o -o "$work/kernels"
+    # Stacks of fibers are memory that the leak checker does not know.
+    ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1 "$work/kernels"
+    echo "emulated kernels: no report, results right"
+}
+
 for kind in $kinds; do
     case $kind in
     address)
@@ -40,8 +57,9 @@ for kind in $kinds; do
     thread)
         check thread thread libtsan.so tests/test_join.py tests/test_cosine.py \
             tests/test_moments.py -k "threads or chosen_queries" ;;
+    kernels) check_kernels ;;
     *)
-        echo "unknown sanitizer $kind: address or thread" >&2
+        echo "unknown sanitizer $kind: address, thread or kernels" >&2
         exit 2 ;;
     esac
 done

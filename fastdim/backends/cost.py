@@ -143,6 +143,23 @@ def cosines(chip: Chip, n: int, d: int) -> float:
     return n * (n - 1.0) * d / (GEMM * chip.float64 * 1e12)
 
 
+# Seconds of the host for one launch, an assumption, and launches of a layer on the CUDA backend.
+LAUNCH = 4e-6
+LAUNCHES = {"knn": 16, "cosine_stats": 24}
+
+
+def launches_dominate(name: str, n: int, d: int, operation: str) -> bool:
+    """Whether queueing a layer (n, d) takes the host longer than the device needs for it.
+
+    name: of the device, e.g. "NVIDIA H100 80GB HBM3". A chip that is not in `CHIPS` counts as an
+    H100, the fastest of those whose filter was measured.
+    """
+    known = [chip for key, chip in CHIPS.items() if key in name and chip.loops is not None]
+    chip = known[0] if known else CHIPS["H100"]
+    device = search(chip, n, d).total if operation == "knn" else cosines(chip, n, d) / 2
+    return LAUNCHES[operation] * LAUNCH > device
+
+
 PUBLISHED = {"H100": 28.4e-3, "A100": 64.9e-3}  # torchid's TwoNN, n = 20,000, d = 1,024
 SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.backends import cuda
-from fastdim.backends.pairs import PairStatistics, UnitRows, directions, statistics
+from fastdim.backends.pairs import PairStatistics, UnitRows, directions, fetched_statistics
 from fastdim.errors import BackendError, require
 
 if TYPE_CHECKING:
@@ -26,39 +26,57 @@ def _rows(x: Tensor) -> tuple[int, int, int, int, str]:
     return (x.data_ptr(), *x.shape, x.stride(0), str(x.dtype).removeprefix("torch."))
 
 
-def unit_rows(x: Tensor) -> UnitRows:
-    """The unit rows of x (n, d), columns adjacent. InputError where squares vanish in float64."""
+def norms_of(x: Tensor) -> Tensor:
+    """Euclidean norms (n,) float64 of the rows of x (n, d), columns adjacent."""
     torch = require("torch", "torch")
-    extension, (n, d) = cuda.extension(), x.shape
+    norms: Tensor = x.new_empty(len(x), dtype=torch.float64)
     with cuda.on_device_of(x) as stream:
-        norms = x.new_empty(n, dtype=torch.float64)
-        extension.row_norms(*_rows(x), norms.data_ptr(), stream)
-        inverse, chosen = directions(x, norms)
-        m = len(chosen)
-        padded, width = -(-m // TILE) * TILE, -(-d // SLICE) * SLICE
-        parts, mean = norms.new_empty(MEAN_PARTS * d), norms.new_empty(d)
-        w, slopes = norms.new_empty((padded, width)), norms.new_empty(padded)
-        center = norms.new_empty(1)
-        extension.unit_rows(
+        cuda.extension().row_norms(*_rows(x), norms.data_ptr(), stream)
+    return norms
+
+
+def centered(x: Tensor, inverse: Tensor, chosen: Tensor) -> UnitRows:
+    """Rows chosen (m,) of x times inverse (n,), less their mean. Waits for nothing."""
+    m, d = len(chosen), x.shape[1]
+    padded, width = -(-m // TILE) * TILE, -(-d // SLICE) * SLICE
+    with cuda.on_device_of(x) as stream:
+        parts, mean = inverse.new_empty(MEAN_PARTS * d), inverse.new_empty(d)
+        w, slopes = inverse.new_empty((padded, width)), inverse.new_empty(padded)
+        center = inverse.new_empty(1)
+        cuda.extension().unit_rows(
             *_rows(x), chosen.data_ptr(), m, inverse.data_ptr(), padded, width,
             *(out.data_ptr() for out in (parts, mean, w, slopes, center)), stream,
         )  # fmt: skip
     return UnitRows(x, inverse, chosen, w, slopes, center)
 
 
-def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
-    """Every pair visited once. BackendError on more bins than a block's shared memory holds."""
-    torch = require("torch", "torch")
+def unit_rows(x: Tensor) -> UnitRows:
+    """The unit rows of x (n, d), columns adjacent. InputError where squares vanish in float64."""
+    return centered(x, *directions(x, norms_of(x)))
+
+
+def check_bins(bins: int) -> None:
+    """Raise BackendError on more bins than a block's shared memory holds."""
     if bins > LARGEST_BINS:
         raise BackendError(
             f"backend 'cuda' counts up to {LARGEST_BINS} bins, got {bins}: pass fewer, or "
             "backend='cpu'"
         )
-    m = len(unit.chosen)
+
+
+def edges_of(bins: int, on: Tensor) -> Tensor:
+    """Edges (bins + 1,) of equal bins over [-1, 1], on the device of a tensor."""
+    edges: Tensor = require("torch", "torch").from_numpy(np.linspace(-1.0, 1.0, bins + 1))
+    return edges.to(on.device)
+
+
+def visit(unit: UnitRows, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments (runs, 4) and histogram (bins,) int64 of all pairs i < j. Waits for nothing."""
+    torch = require("torch", "torch")
+    m, bins = len(unit.chosen), len(edges) - 1
     tiles = -(-m // TILE)
     runs = min(RUNS, tiles * (tiles + 1) // 2)
     with cuda.on_device_of(unit.w) as stream:
-        edges = torch.from_numpy(np.linspace(-1.0, 1.0, bins + 1)).to(unit.w.device)
         moments = unit.w.new_empty((runs, 4))
         histogram = torch.zeros(bins, dtype=torch.int64, device=unit.w.device)
         cuda.extension().cosine_pairs(
@@ -66,20 +84,30 @@ def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
             unit.center.data_ptr(), edges.data_ptr(), bins, runs, moments.data_ptr(),
             histogram.data_ptr(), stream,
         )  # fmt: skip
-        return statistics(unit, moments, histogram)
+    return moments, histogram
 
 
-def some_pairs(unit: UnitRows, left: Int64, right: Int64) -> NDArray[np.float64]:
-    """Cosines (pairs,) of the unit rows numbered left and right (pairs,)."""
-    torch = require("torch", "torch")
+def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
+    """Every pair visited once. BackendError on more bins than a block's shared memory holds."""
+    check_bins(bins)
+    return fetched_statistics(unit, *visit(unit, edges_of(bins, unit.w)))
+
+
+def cosines_of(unit: UnitRows, left: Tensor, right: Tensor) -> Tensor:
+    """Cosines (pairs,) of the unit rows numbered left and right (pairs,). Waits for nothing."""
     with cuda.on_device_of(unit.x) as stream:
-        sides: list[Any] = [
-            unit.chosen[torch.from_numpy(numbers).to(unit.x.device)] for numbers in (left, right)
-        ]
+        sides = [unit.chosen[numbers] for numbers in (left, right)]
         out = unit.w.new_empty(len(left))
         cuda.extension().pair_cosines(
             *_rows(unit.x), *(side.data_ptr() for side in sides), unit.inverse.data_ptr(),
             len(left), out.data_ptr(), stream,
         )  # fmt: skip
-        found: NDArray[np.float64] = out.cpu().numpy()
+    return out
+
+
+def some_pairs(unit: UnitRows, left: Int64, right: Int64) -> NDArray[np.float64]:
+    """Cosines (pairs,) of the unit rows numbered left and right (pairs,), in host memory."""
+    torch = require("torch", "torch")
+    sides = [torch.from_numpy(numbers).to(unit.x.device) for numbers in (left, right)]
+    found: NDArray[np.float64] = cosines_of(unit, *sides).cpu().numpy()
     return found

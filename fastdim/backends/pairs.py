@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,22 +63,32 @@ def directions(x: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(zero, 0.0, 1.0 / norms), chosen
 
 
-def statistics(unit: UnitRows, moments: Tensor, histogram: Tensor) -> PairStatistics:
-    """Of moments (..., 4): sums and sums of squares of c - s, minima, maxima; and counts (bins,).
+def reduced(moments: Tensor) -> Tensor:
+    """Of moments (..., 4): sum and sum of squares of c - s, minimum and maximum, (4,) there."""
+    import torch
 
-    Waits for the device.
-    """
-    m = len(unit.chosen)
-    excess, squares = (float(moments[..., part].sum()) for part in (0, 1))
+    sums = [moments[..., part].sum() for part in (0, 1)]
+    return torch.stack([*sums, moments[..., 2].min(), moments[..., 3].max()])
+
+
+def statistics(m: int, center: float, values: Any, histogram: NDArray[np.int64]) -> PairStatistics:
+    """Of the pairs of m rows. center: s. values: `reduced` moments (4,), in host memory."""
+    excess, squares, low, high = (float(value) for value in values)
     count = m * (m - 1) // 2
     mean = excess / count
     return PairStatistics(
-        mean=float(unit.center) + mean,
+        mean=center + mean,
         variance=max(0.0, squares / count - mean * mean),
-        low=float(moments[..., 2].min()),
-        high=float(moments[..., 3].max()),
-        histogram=histogram.cpu().numpy(),
+        low=low,
+        high=high,
+        histogram=histogram,
     )
+
+
+def fetched_statistics(unit: UnitRows, moments: Tensor, histogram: Tensor) -> PairStatistics:
+    """`statistics` of what lies on a device, for which the host waits."""
+    values = reduced(moments).cpu().numpy()
+    return statistics(len(unit.chosen), float(unit.center), values, histogram.cpu().numpy())
 
 
 def squares_by_row(unit: UnitRows) -> tuple[Tensor, Tensor, Tensor]:

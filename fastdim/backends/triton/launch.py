@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from fastdim.backends.pairs import PairStatistics, UnitRows, directions, statistics
+from fastdim.backends.pairs import PairStatistics, UnitRows, directions, fetched_statistics
 from fastdim.errors import BackendError
 
 from . import cosine, rows
@@ -128,7 +128,7 @@ def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
         unit.w, unit.slopes, unit.center, edges, moments, histogram, m, unit.w.shape[1], tiles,
         parts, bins, BINS=max(16, triton.next_power_of_2(bins + 1)), **tile, **COSINE,
     )  # fmt: skip
-    return statistics(unit, moments, histogram)
+    return fetched_statistics(unit, moments, histogram)
 
 
 def some_pairs(unit: UnitRows, left: Tensor, right: Tensor) -> Tensor:
