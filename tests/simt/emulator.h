@@ -240,12 +240,6 @@ inline void run_block(Block& block) {
   }
 }
 
-// Fibers between launches: their stacks cost more than a small launch.
-inline std::vector<std::unique_ptr<Fiber>>& idle_fibers() {
-  static std::vector<std::unique_ptr<Fiber>> fibers;
-  return fibers;
-}
-
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int shared_bytes,
             Stream, Arguments... arguments) {
@@ -256,14 +250,9 @@ void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int
 #endif
   Block block;
   current() = &block;
-  auto& idle = idle_fibers();
   for (int i = 0; i < threads; ++i) {
-    if (idle.empty()) {
-      idle.push_back(std::make_unique<Fiber>());
-      idle.back()->stack.resize(kStack);
-    }
-    block.fibers.push_back(std::move(idle.back()));
-    idle.pop_back();
+    block.fibers.push_back(std::make_unique<Fiber>());
+    block.fibers.back()->stack.resize(kStack);
   }
   block.priority.resize((threads + 31) / 32);
   block.body = [&] { kernel(static_cast<Parameters>(arguments)...); };
@@ -296,7 +285,6 @@ void launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, int
     run_block(block);
   }
   current() = nullptr;
-  for (auto& fiber : block.fibers) idle.push_back(std::move(fiber));
   if (!block.error.empty()) throw std::runtime_error(block.error);
 }
 
