@@ -250,13 +250,15 @@ def described(mangled: str) -> tuple[str, int, int]:
     name = full.split("(anonymous namespace)::", 1)[1].rsplit("(fastdim", 1)[0]
     name = re.sub(r"fastdim::cuda::|\(anonymous namespace\)::|\((?:int|bool)\)", "", name)
     name = re.sub(r"^void ", "", name).split("(")[0]
-    shape = re.search(r"TileShape<(\d+), (\d+), (\d+), (\d+)>, (\w+)", name)
+    shape = re.search(r"TileShape<(\d+), (\d+), (\d+), (\d+)>, (\w+), (\w+), (\w+)>", name)
     if shape is not None:
         rows, columns, slice_, stages = map(int, shape.groups()[:4])
         # As filter_bytes of csrc/cuda/filter.cuh with kQueue = 8 and 8 kept.
         dynamic = stages * (rows + columns) * slice_ * 2 + rows * 8 * (queue_size() + 8)
-        dynamic += rows * 8 + columns * 8
-        kind = "bfloat16" if shape[5] in ("true", "1") else "float16"
+        bfloat, chosen, symmetric = (flag in ("true", "1") for flag in shape.groups()[4:])
+        dynamic += rows * 8 + columns * (20 if symmetric else 8)
+        kind = "bfloat16" if bfloat else "float16"
+        kind += ", each pair once" if symmetric else ", chosen tiles" if chosen else ""
         return f"knn_filter {rows} x {columns} x {slice_}, {kind}", dynamic, rows
     if name.startswith("cosine_tiles"):
         # As cosine_bytes of csrc/cuda/cosine.cuh with 200 bins.

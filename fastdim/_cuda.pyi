@@ -19,6 +19,7 @@ def knn_workspace(
     tile: str,
     blocks: int,
     ordered: bool = False,
+    symmetric: bool = False,
 ) -> int: ...
 def knn(
     data: int,
@@ -40,6 +41,7 @@ def knn(
     order: int = 0,
     axes: int = 0,
     axes_count: int = 0,
+    symmetric: bool = False,
 ) -> None: ...
 def mma_ceiling(blocks: int, rounds: int, out: int, stream: int) -> float: ...
 def row_norms(

@@ -80,7 +80,9 @@ class LayerSweep:
         k, _, chosen = plan_queries(n, self.k, self.queries, None, self.seed)
         numbers = torch.from_numpy(np.arange(n) if chosen is None else chosen).to(device)
         asked = None if chosen is None else numbers
-        results = self._queue("knn", xs, lambda x: list(cuda.knn_tensor(x, k, asked)))
+        on = cuda.device(device.index)
+        how = cuda.strategy_for(on, *xs[0].shape, k, asked)
+        results = self._queue("knn", xs, lambda x: list(cuda.knn_tensor(x, k, asked, strategy=how)))
         kept = (
             results if xs[0].dtype == torch.float64 else [[r[0].float(), *r[1:]] for r in results]
         )
@@ -93,8 +95,8 @@ class LayerSweep:
                     f"distances of layer {number} overflow float32: pass the rows as float64, or "
                     "divide them by a constant"
                 )
-        on = cuda.device(device.index)
-        plans = [cuda.plan(on, on.tile, k + cuda.SPARE, row[:3]) for row in counts]
+        tile = on.tile if how == "full" else "small"
+        plans = [cuda.plan(on, tile, k + cuda.SPARE, row[:3], how) for row in counts]
         return [
             Neighbors(
                 distances=distances,  # type: ignore[arg-type]  # as Neighbors says

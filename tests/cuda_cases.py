@@ -75,7 +75,7 @@ class Extension:
 
     def knn(self, *arguments: Any) -> None:
         data, n, d, row_stride, dtype, queries, m, k, keep, tile, blocks, _, *rest = arguments
-        out, order = rest[:3], (*rest[4:], 0, 0, 0)[:3]
+        out, order = rest[:3], (*rest[4:], *(0, 0, 0, 0)[len(rest) - 4 :])
         self.run(
             "knn", data, n, d, row_stride, dtype, queries, m, k, keep, TILES[tile], blocks, *order,
             *out,

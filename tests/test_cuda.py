@@ -37,6 +37,7 @@ def build(folder: Path, old: str = "", new: str = "") -> Knn:
         *,
         blocks: int = 3,
         seed: int = 1,
+        symmetric: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         code.simt_seed(ctypes.c_ulonglong(seed))
         m = rows.n if queries is None else len(queries)
@@ -47,12 +48,20 @@ def build(folder: Path, old: str = "", new: str = "") -> Knn:
             ctypes.c_void_p(rows.data.ctypes.data), *big, DTYPES[rows.dtype],
             None if queries is None else ctypes.c_void_p(queries.ctypes.data),
             ctypes.c_longlong(m), ctypes.c_longlong(k), ctypes.c_longlong(keep or k + 6),
-            TILES[tile], blocks, None, None, ctypes.c_longlong(0),
+            TILES[tile], blocks, None, None, ctypes.c_longlong(0), int(symmetric),
             *(ctypes.c_void_p(a.ctypes.data) for a in (distances, indices, counts)),
         )  # fmt: skip
         if failed:
             raise RuntimeError(code.simt_error().decode())
-        return distances, indices, {"queries_searched_again": counts[0], "coarse": counts[1]}
+        return (
+            distances,
+            indices,
+            {
+                "queries_searched_again": counts[0],
+                "coarse": counts[1],
+                "tiles": counts[2],
+            },
+        )
 
     return knn
 
@@ -151,6 +160,49 @@ def test_any_division_and_order_gives_the_same_bits(emulated, blocks):
         np.testing.assert_array_equal(first[1], other[1])
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "k"), [(2, 1, 1), (3, 5, 2), (127, 63, 2), (129, 65, 2), (257, 33, 7), (600, 20, 2)]
+)
+def test_each_pair_once_sizes(knn, n, d, k):
+    check(knn, as_rows(gaussian(n, d).astype(np.float32)), k, symmetric=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_pair_once_dtypes(knn, dtype):
+    check(knn, in_dtype(token_like(280, 40), dtype), symmetric=True)
+
+
+def test_each_pair_once_equal_rows_and_ties(knn):
+    x = gaussian(260, 12).astype(np.float32)
+    x[40:60] = x[5]
+    x[200:230] = x[5]
+    check(knn, as_rows(x), symmetric=True)
+    whole = np.random.default_rng(1).integers(0, 3, (300, 3)).astype(np.float32)
+    check(knn, as_rows(whole), k=5, symmetric=True)
+    check(knn, as_rows(np.zeros((140, 3), dtype=np.float32)), symmetric=True)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 40])
+def test_each_pair_once_gives_the_same_bits(emulated, blocks):
+    x = as_rows(token_like(420, 20))
+    first = emulated(x, None, 2)
+    counts = set()
+    for seed in (1, 2, 3):
+        other = emulated(x, None, 2, blocks=blocks, seed=seed, symmetric=True)
+        np.testing.assert_array_equal(first[0], other[0])
+        np.testing.assert_array_equal(first[1], other[1])
+        counts.add(other[2]["queries_searched_again"])
+        assert other[2]["tiles"] == 10, "four rows of tiles: those on and above the diagonal"
+    assert len(counts) == 1
+
+
+def test_both_sides_are_looked_at(emulated):
+    """Rows whose neighbours all lie in tiles before, or all after, are certain without more."""
+    x = gaussian(600, 20).astype(np.float32)
+    plan = check(emulated, as_rows(x), symmetric=True)
+    assert plan["queries_searched_again"] <= 6
+
+
 def test_offsets_beyond_32_bits(emulated):
     check(emulated, wide_rows(80, 0))
 
@@ -181,6 +233,41 @@ FAULTS = {
 }  # fmt: skip
 
 
+# The same of the symmetric search, whose checks are `check_both_sides`.
+BOTH_SIDES = {
+    "a lost merge on the other side": ("        if (tile > 0) {\n", "        if (tile < 0) {\n"),
+    "the diagonal offered twice, itself included": (
+        "        if (tile > 0) {\n", "        if (tile >= 0) {\n",
+    ),
+    "the other side's h": ("+ e] + h[part];", "+ e];"),
+    "the list of the other side not read": (
+        "slots = runs + (lists.other >= 0 ? 1 : 0);", "slots = runs;",
+    ),
+    "the other side's bound lost": (
+        "scores[slot_of(s) * keep * tile_rows + in_tile]);",
+        "scores[(s == runs ? slot : slot_of(s)) * keep * tile_rows + in_tile]);",
+    ),
+    "what a place gives up is lost": ("e >= 0 && key != 0; --e", "e >= keep - 1; --e"),
+    "keys of other rows": ("keys + (column0 + 8 * j + e)", "keys + (column0 + 8 * j)"),
+}  # fmt: skip
+
+
+def check_both_sides(knn: Knn) -> None:
+    """Sets that need each list of the symmetric search: most rows certain, and certain rightly."""
+    for seed in (1, 2):
+        for blocks in (1, 20):
+            x = as_rows(gaussian(600, 20).astype(np.float32))
+            plan = check(knn, x, blocks=blocks, seed=seed, symmetric=True)
+            assert plan["queries_searched_again"] <= 6
+        check(knn, cancelling(), seed=seed, symmetric=True)
+        check(knn, wide_range(75), keep=2, seed=seed, symmetric=True)
+        order = np.random.default_rng(3).permutation(400)
+        near = gaussian(200, 30)
+        pairs = np.concatenate([near, near + 1e-3 * gaussian(200, 30)])[order]
+        plan = check(knn, as_rows(pairs.astype(np.float32)), 1, seed=seed, symmetric=True)
+        assert plan["queries_searched_again"] <= 4
+
+
 def check_all(knn: Knn) -> None:
     """Small sets that between them need every part of the kernels, in two orders of warps."""
     for seed in (1, 2):
@@ -201,6 +288,17 @@ def test_planted_faults_are_found(tmp_path, fault):
     broken = build(tmp_path, *FAULTS[fault])
     with pytest.raises((AssertionError, RuntimeError)):
         check_all(broken)
+
+
+def test_without_faults_both_sides_pass(emulated):
+    check_both_sides(emulated)
+
+
+@pytest.mark.parametrize("fault", BOTH_SIDES)
+def test_planted_faults_of_either_side_are_found(tmp_path, fault):
+    broken = build(tmp_path, *BOTH_SIDES[fault])
+    with pytest.raises((AssertionError, RuntimeError)):
+        check_both_sides(broken)
 
 
 def test_knn_calls_the_engine(emulated, monkeypatch):

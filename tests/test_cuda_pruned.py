@@ -14,7 +14,7 @@ from cuda_cases import Extension, compiled, emulated, use
 from filter_cases import cancelling, far_clusters, wide_range, wide_rows
 
 from fastdim import InputError, Rows, as_rows, knn, naive, twonn
-from fastdim.backends import cuda, cuda_pruned, devices
+from fastdim.backends import cost, cuda, cuda_pruned, devices
 
 __all__ = ["emulated"]  # a fixture
 
@@ -127,6 +127,30 @@ def test_knn_asks_for_it(emulated: Extension, monkeypatch: pytest.MonkeyPatch) -
         knn(x, 2, backend="triton", strategy="pruned")
     with pytest.raises(InputError, match="are of the CPU"):
         knn(values, 2, backend="cuda", strategy="pruned")
+
+
+def test_each_pair_once_of_a_tensor(emulated: Extension, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as of all pairs; chosen where the model of cost says so."""
+    x = devices.upload(as_rows(token_like(300, 20)), "cpu")
+    full = cuda.knn_tensor(x, 2)
+    half = cuda.knn_tensor(x, 2, strategy="symmetric")
+    assert torch.equal(half[0], full[0])
+    assert torch.equal(half[1], full[1])
+    assert (int(full[2][2]), int(half[2][2])) == (-1, 6)
+    for pays in (True, False):
+        monkeypatch.setattr(cost, "symmetric_pays", lambda name, n, d, keep, pays=pays: pays)
+        *_, plan, name = devices.knn_tensor("cuda", x, None, 2)
+        assert name == "cuda-emulated"
+        assert plan["strategy"] == ("symmetric" if pays else "full")
+        assert plan.get("tiles_visited") == (6 if pays else None)
+        chosen = torch.arange(9)
+        assert devices.knn_tensor("cuda", x, chosen, 2)[2]["strategy"] == "full"
+        assert devices.knn_tensor("cuda", x, None, 2, "full")[2]["strategy"] == "full"
+    for options in ({"queries": torch.arange(3)}, {"tile": "large"}):
+        with pytest.raises(InputError, match="'symmetric' of backend 'cuda' searches all rows"):
+            cuda.knn_tensor(x, 2, strategy="symmetric", **options)
+    with pytest.raises(InputError, match="one of full, symmetric, pruned"):
+        cuda.knn_tensor(x, 2, strategy="tiled")
 
 
 def test_axes_and_order() -> None:

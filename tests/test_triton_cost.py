@@ -69,6 +69,20 @@ def test_parts_of_the_rows() -> None:
     assert tiles.splits_of(5000, 5000, 132) >= 5, "a program takes 1,024 tiles at most"
 
 
+def test_each_pair_once_pays_where_products_are_most_of_the_work() -> None:
+    chip = cost.CHIPS["H100"]
+    shares = [cost.symmetric_share(chip, n, 576, 8) for n in (3_000, 50_000, 200_000, 10**7)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 * cost.SMALL_TILES < shares[-1] < 0.65, "half the pairs, smaller tiles, other side"
+    assert cost.symmetric_share(chip, 50_000, 64, 8) > 1, "the other side costs more than it saves"
+    assert cost.symmetric_share(chip, 50_000, 576, 32) > shares[1]
+    assert cost.symmetric_pays("NVIDIA H100 80GB HBM3", 200_000, 576, 8)
+    assert not cost.symmetric_pays("NVIDIA H100 80GB HBM3", 3_000, 576, 8)
+    assert not cost.symmetric_pays("an unknown chip", 200_000, 576, 8)
+
+
 def test_the_page_shows_the_predictions() -> None:
+    page = (ROOT / "docs/cuda.md").read_text(encoding="utf-8")
+    assert cost.symmetric_table() in page, "docs/cuda.md: replace it by cost.symmetric_table()"
     page = (ROOT / "docs/triton.md").read_text(encoding="utf-8")
     assert cost.table() in page, "docs/triton.md: replace the table by cost.table()"

@@ -172,22 +172,23 @@ PYBIND11_MODULE(_cuda, module) {
   module.def(
       "knn_workspace",
       [](std::int64_t n, std::int64_t d, bool chosen, std::int64_t m, std::int64_t k,
-         std::int64_t keep, const std::string& tile, int blocks, bool ordered) {
+         std::int64_t keep, const std::string& tile, int blocks, bool ordered, bool symmetric) {
         cuda::KnnParams params =
             knn_params(0, n, d, d, "float32", chosen ? 1 : 0, m, k, keep, tile, blocks);
         if (ordered) params.order = pointer<const std::int64_t>(1);
+        params.symmetric = symmetric;
         return cuda::knn_workspace(params);
       },
       py::arg("n"), py::arg("d"), py::arg("chosen"), py::arg("m"), py::arg("k"), py::arg("keep"),
-      py::arg("tile"), py::arg("blocks"), py::arg("ordered") = false);
+      py::arg("tile"), py::arg("blocks"), py::arg("ordered") = false, py::arg("symmetric") = false);
   module.def(
       "knn",
       [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
          const std::string& dtype, std::uintptr_t queries, std::int64_t m, std::int64_t k,
          std::int64_t keep, const std::string& tile, int blocks, std::uintptr_t workspace,
          std::uintptr_t distances, std::uintptr_t indices, std::uintptr_t counts,
-         std::uintptr_t stream, std::uintptr_t order, std::uintptr_t axes,
-         std::int64_t axes_count) {
+         std::uintptr_t stream, std::uintptr_t order, std::uintptr_t axes, std::int64_t axes_count,
+         bool symmetric) {
         cuda::KnnParams params =
             knn_params(data, n, d, row_stride, dtype, queries, m, k, keep, tile, blocks);
         params.workspace = pointer<void>(workspace);
@@ -198,6 +199,7 @@ PYBIND11_MODULE(_cuda, module) {
         params.order = pointer<const std::int64_t>(order);
         params.axes = pointer<const double>(axes);
         params.axes_count = axes_count;
+        params.symmetric = symmetric;
         const py::gil_scoped_release release;
         cuda::knn(params);
       },
@@ -205,7 +207,7 @@ PYBIND11_MODULE(_cuda, module) {
       py::arg("queries"), py::arg("m"), py::arg("k"), py::arg("keep"), py::arg("tile"),
       py::arg("blocks"), py::arg("workspace"), py::arg("out_distances"), py::arg("out_indices"),
       py::arg("out_counts"), py::arg("stream"), py::arg("order") = 0, py::arg("axes") = 0,
-      py::arg("axes_count") = 0);
+      py::arg("axes_count") = 0, py::arg("symmetric") = false);
   module.def(
       "mma_ceiling",
       [](int blocks, int rounds, std::uintptr_t out, std::uintptr_t stream) {

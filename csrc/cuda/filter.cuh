@@ -25,6 +25,7 @@ constexpr int kQueue = 16;
 // Lists of candidates of a row of tiles; see `lists_of`.
 struct Lists {
   std::int64_t first, count, block;
+  std::int64_t other = -1;  // one list more, of pairs seen from the other side; -1 for none
 };
 
 // Blocks take whole rows of tiles in turn; what is left over is cut into equal runs of tiles.
@@ -60,6 +61,8 @@ struct Listed {
   const std::int64_t* starts;  // (row_tiles + 1,)
   const int* list;
   std::int64_t row_tiles, column_tiles, blocks;
+  // Every row meets its own tile and those after it, without a list; see symmetric.cuh.
+  bool upper = false;
 
   __device__ std::int64_t total() const { return starts[row_tiles]; }
   __device__ std::int64_t first_tile(std::int64_t block) const { return block * total() / blocks; }
@@ -81,7 +84,8 @@ struct Listed {
   }
   __device__ Lists lists_of(std::int64_t row_tile) const {
     const std::int64_t block = owner(starts[row_tile]);
-    return {block + row_tile, owner(starts[row_tile + 1] - 1) - block + 1, block};
+    return {block + row_tile, owner(starts[row_tile + 1] - 1) - block + 1, block,
+            upper ? blocks + row_tiles + row_tile : -1};
   }
 };
 
@@ -98,6 +102,7 @@ struct FilterParams {
   Listed listed;  // takes the place of `division` where the kernel is for chosen tiles
   float* scores;  // slots x keep x tile rows
   int* columns;   // the same
+  unsigned long long* keys = nullptr;  // rows x keep, of the symmetric filter alone
 };
 
 // Whether a is a worse candidate than b: smaller p, or equal and the larger row number.
@@ -137,13 +142,39 @@ struct Heap {
   }
 };
 
-template <class Shape>
-__host__ __device__ constexpr int filter_bytes(int keep_shared) {
-  return Shape::kStages * Shape::kStageBytes + Shape::kRows * 8 * (kQueue + keep_shared) +
-         Shape::kRows * 8 + Shape::kColumns * 4 * 2;
+// A candidate as a number that orders as candidates do: larger for the better one, 0 for none.
+__device__ __forceinline__ unsigned long long key_of(float p, std::int64_t row) {
+  const unsigned bits = simt::float_bits(p);
+  const unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return static_cast<unsigned long long>(ordered) << 32 |
+         (0xffffffffu - static_cast<unsigned>(row));
+}
+__device__ __forceinline__ float score_of(unsigned long long key) {
+  const unsigned ordered = static_cast<unsigned>(key >> 32);
+  if (key == 0) return -HUGE_VALF;
+  return simt::float_of(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered);
+}
+__device__ __forceinline__ int row_of_key(unsigned long long key) {
+  return key == 0 ? 0x7fffffff : static_cast<int>(0xffffffffu - static_cast<unsigned>(key));
 }
 
-template <class Shape, bool bfloat, bool chosen>
+// Keeps the best `keep` keys of a row that any number of threads offer to at a time, worst first:
+// what a place gives up is offered to the next one, so the outcome does not depend on the order.
+__device__ __forceinline__ void offer_key(unsigned long long* keys, int keep,
+                                          unsigned long long key) {
+  if (key <= simt::latest(keys)) return;
+  for (int e = keep - 1; e >= 0 && key != 0; --e) {
+    key = min(key, simt::atomic_max(&keys[e], key));
+  }
+}
+
+template <class Shape>
+__host__ __device__ constexpr int filter_bytes(int keep_shared, bool symmetric = false) {
+  return Shape::kStages * Shape::kStageBytes + Shape::kRows * 8 * (kQueue + keep_shared) +
+         Shape::kRows * 8 + Shape::kColumns * 4 * (symmetric ? 5 : 2);
+}
+
+template <class Shape, bool bfloat, bool chosen, bool symmetric = false>
 __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams params) {
   if (bfloat != (params.global->coarse > static_cast<unsigned long long>(params.n / 16))) return;
   constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns, kSlice = Shape::kSlice;
@@ -162,7 +193,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
   float* limits = reinterpret_cast<float*>(queue_column + kRows * kQueue);
   int* queued = reinterpret_cast<int*>(limits + kRows);
   float* starts = reinterpret_cast<float*>(queued + kRows);  // two tiles of columns, in turn
-  float* heap_score = starts + 2 * kColumns;
+  // Of the symmetric filter: h of the rows, and limits of two tiles of columns, in turn.
+  float* row_starts = starts + 2 * kColumns;
+  float* column_limits = row_starts + kColumns;
+  float* heap_score = starts + (symmetric ? 5 : 2) * kColumns;
   int* heap_column = reinterpret_cast<int*>(heap_score + kRows * params.keep);
 
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -220,11 +254,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
     simt::sync();  // the run before may still be read
     limits[thread] = row < params.m ? -HUGE_VALF : HUGE_VALF;
     queued[thread] = 0;
+    if constexpr (symmetric) row_starts[thread] = params.start[row];
 
     const std::uint16_t* left =
         params.left + (row_tile * kRows + copy_row) * width + 8 * copy_chunk;
     const auto number_of = [&](std::int64_t tile) -> std::int64_t {
-      return chosen ? list[tile] : tile;
+      return symmetric ? row_tile + tile : chosen ? list[tile] : tile;
     };
     const std::uint16_t* right =
         params.right + (number_of(first) * kColumns + copy_row) * width + 8 * copy_chunk;
@@ -269,14 +304,20 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
       simt::Registers<float, 128> sum;  // [4 row parts][8 column parts][4]
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const float h0 = start[warp_column + 8 * j + 2 * (lane % 4)];
-        const float h1 = start[warp_column + 8 * j + 2 * (lane % 4) + 1];
+        const float h0 = symmetric ? 0 : start[warp_column + 8 * j + 2 * (lane % 4)];
+        const float h1 = symmetric ? 0 : start[warp_column + 8 * j + 2 * (lane % 4) + 1];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float* c = &sum[(i * 8 + j) * 4];
           c[0] = c[2] = h0;
           c[1] = c[3] = h1;
         }
+      }
+      if constexpr (symmetric) {
+        const std::int64_t column = number_of(tile) * kColumns + thread;
+        column_limits[parity * kColumns + thread] =
+            column < params.n ? score_of(simt::latest(params.keys + column * params.keep))
+                              : HUGE_VALF;
       }
       if (thread < kColumns && tile + 1 < last) {
         starts[(parity ^ 1) * kColumns + thread] =
@@ -314,9 +355,51 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) knn_filter(FilterParams pa
         }
       }
 
-      // Candidates better than the worst one kept, usually none once some tiles have passed.
       const int row0 = warp_row + lane / 4;
       const std::int64_t column0 = number_of(tile) * kColumns + warp_column + 2 * (lane % 4);
+      if constexpr (symmetric) {
+        // The other side of each pair: p of the column as the query. A tile on the diagonal holds
+        // both sides already.
+        if (tile > 0) {
+          float h[8];
+#pragma unroll
+          for (int part = 0; part < 8; ++part) h[part] = row_starts[row0 + 8 * part];
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              const int c = warp_column + 8 * j + 2 * (lane % 4) + e;
+              const float limit = column_limits[parity * kColumns + c];
+              float best = -HUGE_VALF;
+#pragma unroll
+              for (int part = 0; part < 8; ++part) {
+                const float s = sum[(part / 2 * 8 + j) * 4 + 2 * (part % 2) + e];
+                best = fmaxf(best, s + h[part]);
+              }
+              if (best < limit || best == -HUGE_VALF) continue;
+#pragma unroll
+              for (int part = 0; part < 8; ++part) {
+                const float p = sum[(part / 2 * 8 + j) * 4 + 2 * (part % 2) + e] + h[part];
+                if (p < limit || p == -HUGE_VALF) continue;
+                offer_key(params.keys + (column0 + 8 * j + e) * params.keep, params.keep,
+                          key_of(p, row_tile * kRows + row0 + 8 * part));
+              }
+            }
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              sum[(i * 8 + j) * 4 + e] += start[warp_column + 8 * j + 2 * (lane % 4) + (e & 1)];
+            }
+          }
+        }
+      }
+
+      // Candidates better than the worst one kept, usually none once some tiles have passed.
       const auto append = [&](int r, float p, std::int64_t column) {
         const int place = simt::atomic_add(&queued[r], 1);
         if (place < kQueue) {

@@ -3,7 +3,7 @@
 #include <stdexcept>
 
 #include "knn.h"
-#include "pruned.cuh"
+#include "symmetric.cuh"
 
 namespace fastdim::cuda {
 namespace {
@@ -31,6 +31,7 @@ struct Layout {
   std::int64_t row_tiles, column_tiles;
   std::int64_t defect, prefix, prefix_start, prefix_bounds, limits, alive, list, list_counts,
       list_starts;
+  std::int64_t keys;  // of the symmetric search alone, which has starts of lists too
 
   explicit Layout(const KnnParams& p) {
     width = up(p.d, kColumns);
@@ -40,7 +41,9 @@ struct Layout {
     const bool pruned = p.order != nullptr;
     row_tiles = (p.m + tile_rows - 1) / tile_rows;
     column_tiles = rows / kSide;
-    slots = pruned ? p.blocks + row_tiles : Division(row_tiles, column_tiles, p.blocks).slots();
+    slots = pruned        ? p.blocks + row_tiles
+            : p.symmetric ? p.blocks + 2 * row_tiles
+                          : Division(row_tiles, column_tiles, p.blocks).slots();
     lists = search_lists(p.m, kSearchBlocks * p.blocks) * p.k;
     global = take(sizeof(Global));
     mean = take(p.d * 8);
@@ -54,6 +57,10 @@ struct Layout {
     uncertain = take(p.m * 8);
     list_distances = take(lists * 8);
     list_indices = take(lists * 8);
+    if (p.symmetric) {
+      keys = take(rows * p.keep * 8);
+      list_starts = take((row_tiles + 1) * 8);
+    }
     if (!pruned) return;
     defect = take(8);
     prefix = take(rows * kPrefix * 2);
@@ -79,7 +86,7 @@ T* at(const KnnParams& p, std::int64_t offset) {
   return reinterpret_cast<T*>(static_cast<unsigned char*>(p.workspace) + offset);
 }
 
-template <class Shape, bool chosen>
+template <class Shape, bool chosen, bool symmetric = false>
 void run_filter(const KnnParams& p, const Layout& layout, Division division, Listed listed) {
   FilterParams filter = {
       at<std::uint16_t>(p, p.queries != nullptr ? layout.gathered : layout.packed),
@@ -95,11 +102,32 @@ void run_filter(const KnnParams& p, const Layout& layout, Division division, Lis
       division,
       listed,
       at<float>(p, layout.scores),
-      at<int>(p, layout.columns)};
-  const int bytes = filter_bytes<Shape>(filter.heap_shared ? filter.keep : 0);
-  simt::launch(knn_filter<Shape, false, chosen>, p.blocks, Shape::kThreads, bytes, p.stream,
-               filter);
-  simt::launch(knn_filter<Shape, true, chosen>, p.blocks, Shape::kThreads, bytes, p.stream, filter);
+      at<int>(p, layout.columns),
+      symmetric ? at<unsigned long long>(p, layout.keys) : nullptr};
+  const int bytes = filter_bytes<Shape>(filter.heap_shared ? filter.keep : 0, symmetric);
+  simt::launch(knn_filter<Shape, false, chosen, symmetric>, p.blocks, Shape::kThreads, bytes,
+               p.stream, filter);
+  simt::launch(knn_filter<Shape, true, chosen, symmetric>, p.blocks, Shape::kThreads, bytes,
+               p.stream, filter);
+}
+
+// The filter over the tiles on and above the diagonal, and the distances of what it keeps.
+template <class T>
+void run_symmetric(const KnnParams& p, const Layout& layout, const Source<T>& source) {
+  unsigned long long* keys = at<unsigned long long>(p, layout.keys);
+  std::int64_t* starts = at<std::int64_t>(p, layout.list_starts);
+  Listed listed = {starts, nullptr, layout.row_tiles, layout.row_tiles, p.blocks};
+  listed.upper = true;
+  simt::fill(keys, 0, layout.rows * p.keep * 8, p.stream);
+  simt::launch(upper_starts, layout.row_tiles / 128 + 1, 128, 0, p.stream, layout.row_tiles,
+               starts);
+  run_filter<SmallTile, true, true>(p, layout, Division(0, 1, 1), listed);
+  simt::launch(unpack_keys, layout.row_tiles, kSide, 0, p.stream, keys, layout.row_tiles,
+               static_cast<int>(p.keep), p.blocks + layout.row_tiles, at<float>(p, layout.scores),
+               at<int>(p, layout.columns));
+  simt::launch(refine<T, kSide, Listed>, row_blocks(p.m), 32 * kWarps, 0, p.stream, source, listed,
+               static_cast<int>(p.keep), at<float>(p, layout.scores), at<int>(p, layout.columns),
+               at<RowBound>(p, layout.bounds));
 }
 
 // The filter over the tiles that can hold a neighbour, and the distances of what it keeps.
@@ -188,6 +216,8 @@ void run(const KnnParams& p) {
                             p.order};
   if (p.order != nullptr) {
     run_pruned(p, layout, source);
+  } else if (p.symmetric) {
+    run_symmetric(p, layout, source);
   } else {
     with_shape(p.tile,
                [&](auto shape) { run_filter<decltype(shape), false>(p, layout, division, {}); });
@@ -203,10 +233,11 @@ void run(const KnnParams& p) {
                list_distances, list_indices);
   simt::launch(merge_lists<T>, p.blocks, 32 * kWarps, 0, p.stream, source, search_blocks,
                list_distances, list_indices);
-  simt::launch(
-      write_counts, 1, 32, 0, p.stream, global,
-      p.order != nullptr ? at<std::int64_t>(p, layout.list_starts) + layout.row_tiles : nullptr,
-      p.counts);
+  simt::launch(write_counts, 1, 32, 0, p.stream, global,
+               p.order != nullptr || p.symmetric
+                   ? at<std::int64_t>(p, layout.list_starts) + layout.row_tiles
+                   : nullptr,
+               p.counts);
 }
 
 }  // namespace
@@ -227,6 +258,10 @@ void knn(const KnnParams& p) {
   if (p.order != nullptr && (p.queries != nullptr || p.m != p.n || p.tile != Tile::small ||
                              p.axes_count < 1 || p.axes_count >= kPrefix || p.d > (1 << 22))) {
     throw std::invalid_argument("knn: an order needs all rows, small tiles and 1 to 63 axes");
+  }
+  if (p.symmetric &&
+      (p.order != nullptr || p.queries != nullptr || p.m != p.n || p.tile != Tile::small)) {
+    throw std::invalid_argument("knn: symmetric needs all rows in their order and small tiles");
   }
   switch (p.dtype) {
     case Dtype::float16:

@@ -64,6 +64,9 @@ struct KnnParams {
   const std::int64_t* order = nullptr;
   const double* axes = nullptr;
   std::int64_t axes_count = 0;
+  // Each pair of tiles once, both sides updated (symmetric.cuh). All rows are queries, `tile` is
+  // small, there is no order.
+  bool symmetric = false;
 };
 
 // Bytes of device memory beyond input and output.

@@ -107,7 +107,8 @@ __global__ void refine(Source<T> source, Tiles division, int keep, const float* 
   const std::int64_t query = ordered ? source.order[i] : source.query(i);
   const std::int64_t in_tile = i % tile_rows, to = ordered ? query : i;
   const Lists lists = division.lists_of(i / tile_rows);
-  const std::int64_t slot = lists.first, slots = lists.count;
+  const std::int64_t slot = lists.first, runs = lists.count;
+  const std::int64_t slots = runs + (lists.other >= 0 ? 1 : 0);
   const double scale = distance_scale<T>(source.global), packed_scale = scale_of(source.global);
   const RowBound bound = bounds[ordered ? i : query];
   const double loss = underflow(source.d);
@@ -121,12 +122,13 @@ __global__ void refine(Source<T> source, Tiles division, int keep, const float* 
 
   // The smallest p kept by a run bounds what that run left out. Blocks without tiles have no list.
   float left_out = -HUGE_VALF;
+  const auto slot_of = [&](std::int64_t s) { return s < runs ? slot + s : lists.other; };
   const auto is_run = [&](std::int64_t s) {
-    return lists.block < 0 ||
+    return lists.block < 0 || s == runs ||
            division.first_tile(lists.block + s) < division.first_tile(lists.block + s + 1);
   };
   for (std::int64_t s = 0; s < slots; ++s) {
-    if (is_run(s)) left_out = fmaxf(left_out, scores[(slot + s) * keep * tile_rows + in_tile]);
+    if (is_run(s)) left_out = fmaxf(left_out, scores[slot_of(s) * keep * tile_rows + in_tile]);
   }
   float last_score = HUGE_VALF;
   int last_column = -1, count = 0;
@@ -138,7 +140,7 @@ __global__ void refine(Source<T> source, Tiles division, int keep, const float* 
     int column = 0x7fffffff;
     for (std::int64_t e = lane; e < slots * keep; e += 32) {
       if (!is_run(e / keep)) continue;
-      const std::int64_t at = (slot * keep + e) * tile_rows + in_tile;
+      const std::int64_t at = (slot_of(e / keep) * keep + e % keep) * tile_rows + in_tile;
       const float p = scores[at];
       const int j = columns[at];
       if (worse(p, j, last_score, last_column) && worse(best, column, p, j)) {

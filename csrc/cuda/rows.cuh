@@ -34,7 +34,8 @@ constexpr int kWarps = 8;          // warps of a block of the kernels that give 
 constexpr std::int64_t kColumns = 64;
 
 __device__ __forceinline__ double margin(std::int64_t d) {
-  return 1.5 * static_cast<double>((d + kColumns - 1) / kColumns * kColumns) * 0x1p-23;
+  // One term more than the sums have: h may be added at the end (symmetric.cuh).
+  return 1.5 * static_cast<double>((d + kColumns - 1) / kColumns * kColumns + 1) * 0x1p-23;
 }
 __device__ __forceinline__ double underflow(std::int64_t d) {
   return static_cast<double>(d) * 0x1p-120;

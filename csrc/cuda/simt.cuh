@@ -63,8 +63,13 @@ __device__ __forceinline__ unsigned long long atomic_add(unsigned long long* at,
                                                          unsigned long long value) {
   return atomicAdd(at, value);
 }
-__device__ __forceinline__ void atomic_max(unsigned long long* at, unsigned long long value) {
-  atomicMax(at, value);
+__device__ __forceinline__ unsigned long long atomic_max(unsigned long long* at,
+                                                         unsigned long long value) {
+  return atomicMax(at, value);
+}
+// What other blocks may be changing, as it stands now: never a value kept from before.
+__device__ __forceinline__ unsigned long long latest(const unsigned long long* at) {
+  return *const_cast<const volatile unsigned long long*>(at);
 }
 __device__ __forceinline__ void atomic_min(unsigned long long* at, unsigned long long value) {
   atomicMin(at, value);
@@ -134,6 +139,8 @@ __device__ __forceinline__ float from_bfloat(std::uint16_t bits) {
 }
 __device__ __forceinline__ float round_down(double v) { return __double2float_rd(v); }
 __device__ __forceinline__ float round_up(double v) { return __double2float_ru(v); }
+__device__ __forceinline__ unsigned float_bits(float v) { return __float_as_uint(v); }
+__device__ __forceinline__ float float_of(unsigned v) { return __uint_as_float(v); }
 __device__ __forceinline__ unsigned long long bits(double v) {
   return static_cast<unsigned long long>(__double_as_longlong(v));
 }

@@ -143,6 +143,64 @@ def cosines(chip: Chip, n: int, d: int) -> float:
     return n * (n - 1.0) * d / (GEMM * chip.float64 * 1e12)
 
 
+# The CUDA filter reached 0.52 to 0.55 of what mma.sync does on an H100 (docs/cuda.md), and that
+# 0.65 of the chip's rate; where the filter takes sm_80's instructions, all of it is assumed.
+CUDA_FILTER = 0.55
+MMA_SYNC = 0.65
+# What the symmetric filter adds: tiles of 128 x 128 were up to 16 % slower there than the large
+# ones; instructions of the other side a thread and tile, two additions and a maximum for each of
+# 128 pairs; atomic operations a second of a whole chip, an assumption.
+SMALL_TILES = 1.16
+OTHER_SIDE = 3 * 128
+ATOMICS = 1e10
+# The symmetric search is chosen where it is predicted to take at most this share of the other.
+WORTH = 0.8
+
+
+def symmetric_share(chip: Chip, n: int, d: int, keep: int) -> float:
+    """Predicted time of the CUDA filter over half the pairs, both sides updated, as a share of that
+    of the filter over all pairs.
+
+    A row's keys take in a candidate keep (1 + log(n / keep)) times where rows come in no order, and
+    each moves on through half the places.
+    """
+    mma = chip.float16 * 1e12 * CUDA_FILTER * (1.0 if chip.loops == SM_80 else MMA_SYNC)
+    full = 2.0 * n * n * d / mma
+    tiles = math.ceil(n / TILE_QUERIES)
+    half = SMALL_TILES * full * (tiles + 1) / (2 * tiles)
+    # A block's four warps of 128 pairs a thread, on four schedulers.
+    cycles = tiles * (tiles + 1) / 2 * OTHER_SIDE / ISSUE / chip.multiprocessors
+    offers = n * keep * (1 + math.log(max(1.0, n / keep)))
+    return (half + cycles / (chip.clock * 1e9) + offers * keep / 2 / ATOMICS) / full
+
+
+def symmetric_pays(name: str, n: int, d: int, keep: int) -> bool:
+    """Whether the symmetric search of all n rows is chosen on a device of this name.
+
+    Where the chip is not in `CHIPS`, it is not.
+    """
+    chip = chip_of(name)
+    return chip is not None and symmetric_share(chip, n, d, keep) <= WORTH
+
+
+def symmetric_table() -> str:
+    """Predicted shares as a table in Markdown, 8 candidates kept."""
+    head = " | ".join(f"{n:,} x {d:,}" for n, d in SIZES)
+    lines = [f"| chip | {head} |", "|---|" + "---|" * len(SIZES)]
+    for chip in CHIPS.values():
+        if chip.loops is not None:
+            shares = [symmetric_share(chip, n, d, 8) for n, d in SIZES]
+            told = [f"{100 * s:.0f} %" + ("" if s <= WORTH else ", not chosen") for s in shares]
+            lines.append(f"| {chip.name} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def chip_of(name: str) -> Chip | None:
+    """The chip of a device's name, e.g. "NVIDIA H100 80GB HBM3"; None for one that is not known."""
+    known = [chip for key, chip in CHIPS.items() if key in name and chip.loops is not None]
+    return known[0] if known else None
+
+
 # Seconds of the host for one launch, an assumption, and launches of a layer on the CUDA backend.
 LAUNCH = 4e-6
 LAUNCHES = {"knn": 16, "cosine_stats": 24}
@@ -154,8 +212,7 @@ def launches_dominate(name: str, n: int, d: int, operation: str) -> bool:
     name: of the device, e.g. "NVIDIA H100 80GB HBM3". A chip that is not in `CHIPS` counts as an
     H100, the fastest of those whose filter was measured.
     """
-    known = [chip for key, chip in CHIPS.items() if key in name and chip.loops is not None]
-    chip = known[0] if known else CHIPS["H100"]
+    chip = chip_of(name) or CHIPS["H100"]
     device = search(chip, n, d).total if operation == "knn" else cosines(chip, n, d) / 2
     return LAUNCHES[operation] * LAUNCH > device
 

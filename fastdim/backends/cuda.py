@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
+from fastdim.backends import cost
 from fastdim.backends.cuda_pruned import axes_of, order_of
 from fastdim.errors import BackendError, InputError, require
 
@@ -23,6 +24,9 @@ Int64 = NDArray[np.int64]
 
 # Candidates kept a query beyond k: the certificate needs a gap behind the k-th neighbour.
 SPARE = 6
+# How `knn_tensor` leaves pairs out: not at all; each pair of rows once, both sides updated; tiles
+# of rows that leading axes tell apart.
+STRATEGIES = ("full", "symmetric", "pruned")
 LOWEST_CAPABILITY = (8, 0)
 # Kinds of devices whose tensors the kernels read; the tests of the emulated GPU add the CPU's.
 DEVICE_TYPES = {"cuda"}
@@ -165,11 +169,13 @@ def knn(
     return distances, indices, plan(on, tile, kept, counts)
 
 
-def plan(on: Device, tile: str, keep: int, counts: Int64) -> dict[str, int | str]:
+def plan(
+    on: Device, tile: str, keep: int, counts: Int64, strategy: str = "full"
+) -> dict[str, int | str]:
     """What the search did, as `Neighbors.plan` holds it."""
     tiles = {} if counts[2] < 0 else {"tiles_visited": int(counts[2])}
     return {
-        "strategy": "pruned" if tiles else "full",
+        "strategy": strategy,
         **tiles,
         "isa": f"cuda-{on.name}",
         "tile": tile,
@@ -190,28 +196,34 @@ def knn_tensor(
     """Distances (m, k) float64, indices (m, k) int64 and counts (3,) int64 as tensors.
 
     x: torch tensor (n, d) on a CUDA device, columns adjacent, finite values. queries: int64 tensor
-    (m,) of row numbers on the same device, or None for every row. strategy: "full", or "pruned",
-    which leaves out tiles of rows that a few principal axes tell apart, for all rows as queries and
-    with the tile "small". Queued on torch's current stream without waiting; counts[0] is the number
-    of queries that were searched again in full, counts[2] that of the tiles visited, -1 for all.
+    (m,) of row numbers on the same device, or None for every row. strategy: "full"; "symmetric",
+    which multiplies each pair once; or "pruned", which leaves out tiles of rows that a few
+    principal axes tell apart; the last two for all rows as queries and with the tile "small".
+    Queued on torch's current stream without waiting; counts[0] is the number of queries that were
+    searched again in full, counts[2] that of the tiles visited, -1 for all.
     """
     _check_tensor(x, k, queries)
-    if strategy not in ("full", "pruned"):
-        raise InputError(f"strategy must be full or pruned on backend 'cuda', got {strategy!r}")
-    pruned = strategy == "pruned"
-    if pruned and (queries is not None or tile not in (None, "small")):
+    if strategy not in STRATEGIES:
         raise InputError(
-            "strategy 'pruned' of backend 'cuda' searches all rows in small tiles: leave queries "
-            "and tile out, or pass strategy='full'"
+            f"strategy must be one of {', '.join(STRATEGIES)} on backend 'cuda', got {strategy!r}"
+        )
+    pruned, symmetric = strategy == "pruned", strategy == "symmetric"
+    small = pruned or symmetric
+    if small and (queries is not None or tile not in (None, "small")):
+        raise InputError(
+            f"strategy {strategy!r} of backend 'cuda' searches all rows in small tiles: leave "
+            "queries and tile out, or pass strategy='full'"
         )
     torch = require("torch", "torch")
     cuda, (n, d) = extension(), x.shape
     with on_device_of(x) as stream:
         on = device(x.device.index)
         m = n if queries is None else len(queries)
-        kept, tile = keep or k + SPARE, "small" if pruned else tile or on.tile
+        kept, tile = keep or k + SPARE, "small" if small else tile or on.tile
         blocks = on.blocks(tile)
-        work = cuda.knn_workspace(n, d, queries is not None, m, k, kept, tile, blocks, pruned)
+        work = cuda.knn_workspace(
+            n, d, queries is not None, m, k, kept, tile, blocks, pruned, symmetric
+        )
         held: list[Any] = []  # by this call, until everything is queued
         chosen = order = axes = count = 0
         if queries is not None:
@@ -228,9 +240,16 @@ def knn_tensor(
         cuda.knn(
             x.data_ptr(), n, d, x.stride(0), str(x.dtype).removeprefix("torch."), chosen, m, k,
             kept, tile, blocks, held[-1].data_ptr(), distances.data_ptr(), indices.data_ptr(),
-            counts.data_ptr(), stream, order, axes, count,
+            counts.data_ptr(), stream, order, axes, count, symmetric,
         )  # fmt: skip
     return distances, indices, counts
+
+
+def strategy_for(on: Device, n: int, d: int, k: int, queries: Any) -> str:
+    """ "symmetric" where the model of cost says that it pays for all n rows, else "full"."""
+    if queries is not None or not cost.symmetric_pays(on.name, n, d, k + SPARE):
+        return "full"
+    return "symmetric"
 
 
 def _check_tensor(x: Any, k: int, queries: Any) -> None:

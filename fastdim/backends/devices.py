@@ -135,7 +135,8 @@ def knn_tensor(
 ) -> tuple[Tensor, Tensor, dict[str, int | str], str]:
     """The same of a tensor on a device, results on that device.
 
-    strategy: "auto", and for backend "cuda" what `cuda.knn_tensor` knows.
+    strategy: "auto", and for backend "cuda" what `cuda.knn_tensor` knows, of which "auto" is what
+    the model of cost chooses.
     """
     if backend == "triton":
         from fastdim.backends import triton
@@ -143,11 +144,11 @@ def knn_tensor(
         triton.check_device(x.device)
         distances, indices, plan = triton.knn_tensor(x, k, queries)
         return distances, indices, plan, f"triton-{triton.device_name(x)}"
-    how = "full" if strategy == "auto" else strategy
-    distances, indices, counts = cuda.knn_tensor(x, k, queries, strategy=how)
     on = cuda.device(x.device.index)
-    tile = "small" if how == "pruned" else on.tile
-    plan = cuda.plan(on, tile, k + cuda.SPARE, counts.cpu().numpy())
+    how = cuda.strategy_for(on, *x.shape, k, queries) if strategy == "auto" else strategy
+    distances, indices, counts = cuda.knn_tensor(x, k, queries, strategy=how)
+    tile = on.tile if how == "full" else "small"
+    plan = cuda.plan(on, tile, k + cuda.SPARE, counts.cpu().numpy(), how)
     return distances, indices, plan, str(plan["isa"])
 
 

@@ -9,7 +9,7 @@ void simt_mma_group(int value) { fastdim::simt::mma_group() = value; }
 int simt_knn(const void* data, long long n, long long d, long long row_stride, int dtype,
              const long long* queries, long long m, long long k, long long keep, int tile,
              int blocks, const long long* order, const double* axes, long long axes_count,
-             double* distances, long long* indices, long long* counts) {
+             int symmetric, double* distances, long long* indices, long long* counts) {
   static_assert(sizeof(long long) == sizeof(std::int64_t));
   return guarded([&] {
     fastdim::cuda::KnnParams params = {data,
@@ -30,7 +30,8 @@ int simt_knn(const void* data, long long n, long long d, long long row_stride, i
                                        0,
                                        reinterpret_cast<const std::int64_t*>(order),
                                        axes,
-                                       axes_count};
+                                       axes_count,
+                                       symmetric != 0};
     std::vector<unsigned char> memory(fastdim::cuda::knn_workspace(params) + 256, 0xff);
     const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
     params.workspace = memory.data() + (256 - address % 256);

@@ -48,6 +48,16 @@ inline float round_up(double v) {
   const float f = static_cast<float>(v);
   return f < v ? std::nextafter(f, HUGE_VALF) : f;
 }
+inline unsigned float_bits(float v) {
+  unsigned out;
+  std::memcpy(&out, &v, 4);
+  return out;
+}
+inline float float_of(unsigned v) {
+  float out;
+  std::memcpy(&out, &v, 4);
+  return out;
+}
 inline unsigned long long bits(double v) {
   unsigned long long out;
   std::memcpy(&out, &v, 8);

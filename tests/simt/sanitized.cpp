@@ -12,7 +12,7 @@ const char* simt_error();
 int simt_knn(const void* data, long long n, long long d, long long row_stride, int dtype,
              const long long* queries, long long m, long long k, long long keep, int tile,
              int blocks, const long long* order, const double* axes, long long axes_count,
-             double* distances, long long* indices, long long* counts);
+             int symmetric, double* distances, long long* indices, long long* counts);
 int simt_row_norms(const void* data, long long n, long long d, long long row_stride, int dtype,
                    double* norms);
 int simt_unit_rows(const void* data, long long n, long long d, long long row_stride, int dtype,
@@ -51,7 +51,8 @@ double nearest(const std::vector<float>& x, long long query) {
   return best;
 }
 
-bool search(const std::vector<float>& x, std::vector<long long> queries, int tile, bool pruned) {
+bool search(const std::vector<float>& x, std::vector<long long> queries, int tile, bool pruned,
+            bool symmetric = false) {
   const long long m = queries.empty() ? kRows : static_cast<long long>(queries.size());
   std::vector<double> distances(m, NAN);
   std::vector<long long> indices(m, -1), counts(3), order(kRows);
@@ -60,8 +61,8 @@ bool search(const std::vector<float>& x, std::vector<long long> queries, int til
   for (int a = 0; a < 5; ++a) axes[a * kColumns + a] = 1;
   const int failed = simt_knn(x.data(), kRows, kColumns, kColumns, kFloat,
                               queries.empty() ? nullptr : queries.data(), m, 1, 7, tile, 3,
-                              pruned ? order.data() : nullptr, axes.data(), 5, distances.data(),
-                              indices.data(), counts.data());
+                              pruned ? order.data() : nullptr, axes.data(), 5, symmetric,
+                              distances.data(), indices.data(), counts.data());
   if (!ok(failed, "knn")) return false;
   for (long long i = 0; i < m; ++i) {
     const double want = nearest(x, queries.empty() ? i : queries[i]);
@@ -116,6 +117,7 @@ int main() {
   std::vector<float> x(kRows * kColumns);
   for (float& value : x) value = normal(random);
   const bool right = search(x, {}, 0, false) && search(x, {149, 3, 3}, 2, false) &&
-                     search(x, {}, 0, true) && cosines(x, 7, 6) && cosines(x, 8192, 1);
+                     search(x, {}, 0, true) && search(x, {}, 0, false, true) && cosines(x, 7, 6) &&
+                     cosines(x, 8192, 1);
   return right ? 0 : 1;
 }
