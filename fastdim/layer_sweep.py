@@ -81,7 +81,7 @@ class LayerSweep:
         numbers = torch.from_numpy(np.arange(n) if chosen is None else chosen).to(device)
         asked = None if chosen is None else numbers
         on = cuda.device(device.index)
-        how = cuda.strategy_for(on, *xs[0].shape, k, asked)
+        how = cuda.strategy_for(on, n, xs[0].shape[1], k, asked)
         results = self._queue("knn", xs, lambda x: list(cuda.knn_tensor(x, k, asked, strategy=how)))
         kept = (
             results if xs[0].dtype == torch.float64 else [[r[0].float(), *r[1:]] for r in results]

@@ -145,7 +145,8 @@ def knn_tensor(
         distances, indices, plan = triton.knn_tensor(x, k, queries)
         return distances, indices, plan, f"triton-{triton.device_name(x)}"
     on = cuda.device(x.device.index)
-    how = cuda.strategy_for(on, *x.shape, k, queries) if strategy == "auto" else strategy
+    n, d = x.shape
+    how = cuda.strategy_for(on, n, d, k, queries) if strategy == "auto" else strategy
     distances, indices, counts = cuda.knn_tensor(x, k, queries, strategy=how)
     tile = on.tile if how == "full" else "small"
     plan = cuda.plan(on, tile, k + cuda.SPARE, counts.cpu().numpy(), how)
