@@ -170,7 +170,7 @@ def test_what_cannot_be_asked_is_refused(emulated: Extension) -> None:
         cuda.knn_tensor(x, 2, torch.tensor([3]), strategy="pruned")
     with pytest.raises(InputError, match="searches all rows in small tiles"):
         cuda.knn_tensor(x, 2, tile="large", strategy="pruned")
-    with pytest.raises(InputError, match="full or pruned"):
+    with pytest.raises(InputError, match="one of full, symmetric, pruned"):
         cuda.knn_tensor(x, 2, strategy="tiled")
 
 
