@@ -259,8 +259,8 @@ FAULTS: dict[str, tuple[Callable[[], None], str, str]] = {
     "a part of the tiles lost": (structured, "all += there;", "all += there && other < 4;"),
     "lists of other blocks lost": (
         structured,
-        "owner(starts[row_tile + 1] - 1) - block + 1, block}",
-        "1, block}",
+        "owner(starts[row_tile + 1] - 1) - block + 1, block,",
+        "1, block,",
     ),
     "places taken for rows": (
         grouped,
