@@ -364,9 +364,7 @@ T atomic_add(T* at, T value) {
   return before;
 }
 inline unsigned long long atomic_max(unsigned long long* at, unsigned long long value) {
-  const auto before = *at;
-  *at = std::max(before, value);
-  return before;
+  return std::exchange(*at, std::max(*at, value));
 }
 inline unsigned long long latest(const unsigned long long* at) { return *at; }
 inline void atomic_min(unsigned long long* at, unsigned long long value) {
