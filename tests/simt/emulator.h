@@ -21,6 +21,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "numbers.h"
@@ -359,9 +360,7 @@ T shuffle_xor(T value, int mask) {
 // Fibers change only at barriers and warp operations, so these need no more.
 template <class T>
 T atomic_add(T* at, T value) {
-  const T before = *at;
-  *at = before + value;
-  return before;
+  return std::exchange(*at, *at + value);
 }
 inline unsigned long long atomic_max(unsigned long long* at, unsigned long long value) {
   return std::exchange(*at, std::max(*at, value));
