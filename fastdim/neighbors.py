@@ -125,8 +125,8 @@ def knn(
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
         leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
         float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
-        On backend "cuda", of rows that lie on its GPU, "auto" is "full", and "pruned" (all rows as
-        queries) leaves out tiles of rows that leading axes tell apart.
+        On backend "cuda", of rows on its GPU, "auto" is "full", or each pair once where that is
+        predicted to pay; "pruned" (all rows as queries) leaves out tiles that axes tell apart.
         Not for rows that `prepare` made ready, nor for rows of another matrix ("tiled").
     index, target_recall, least_recall, audit: of backend "faiss" alone. index: "flat", "ivf",
         "hnsw", "nn-descent", or a `FaissIndex` of the searched rows; None for "flat" below 10^6
