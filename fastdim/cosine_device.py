@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdim.arrays import as_groups, as_rows
+from fastdim.arrays import as_groups, as_rows, generator
 from fastdim.backends import cuda, cuda_cosine, devices, triton
 from fastdim.backends.pairs import squares_by_row
 from fastdim.cosine import (
@@ -84,7 +84,7 @@ def stats(
     if sample is None:
         found = with_all_pairs(found, visited.histogram, visited.low, visited.high)
     else:
-        first, second = draw_pairs(np.random.default_rng(seed), count, sample)
+        first, second = draw_pairs(generator(seed), count, sample)
         found = with_sample(found, engine.some_pairs(unit, first, second), bins)
     name = triton.device_name(x) if on == "triton" else cuda.device(x.device.index).name
     return replace(found, backend=f"{on}-{name}", arithmetic="float64")

@@ -7,6 +7,7 @@ finished piece. A checkpoint that cannot be measured has rows with its reason, a
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,16 +69,24 @@ class Track(Sweep):
     """The runs of all checkpoints in the order of their steps; `table` has a column `step`.
 
     failed: (checkpoint, reason) of those that could not be measured; their rows say the same.
+    unfinished: folders of checkpoints that are not measured to their end; they have no rows.
     """
 
-    def __init__(self, runs: Sequence[RunRecord], failed: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        runs: Sequence[RunRecord],
+        failed: Sequence[tuple[str, str]] = (),
+        unfinished: Sequence[Path] = (),
+    ) -> None:
         super().__init__(sorted(runs, key=lambda run: int(run.sample["step"])))
         self.failed = list(failed)
+        self.unfinished = list(unfinished)
 
     @classmethod
-    def load(cls, *folders: str | Path) -> Track:
-        """Read the folder of a track, failed checkpoints too. Raises StoreError where its runs are
-        not of a track.
+    def load(cls, *folders: str | Path, partial: bool = False) -> Track:
+        """Read the folder of a track, failed checkpoints too. partial: leave out those that are
+        not finished, which `unfinished` names. Raises StoreError where its runs are not of a track,
+        and without `partial` where a checkpoint is not finished.
         """
         places = [Path(folder) for folder in folders]
         listed = [
@@ -88,13 +97,14 @@ class Track(Sweep):
         ]
         # What a worker left that was killed too often is no run.
         left = {run_path(place, entry["name"]) for place, entry in listed}
-        paths = [path for path in find_runs(places) if path not in left or _is_settled(path)]
-        runs = [RunRecord.read(path) for path in paths]
-        if any("step" not in run.sample for run in runs):
+        settled = {path: _is_settled(path) for path in find_runs(places)}
+        unfinished = [path for path in settled if not settled[path] and path not in left]
+        if unfinished and not (partial and any(settled.values())):
             raise StoreError(
-                f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`, or a "
+                f"{unfinished[0]} is a run of `fastdim sweep`, not of `fastdim track`, or a "
                 "checkpoint that is not finished: start the track again"
             )
+        runs = [RunRecord.read(path) for path in settled if settled[path]]
         runs.sort(key=lambda run: int(run.sample["step"]))
         failed = []
         measured = {run.sample["revision"] for run in runs}
@@ -104,7 +114,12 @@ class Track(Sweep):
             reason = str(entry.pop("reason"))
             failed.append((str(entry["name"]), reason))
             runs.append(_failed(runs[0], Checkpoint(**entry), reason))
-        return cls(runs, failed)
+        return cls(runs, failed, unfinished)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every checkpoint was measured to its end, or failed."""
+        return not self.unfinished and super().complete
 
     @property
     def steps(self) -> dict[str, int]:
@@ -115,7 +130,15 @@ class Track(Sweep):
     def table(self) -> pandas.DataFrame:
         """The tidy table of all checkpoints, with the column `step` after `revision`."""
         frame = Sweep(self.runs).table
-        steps = frame["revision"].map(self.steps).astype("Int64")
+        import pandas
+
+        # Of two trainings in one table, checkpoints of one name may be of other steps.
+        known = {
+            (run.sample["model"], run.sample["revision"]): int(run.sample["step"])
+            for run in self.runs
+        }
+        named = zip(frame["model"], frame["revision"], strict=True)
+        steps = pandas.Series([known[pair] for pair in named], dtype="Int64")
         frame.insert(list(frame.columns).index("revision") + 1, "step", steps)
         return frame
 
@@ -127,6 +150,43 @@ def run_path(output: Path, name: str) -> Path:
 
 def _is_settled(path: Path) -> bool:
     return "step" in (RunFolder(path).sample() or {})
+
+
+def load_runs(*folders: str | Path) -> Sweep:
+    """What `fastdim report` shows of folders of sweeps and tracks, finished or not.
+
+    A `Track` if all are of tracks: with the column `step`, failed checkpoints, and without those
+    that are not finished. Raises StoreError as `Sweep.load`.
+    """
+    places = [Path(folder) for folder in folders]
+    tracks = [path for path in places if any(_is_settled(run) for run in find_runs([path]))]
+    if not tracks:
+        return Sweep.load(*places)
+    found = Track.load(*tracks, partial=True)
+    if len(tracks) == len(places):
+        return found
+    others = Sweep.load(*(path for path in places if path not in tracks))
+    return Sweep([*found.runs, *others.runs])
+
+
+def expand(pattern: str | Path) -> list[str]:
+    """Paths that a pattern names, sorted; a part that is there as it is written means itself.
+
+    So `run[1]/checkpoint-*` finds the checkpoints of a folder called run[1].
+    """
+    parts = Path(pattern).parts
+    found = [""] if parts else []
+    for part in parts:
+        found = [
+            path
+            for base in found
+            for path in (
+                [os.path.join(base, part)]
+                if os.path.lexists(os.path.join(base, part))
+                else sorted(glob.glob(os.path.join(glob.escape(base), part)))
+            )
+        ]
+    return sorted(found)
 
 
 def find_checkpoints(
@@ -151,7 +211,7 @@ def find_checkpoints(
     else:
         folders: list[str] = []
         for pattern in checkpoints or ():
-            found = sorted(glob.glob(str(pattern)))
+            found = expand(pattern)
             if not found:
                 raise ModelError(f"there is no checkpoint at {pattern}: check the path")
             folders += found
@@ -160,6 +220,7 @@ def find_checkpoints(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"two checkpoints are called {twice!r}: each needs a name of its own")
+    _check_folders(names)
     if len(places) < 2:
         raise InputError(
             f"a track needs at least 2 checkpoints, got {len(places)} ({', '.join(names)}); "
@@ -171,6 +232,18 @@ def find_checkpoints(
     known = steps_of(names, given)
     made = [Checkpoint(name, source, rev or None, known[name]) for name, source, rev in places]
     return sorted(made, key=lambda item: item.step)
+
+
+def _check_folders(names: Sequence[str]) -> None:
+    """Raise InputError where two names would make one folder of the output."""
+    taken: dict[Path, str] = {}
+    for name in names:
+        other = taken.setdefault(run_path(Path(), name), name)
+        if other != name:
+            raise InputError(
+                f"checkpoints {other!r} and {name!r} would share the folder "
+                f"{run_path(Path(), name)} of the output: rename one"
+            )
 
 
 def track(

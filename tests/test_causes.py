@@ -100,6 +100,15 @@ def test_dimension_and_its_strata() -> None:
         assert (np.sum(masks, axis=0) == 1).all()
 
 
+def test_zero_rows_make_no_sinks() -> None:
+    made = layer("norm")
+    x = made.rows.float64(0, made.rows.n).astype(np.float32)
+    x[np.arange(600) % 3 > 0] = 0
+    x[0] *= 1e4
+    found = LayerCauses(as_rows(x), made.tokens, 50.0).keep(frozenset({"sink"}))
+    assert found.tolist() == list(range(1, 600))
+
+
 def test_what_ablations_leave() -> None:
     made = layer("position")
     rows, kept = made.apply(frozenset({"position", "mean", "norm"}))

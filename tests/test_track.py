@@ -17,7 +17,7 @@ from fastdim.cli import main
 from fastdim.diagnose import phases
 from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.sweeps import Sweep
-from fastdim.track import Track, find_checkpoints, track
+from fastdim.track import Track, expand, find_checkpoints, track
 
 TEXTS = [f"{TEXT[n : n + 40]} {n}" for n in range(0, 160, 4)]
 OPTIONS: dict[str, Any] = {"context": 16, "max_tokens": 300, "batch_size": 8, "threads": 1}
@@ -168,6 +168,65 @@ def test_what_a_failed_checkpoint_left_is_no_run(checkpoints: Path, tmp_path: Pa
     (out / "checkpoint-1" / "sample.json").write_text(json.dumps(sample))
     with pytest.raises(StoreError, match="a checkpoint that is not finished"):
         Track.load(out)
+
+
+def test_the_report_of_a_track_with_a_killed_checkpoint(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    remove_weights(checkpoints / "checkpoint-10")
+    found = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS)
+    report = ["report", str(out), "--formats", "csv", "-q"]
+    # What was measured, the step of each and the failed one: as the track itself wrote it.
+    written = (out / "results.csv").read_bytes()
+    assert main(report) == 1
+    assert (out / "results.csv").read_bytes() == written
+    capsys.readouterr()
+    # Killed while it ran the model (no sample), and while it measured (no step).
+    late = out / "checkpoint-100"
+    sample = json.loads((late / "sample.json").read_bytes())
+    del sample["step"]
+    for left in (None, sample):
+        (late / "sample.json").unlink(missing_ok=True)
+        if left is not None:
+            (late / "sample.json").write_text(json.dumps(left))
+        assert main(report) == 1
+        assert f"{late} is not finished, and left out" in capsys.readouterr().err
+        table = pd.read_csv(out / "results.csv")
+        assert table["step"].drop_duplicates().tolist() == [1, 10]
+        assert set(table[table["step"] == 1]["status"]) == {"ok"}
+        assert main(["ls", str(out)]) == 0
+        assert ("none yet" in capsys.readouterr().out) == (left is None)
+    assert len(found.steps) == 3
+    # Beside a sweep, rows of both.
+    from fastdim import sweep
+
+    sweep(str(checkpoints / "checkpoint-1"), TEXTS, output=tmp_path / "s", **OPTIONS)
+    both = ["report", str(out), str(tmp_path / "s"), "-o", str(tmp_path / "both")]
+    assert main([*both, "--formats", "csv", "-q"]) == 1
+    table = pd.read_csv(tmp_path / "both" / "results.csv")
+    assert table["model"].nunique() == 2
+    assert "step" not in table
+
+
+def test_names_that_are_patterns(checkpoints: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "run[1]"
+    odd.mkdir()
+    for name in ("step[1]", "step[10]", "step-1"):
+        save_tiny(odd / name, 0)
+    named = find_checkpoints(None, None, [odd / "step[1]", odd / "step[10]"], [1, 10])
+    assert [item.name for item in named] == ["step[1]", "step[10]"]
+    assert [item.source for item in named] == [str(odd / "step[1]"), str(odd / "step[10]")]
+    # A part that is no name is a pattern, below a part that is one.
+    assert expand(odd / "step-?") == [str(odd / "step-1")]
+    assert expand(odd / "s*[[]1]") == [str(odd / "step[1]")]
+    assert expand(str(odd / "nothing-*")) == expand("") == []
+    assert expand(checkpoints / "checkpoint-1*") == [
+        str(checkpoints / f"checkpoint-{step}") for step in (1, 10, 100)
+    ]
+    (odd / "step(1]").mkdir()
+    with pytest.raises(InputError, match=r"'step\[1\]' and 'step\(1\]' would share the folder"):
+        find_checkpoints(None, None, [odd / "step[1]", odd / "step(1]"], [1, 2])
 
 
 def test_a_checkpoint_that_was_measured_at_last_has_not_failed(
