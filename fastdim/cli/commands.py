@@ -23,7 +23,7 @@ from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.result import Sweep, require_formats, run_folders
 from fastdim.sweeps.together import run_together
-from fastdim.track import Track, load_runs
+from fastdim.track_result import Track, load_runs
 
 
 def run(options: argparse.Namespace) -> int:
