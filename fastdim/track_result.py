@@ -37,7 +37,8 @@ class Checkpoint:
 class Track(Sweep):
     """The runs of all checkpoints in the order of their steps; `table` has a column `step`.
 
-    failed: (checkpoint, reason) of those that could not be measured; their rows say the same.
+    failed: (checkpoint, reason) of those that could not be measured, of several models with the
+        model's name before; their rows say the same.
     unfinished: folders of checkpoints that are not measured to their end; they have no rows.
     """
 
@@ -60,7 +61,8 @@ class Track(Sweep):
         runs: list[RunRecord] = []
         failed: list[tuple[str, str]] = []
         unfinished: list[Path] = []
-        for place in [inner for folder in folders for inner in _trainings(Path(folder))]:
+        places = [inner for folder in folders for inner in trainings(Path(folder))]
+        for place in places:
             listed = read_json(place / FAILED) if (place / FAILED).is_file() else []
             # What a worker left that was killed too often is no run.
             left = {run_path(place, entry["name"]) for entry in listed}
@@ -74,7 +76,8 @@ class Track(Sweep):
                 if entry["name"] in names or not measured:
                     continue  # measured since, as a track that goes on writes its list last
                 reason = str(entry.pop("reason"))
-                failed.append((str(entry["name"]), reason))
+                start = f"{measured[0].sample['model']} " if len(places) > 1 else ""
+                failed.append((f"{start}{entry['name']}", reason))
                 runs.append(failed_record(measured[0], Checkpoint(**entry), reason))
         if unfinished and not (partial and runs):
             raise StoreError(
@@ -119,7 +122,7 @@ def _is_settled(path: Path) -> bool:
     return "step" in (RunFolder(path).sample() or {})
 
 
-def _trainings(folder: Path) -> list[Path]:
+def trainings(folder: Path) -> list[Path]:
     """Folders of trainings in that of a track: itself, or those right inside where it has none."""
     if (folder / FAILED).is_file() or any(folder.glob("*/run.json")):
         return [folder]
@@ -132,7 +135,7 @@ def load_runs(*folders: str | Path) -> Sweep:
     A `Track` if all are of tracks: with the column `step`, failed checkpoints, and without those
     that are not finished. Raises StoreError as `Sweep.load`.
     """
-    places = [inner for folder in folders for inner in _trainings(Path(folder))]
+    places = [inner for folder in folders for inner in trainings(Path(folder))]
     tracks = [path for path in places if any(_is_settled(run) for run in find_runs([path]))]
     if not tracks:
         return Sweep.load(*places)

@@ -238,7 +238,11 @@ def test_several_models_in_one_command(
     found = Track.load(out / "other")
     assert found.steps == {"checkpoint-5": 5, "checkpoint-50": 50, "checkpoint-500": 500}
     assert [name for name, _ in found.failed] == ["checkpoint-50"]
-    assert len(Track.load(out).table) == len(table)
+    both = Track.load(out)
+    assert len(both.table) == len(table)
+    assert [name for name, _ in both.failed] == ["other checkpoint-50"]
+    assert main(["ls", str(out)]) == 0
+    assert capsys.readouterr().out.count("checkpoint-") >= 5
     before = (out / "results.csv").read_bytes()
     assert main(["report", str(out), "--formats", "csv", "-q"]) == 1
     assert pd.read_csv(out / "results.csv").equals(table)

@@ -23,7 +23,7 @@ from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.result import Sweep, require_formats, run_folders
 from fastdim.sweeps.together import run_together
-from fastdim.track_result import Track, load_runs
+from fastdim.track_result import Track, load_runs, trainings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -189,7 +189,7 @@ def ls(options: argparse.Namespace) -> int:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "model", "revision", "rows", "sites", "pieces", "failed", "time"):
         table.add_column(heading, overflow="fold")
-    for path in find_runs([Path(folder) for folder in options.folders]):
+    for path in find_runs([inner for place in options.folders for inner in trainings(Path(place))]):
         folder = RunFolder(path)
         if folder.sample() is None:
             table.add_row(str(path), folder.definition().model, "", "", "", "none yet", "", "")
