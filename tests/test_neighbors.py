@@ -265,6 +265,7 @@ def test_ragged_groups_and_other_seeds() -> None:
         lambda: fd.gride(x, interval="bootstrap", seed="a"),
         lambda: fd.lpca(x, rule="parallel", seed="a"),
         lambda: fd.lpca(x, rule="scRMT", seed="a"),
+        lambda: fd.stratified_queries(x, 10, seed="a"),
     ]
     for call in calls:
         with pytest.raises(fd.InputError, match="seed must be a whole number"):
