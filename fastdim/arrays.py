@@ -184,11 +184,27 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """Random numbers of a seed, a whole number >= 0. Raises InputError for anything else."""
+    return np.random.default_rng(whole_number("seed", seed, 0))
+
+
+def as_plain(name: str, values: Any) -> NDArray[Any]:
+    """Labels or row numbers as an array. Raises InputError for lists of unequal lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(
+            f"{name} must be one list or array of one length a row, and this one is ragged: pass "
+            f"one value for each row ({error})"
+        ) from error
+
+
 def as_groups(groups: Any, n: int) -> NDArray[np.int64] | None:
     """Validate group labels (n,), e.g. document numbers, and renumber them 0..g-1; None stays."""
     if groups is None:
         return None
-    labels = np.asarray(groups)
+    labels = as_plain("groups", groups)
     if labels.shape != (n,):
         raise InputError(f"groups must hold one label a row, shape ({n},); got {labels.shape}")
     if labels.dtype.kind not in "biuSU":

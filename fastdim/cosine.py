@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups, as_rows, whole_number
+from fastdim.arrays import Rows, as_groups, as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import Decomposition, decompose_sums, scores
@@ -328,7 +328,7 @@ def add_pairs(
     else:
         cosines = sample
         if cosines is None:
-            first, second = draw_pairs(np.random.default_rng(seed), len(used), count)
+            first, second = draw_pairs(generator(seed), len(used), count)
             cosines = pair_cosines(rows, inverse, used[first], used[second], threads)
         precision, arithmetic = "exact", "float64"
         found = with_sample(found, cosines, bins)

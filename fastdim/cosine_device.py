@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import as_groups, as_rows
+from fastdim.arrays import as_groups, as_rows, generator
 from fastdim.backends import cuda, cuda_cosine, devices, triton
 from fastdim.backends.pairs import PairStatistics, squares_by_row
 from fastdim.cosine import (
@@ -76,7 +76,7 @@ def stats(
     if sample is None:
         visited, cosines = engine.all_pairs(unit, bins), None
     else:
-        first, second = draw_pairs(np.random.default_rng(seed), count, sample)
+        first, second = draw_pairs(generator(seed), count, sample)
         visited, cosines = None, engine.some_pairs(unit, first, second)
     name = triton.device_name(x) if on == "triton" else cuda.device(x.device.index).name
     found = finished(

@@ -136,14 +136,17 @@ def scale_plan(
     filters: tuple[str, ...] = tuple(FILTERS),
     dtype: str = "bfloat16",
 ) -> ScalePlan:
-    """Work out what a sweep of `tokens` tokens takes. queries: None for every row."""
+    """Work out what a sweep of `tokens` tokens takes. queries: None for every row. pairs: of
+    cosines; all, where there are no more.
+    """
     ranks, d = machines.gpus, shape.width
     item = BYTES[dtype]
     m = tokens if queries is None else min(tokens, queries)
+    drawn = min(float(pairs), tokens * (tokens - 1) / 2)
     normalized = sum(FILTERS[name].normalize for name in filters)
     searches = (len(filters) > normalized) + normalized
     own = tokens / ranks
-    site = site_analysis(machines.cores, tokens, d, m, pairs, len(filters), normalized, ranks)
+    site = site_analysis(machines.cores, tokens, d, m, drawn, len(filters), normalized, ranks)
     # A search of many queries sends every shard but one's own past each rank, directions as
     # float32; one of few sends the queries. Sampled pairs send half of the shards; sums are sliced,
     # added and joined; what every row has one of is gathered.

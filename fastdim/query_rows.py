@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import as_plain, generator
 from fastdim.errors import InputError
 
 Int64 = NDArray[np.int64]
@@ -19,6 +20,7 @@ def is_count(queries: Any) -> bool:
 
 def choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
     """Row numbers to query, None for all: sampled among `count` rows, or given among `n`."""
+    drawn = generator(seed)
     if queries is None:
         return None
     if is_count(queries):
@@ -26,8 +28,8 @@ def choose(queries: Any, n: int, count: int, seed: int) -> Int64 | None:
             raise InputError(f"queries must be at least 1, got {queries}")
         if queries >= count:
             return None
-        return np.sort(np.random.default_rng(seed).choice(count, size=queries, replace=False))
-    given = np.asarray(queries)
+        return np.sort(drawn.choice(count, size=queries, replace=False))
+    given = as_plain("queries", queries)
     if given.dtype == np.bool_ and given.shape == (n,):
         given = np.flatnonzero(given)
     if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:

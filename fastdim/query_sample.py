@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, whole_number
+from fastdim.arrays import Rows, as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.neighbors import find_distinct
@@ -46,7 +46,7 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
         )
     count = len(first)
     farthest = first[np.argsort(-_from_mean(rows)[first], kind="stable")]
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     # In random order within layers of ceil(n/m) rows, or neighbours in the list would always come
     # together, or never.
     layer = np.arange(count) // -(-count // wanted)

@@ -1,4 +1,4 @@
-"""A sweep over checkpoints of one training: the same tokens in each, one model in memory at a time.
+"""A sweep over checkpoints of trainings: the same tokens in each, one model in memory at a time.
 
 Each checkpoint is a run folder of its own below the output, so a stopped track goes on at its last
 finished piece. A checkpoint that cannot be measured has rows with its reason, and the rest goes on.
@@ -7,46 +7,30 @@ finished piece. A checkpoint that cannot be measured has rows with its reason, a
 from __future__ import annotations
 
 import glob
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastdim.diagnose.training import steps_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
 from fastdim.extract.texts import Corpus, load_texts
-from fastdim.layer import METRICS
-from fastdim.sweeps.definition import Definition
-from fastdim.sweeps.filters import FILTERS
-from fastdim.sweeps.folder import RunFolder, read_json, write_json
+from fastdim.sweeps.definition import APPROXIMATE
+from fastdim.sweeps.folder import RunFolder, write_json
 from fastdim.sweeps.inputs import ModelInput
-from fastdim.sweeps.jobs import Job, prepare_model, run_job
+from fastdim.sweeps.jobs import Job, check_approximate, prepare_model, run_job
 from fastdim.sweeps.options import FORMATS, Defaults
 from fastdim.sweeps.progress import Progress
-from fastdim.sweeps.record import RunRecord, find_runs
-from fastdim.sweeps.result import Sweep, require_formats
+from fastdim.sweeps.record import RunRecord
+from fastdim.sweeps.result import require_formats, run_folders
 from fastdim.sweeps.run import all_finished
-from fastdim.sweeps.schema import failed_metric
-
-if TYPE_CHECKING:
-    import pandas
+from fastdim.track_result import FAILED, Checkpoint, Track, failed_record, run_path
 
 KEEP = ("none", "stats", "rows")
+# In a pattern of checkpoints: the name of a model.
+MODEL = "{model}"
 ENGINES = ("local", "ray")
-# Checkpoints that could not be measured, and why; they have no run of their own.
-FAILED = "failed.json"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """name: revision or folder name; source, revision: as a sweep takes them; step of training."""
-
-    name: str
-    source: str
-    revision: str | None
-    step: int
 
 
 @dataclass(frozen=True)
@@ -64,69 +48,24 @@ class RayOptions:
     retries: int = 3
 
 
-class Track(Sweep):
-    """The runs of all checkpoints in the order of their steps; `table` has a column `step`.
+def expand(pattern: str | Path) -> list[str]:
+    """Paths that a pattern names, sorted; a part that is there as it is written means itself.
 
-    failed: (checkpoint, reason) of those that could not be measured; their rows say the same.
+    So `run[1]/checkpoint-*` finds the checkpoints of a folder called run[1].
     """
-
-    def __init__(self, runs: Sequence[RunRecord], failed: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(sorted(runs, key=lambda run: int(run.sample["step"])))
-        self.failed = list(failed)
-
-    @classmethod
-    def load(cls, *folders: str | Path) -> Track:
-        """Read the folder of a track, failed checkpoints too. Raises StoreError where its runs are
-        not of a track.
-        """
-        places = [Path(folder) for folder in folders]
-        listed = [
-            (place, entry)
-            for place in places
-            if (place / FAILED).is_file()
-            for entry in read_json(place / FAILED)
-        ]
-        # What a worker left that was killed too often is no run.
-        left = {run_path(place, entry["name"]) for place, entry in listed}
-        paths = [path for path in find_runs(places) if path not in left or _is_settled(path)]
-        runs = [RunRecord.read(path) for path in paths]
-        if any("step" not in run.sample for run in runs):
-            raise StoreError(
-                f"{folders[0]} holds runs of `fastdim sweep`, not of `fastdim track`, or a "
-                "checkpoint that is not finished: start the track again"
+    parts = Path(pattern).parts
+    found = [""] if parts else []
+    for part in parts:
+        found = [
+            path
+            for base in found
+            for path in (
+                [os.path.join(base, part)]
+                if os.path.lexists(os.path.join(base, part))
+                else sorted(glob.glob(os.path.join(glob.escape(base), part)))
             )
-        runs.sort(key=lambda run: int(run.sample["step"]))
-        failed = []
-        measured = {run.sample["revision"] for run in runs}
-        for _, entry in listed:
-            if entry["name"] in measured:
-                continue  # since the list was written; a track that goes on writes it last
-            reason = str(entry.pop("reason"))
-            failed.append((str(entry["name"]), reason))
-            runs.append(_failed(runs[0], Checkpoint(**entry), reason))
-        return cls(runs, failed)
-
-    @property
-    def steps(self) -> dict[str, int]:
-        """Step of each checkpoint, by its name in the column `revision`."""
-        return {run.sample["revision"]: int(run.sample["step"]) for run in self.runs}
-
-    @cached_property
-    def table(self) -> pandas.DataFrame:
-        """The tidy table of all checkpoints, with the column `step` after `revision`."""
-        frame = Sweep(self.runs).table
-        steps = frame["revision"].map(self.steps).astype("Int64")
-        frame.insert(list(frame.columns).index("revision") + 1, "step", steps)
-        return frame
-
-
-def run_path(output: Path, name: str) -> Path:
-    """The run folder of a checkpoint."""
-    return output / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-
-
-def _is_settled(path: Path) -> bool:
-    return "step" in (RunFolder(path).sample() or {})
+        ]
+    return sorted(found)
 
 
 def find_checkpoints(
@@ -151,7 +90,7 @@ def find_checkpoints(
     else:
         folders: list[str] = []
         for pattern in checkpoints or ():
-            found = sorted(glob.glob(str(pattern)))
+            found = expand(pattern)
             if not found:
                 raise ModelError(f"there is no checkpoint at {pattern}: check the path")
             folders += found
@@ -160,6 +99,7 @@ def find_checkpoints(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"two checkpoints are called {twice!r}: each needs a name of its own")
+    _check_folders(names)
     if len(places) < 2:
         raise InputError(
             f"a track needs at least 2 checkpoints, got {len(places)} ({', '.join(names)}); "
@@ -173,8 +113,20 @@ def find_checkpoints(
     return sorted(made, key=lambda item: item.step)
 
 
+def _check_folders(names: Sequence[str]) -> None:
+    """Raise InputError where two names would make one folder of the output."""
+    taken: dict[Path, str] = {}
+    for name in names:
+        other = taken.setdefault(run_path(Path(), name), name)
+        if other != name:
+            raise InputError(
+                f"checkpoints {other!r} and {name!r} would share the folder "
+                f"{run_path(Path(), name)} of the output: rename one"
+            )
+
+
 def track(
-    model: str | None,
+    model: str | Sequence[str] | None,
     texts: str | Path | Sequence[str] | Corpus,
     output: str | Path,
     *,
@@ -188,10 +140,12 @@ def track(
     ray: RayOptions | None = None,
     **options: Any,
 ) -> Track:
-    """Measure every checkpoint of a training on the same tokens.
+    """Measure every checkpoint of a training, or of several, on the same tokens.
 
     model: hub name of the revisions; with checkpoints, what the table calls the model (None: the
-        folder above them). revisions: "step1000", ...; checkpoints: folders or patterns.
+        folder above them). Several names: each has these revisions, or the checkpoints whose
+        patterns have its name in place of "{model}"; each gets a folder below the output.
+    revisions: "step1000", ...; checkpoints: folders or patterns. steps: of each model's.
     keep: "none": the metrics alone; "stats": also what each document adds and the strongest rows;
         "rows": also the activations of every checkpoint. Those of one are on disk at any time.
     engine: "local" measures one checkpoint after another here; "ray" each as a task of a Ray
@@ -200,7 +154,8 @@ def track(
 
     A checkpoint of another architecture, with NaN or infinite weights, with a tokenizer that makes
     other tokens, or that does not load, gives rows with status "failed" and the reason; the first
-    one that can be measured sets what the others must be.
+    of its model that can be measured sets what the others must be. A model of several none of whose
+    checkpoints can be measured has no rows, and stands in `failed` of the result.
 
     Raises InputError and ModelError as `find_checkpoints`, on an unknown `keep`, and the first
     checkpoint's own error if none can be measured; StoreError as a sweep, and where the activations
@@ -213,37 +168,89 @@ def track(
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if ray is not None and engine != "ray":
         raise InputError("ray= belongs to engine='ray'")
-    chosen = find_checkpoints(model, revisions, checkpoints, steps)
-    require_formats(formats, [chosen[0].source])
+    names = [model] if model is None or isinstance(model, str) else list(model)
+    found = [
+        find_checkpoints(name, revisions, _filled(checkpoints, name, len(names)), steps)
+        for name in _once(names)
+    ]
+    require_formats(formats, [chosen[0].source for chosen in found])
+    settings = _defaults() | options
+    # Before any model is opened, and not first on a worker.
+    check_approximate(*(settings.get(name) for name in APPROXIMATE))
     corpus = texts if isinstance(texts, Corpus) else load_texts(texts)
     output = Path(output)
-    name = model or Path(chosen[0].source).resolve().parent.name
+    named = [
+        name or Path(chosen[0].source).resolve().parent.name
+        for name, chosen in zip(names, found, strict=True)
+    ]
+    trainings = [
+        Training(Work(corpus, folder.absolute(), name, keep, settings), chosen)
+        for folder, name, chosen in zip(run_folders(output, named), named, found, strict=True)
+    ]
     progress = progress or Progress()
-    work = Work(corpus, output.absolute(), name, keep, _defaults() | options)
-    measured: Iterable[tuple[Checkpoint, RunRecord | FastdimError]]
+    measured: Iterable[list[Measured]]
     if engine == "ray":
         from fastdim.track_ray import measure_all
 
-        measured = measure_all(work, chosen, ray or RayOptions(), progress)
+        measured = measure_all(trainings, ray or RayOptions(), progress)
     else:
-        measured = _one_by_one(work, chosen, progress)
-    records: list[RunRecord] = []
-    failures: list[tuple[Checkpoint, FastdimError]] = []
-    for checkpoint, found in measured:
-        if isinstance(found, RunRecord):
-            records.append(found)
-        else:
-            failures.append((checkpoint, found))
-    if not records:
+        measured = (_one_by_one(training, progress) for training in trainings)
+    results = [
+        _finish(training, pairs, formats, alone=len(trainings) == 1)
+        for training, pairs in zip(trainings, measured, strict=True)
+    ]
+    runs = [run for result, _ in results for run in result]
+    failures = [pair for _, failures in results for pair in failures]
+    if not runs:
         raise failures[0][1]
-    failed = [(checkpoint.name, str(reason)) for checkpoint, reason in failures]
+    failed = [(name, str(reason)) for name, reason in failures]
+    whole = Track(runs, failed)
+    whole.write_results(output, formats)
+    return whole
+
+
+def _once(names: Sequence[str | None]) -> Sequence[str | None]:
+    """The names of the models. Raises InputError where there is none, or one twice."""
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"each model is named once, at least one, got {list(names)!r}")
+    return names
+
+
+def _filled(
+    patterns: Sequence[str | Path] | None, name: str | None, models: int
+) -> list[str] | None:
+    """Patterns with a model's name in place of {model}."""
+    if patterns is None:
+        return None
+    if models > 1 and not all(MODEL in str(pattern) for pattern in patterns):
+        raise InputError(
+            f"{models} models need checkpoints of their own: write {MODEL} where their names stand "
+            "in the path, as in training/{model}/checkpoint-*"
+        )
+    return [str(pattern).replace(MODEL, name or MODEL) for pattern in patterns]
+
+
+def _finish(
+    training: Training, pairs: Sequence[Measured], formats: Sequence[str], alone: bool
+) -> tuple[list[RunRecord], list[tuple[str, FastdimError]]]:
+    """The runs of one training with those that failed, as its folder keeps them, and why they did.
+
+    alone: its results are those of the whole track, which its caller writes.
+    """
+    work = training.work
+    records = [found for _, found in pairs if isinstance(found, RunRecord)]
+    failures = [(item, found) for item, found in pairs if not isinstance(found, RunRecord)]
+    start = "" if alone else f"{work.name} "
+    failed = [(f"{start}{item.name}", reason) for item, reason in failures]
+    if not records:
+        return [], failed
     first = records[0]
-    records += [_failed(first, checkpoint, str(reason)) for checkpoint, reason in failures]
-    told = [{**asdict(checkpoint), "reason": str(reason)} for checkpoint, reason in failures]
-    write_json(output / FAILED, told)
-    result = Track(records, failed)
-    result.write_results(output, formats)
-    return result
+    records += [failed_record(first, item, str(reason)) for item, reason in failures]
+    told = [{**asdict(item), "reason": str(reason)} for item, reason in failures]
+    write_json(work.output / FAILED, told)
+    if not alone:
+        Track(records).write_results(work.output, formats)
+    return records, failed
 
 
 @dataclass(frozen=True)
@@ -294,15 +301,26 @@ class Work:
         return record
 
 
-def _one_by_one(
-    work: Work, chosen: Sequence[Checkpoint], progress: Progress
-) -> Iterator[tuple[Checkpoint, RunRecord | FastdimError]]:
+@dataclass(frozen=True)
+class Training:
+    """The checkpoints of one model, by step, and what is done with each."""
+
+    work: Work
+    chosen: Sequence[Checkpoint]
+
+
+Measured = tuple[Checkpoint, RunRecord | FastdimError]
+
+
+def _one_by_one(training: Training, progress: Progress) -> list[Measured]:
     first: RunRecord | None = None
-    for checkpoint in chosen:
-        result = work.measure(checkpoint, first, progress)
+    found: list[Measured] = []
+    for checkpoint in training.chosen:
+        result = training.work.measure(checkpoint, first, progress)
         if first is None and isinstance(result, RunRecord):
             first = result
-        yield checkpoint, result
+        found.append((checkpoint, result))
+    return found
 
 
 def _defaults() -> dict[str, Any]:
@@ -353,28 +371,3 @@ def _settle(record: RunRecord, run: RunFolder, keep: str) -> None:
             if piece["extras"]:
                 piece["extras"]["top_rows"] = []
             write_json(run.piece_path(piece["site"]["layer"], piece["filter"]), piece)
-
-
-def _failed(first: RunRecord, checkpoint: Checkpoint, reason: str) -> RunRecord:
-    """Rows of a checkpoint that could not be measured, as the first one has them."""
-    definition: Definition = replace(
-        first.definition,
-        model=checkpoint.source,
-        revision=checkpoint.revision,
-        model_sha256="",
-    )
-    pieces = [
-        {
-            "definition": definition.sha256,
-            "site": site,
-            "filter": name,
-            "rule": FILTERS[name].stated(definition.outlier_factor),
-            "metrics": [failed_metric(metric, reason) for metric in METRICS],
-            "extras": None,
-            "documents": None,
-        }
-        for site in first.sample["sites"]
-        for name in definition.filters
-    ]
-    sample = {**first.sample, "revision": checkpoint.name, "step": checkpoint.step}
-    return RunRecord(definition, sample, pieces)

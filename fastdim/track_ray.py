@@ -1,40 +1,39 @@
 """Checkpoints of a track as tasks of a Ray cluster: placed, retried, collected as they end.
 
-The first checkpoint that can be measured says what the others must be, so it goes first; then all
-others at once, as many as the cluster has room for. Each is a resumable run in the common output
-folder: a task that starts again goes on at its last finished piece.
+The first checkpoint of a model that can be measured says what the others must be, so it goes first;
+then all others at once, of all models, as many as the cluster has room for. Each is a resumable run
+in the common output folder: a task that starts again goes on at its last finished piece.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastdim.backends.cpu import resolve_threads
 from fastdim.errors import BackendError, FastdimError, StoreError, require
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord
-from fastdim.track import Checkpoint, RayOptions, Work
+from fastdim.track import Measured, RayOptions, Training, Work
+from fastdim.track_result import Checkpoint
 
 Result = RunRecord | FastdimError
 
 
 def measure_all(
-    work: Work, chosen: Sequence[Checkpoint], options: RayOptions, progress: Progress
-) -> list[tuple[Checkpoint, Result]]:
-    """Every checkpoint with its run or its error, in the order given.
+    trainings: Sequence[Training], options: RayOptions, progress: Progress
+) -> list[list[Measured]]:
+    """Every checkpoint of each training with its run or its error, in the order given.
 
     Raises BackendError where the cluster has not what one task needs; StoreError of a task, after
     the tasks that run have been stopped.
     """
     ray: Any = require("ray", "ray")
-    threads = resolve_threads(work.settings["threads"])
-    if work.settings["threads"] is None:
+    threads = resolve_threads(trainings[0].work.settings["threads"])
+    if trainings[0].work.settings["threads"] is None:
         threads = 1  # tasks run side by side
-    work = Work(
-        work.corpus, work.output, work.name, work.keep, work.settings | {"threads": threads}
-    )
     with _cluster(ray, options, threads):
         _check_room(ray, options, threads)
         task = ray.remote(_measure).options(
@@ -43,43 +42,69 @@ def measure_all(
             memory=options.memory or None,
             max_retries=options.retries,
         )
-        shared = ray.put(work)
-        found: dict[str, Result] = {}
-        first: RunRecord | None = None
-        progress.start("checkpoints", len(chosen), "checkpoints")
-        left = list(chosen)
-        while left and first is None:
-            checkpoint = left.pop(0)
-            result = _result(ray, task.remote(shared, checkpoint, None), checkpoint, options)
-            found[checkpoint.name] = result
-            first = result if isinstance(result, RunRecord) else None
-            progress.advance()
-        running = {task.remote(shared, checkpoint, first): checkpoint for checkpoint in left}
+        waiting = [_Waiting(ray, task, training, threads) for training in trainings]
+        total = sum(len(training.chosen) for training in trainings)
+        progress.start("checkpoints", total, "checkpoints")
+        running = {key: item for item in waiting for key in item.start()}
         try:
             while running:
                 [done], _ = ray.wait(list(running), num_returns=1)
-                checkpoint = running.pop(done)
-                found[checkpoint.name] = _result(ray, done, checkpoint, options)
+                item = running.pop(done)
+                item.take(done, _result(ray, done, options))
+                running |= dict.fromkeys(item.start(), item)
                 progress.advance()
         finally:
-            for waiting in running:
-                ray.cancel(waiting, force=True)
+            for left in running:
+                ray.cancel(left, force=True)
         progress.finish()
-    return [(checkpoint, found[checkpoint.name]) for checkpoint in chosen]
+    return [item.in_order() for item in waiting]
 
 
-def _measure(work: Work, checkpoint: Checkpoint, first: RunRecord | None) -> Result | StoreError:
+class _Waiting:
+    """What of a training has still to be measured: one checkpoint until one could be, then all."""
+
+    def __init__(self, ray: Any, task: Any, training: Training, threads: int) -> None:
+        work = replace(training.work, settings=training.work.settings | {"threads": threads})
+        self.shared = ray.put(work)
+        self.task = task
+        self.chosen = training.chosen
+        self.left = list(training.chosen)
+        self.asked: dict[Any, Checkpoint] = {}
+        self.first: RunRecord | None = None
+        self.found: dict[str, Result] = {}
+
+    def start(self) -> list[Any]:
+        """Start the tasks that may run now, and return them."""
+        most = len(self.left) if self.first is not None else int(not self.asked)
+        ready = self.left[:most]
+        self.left = self.left[len(ready) :]
+        made = {self.task.remote(self.shared, item, self.first): item for item in ready}
+        self.asked |= made
+        return list(made)
+
+    def take(self, done: Any, result: Result) -> None:
+        """Keep what a task gave."""
+        self.found[self.asked.pop(done).name] = result
+        if self.first is None and isinstance(result, RunRecord):
+            self.first = result
+
+    def in_order(self) -> list[Measured]:
+        """Every checkpoint with what it gave."""
+        return [(item, self.found[item.name]) for item in self.chosen]
+
+
+def _measure(work: Work, checkpoint: Checkpoint, first: RunRecord | None) -> Result:
     """The task. Errors are handed over as values: Ray would wrap them in its own."""
     try:
         return work.measure(checkpoint, first, Progress())
-    except StoreError as error:
+    except FastdimError as error:
         return error
 
 
-def _result(ray: Any, task: Any, checkpoint: Checkpoint, options: RayOptions) -> Result:
+def _result(ray: Any, task: Any, options: RayOptions) -> Result:
     """What a task gave; BackendError as a value where its worker ended too often."""
     try:
-        result: Result | StoreError = ray.get(task)
+        result: Result = ray.get(task)
     except (
         ray.exceptions.WorkerCrashedError,
         ray.exceptions.NodeDiedError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,13 @@ def test_correlation_over_layers_and_over_steps() -> None:
     assert row["correlation"] == pytest.approx(spearmanr(left["value"], right["value"])[0])
     assert row["lower"] < row["correlation"] < row["upper"]
     assert row["n"] == 12
+    read = []
+    for table in (left, right):  # what is empty in every row comes back from CSV as NaN
+        written = io.StringIO()
+        table.assign(revision="", stack="").to_csv(written, index=False)
+        read.append(pd.read_csv(io.StringIO(written.getvalue())))
+    assert read[0]["revision"].isna().all()
+    assert correlate(*read).to_dict("records") == [{**row, "revision": ""}]
     pairs = [frames([step, -step], [step, step], f"step{step}") for step in range(1, 7)]
     left = pd.concat([pair[0] for pair in pairs])
     right = pd.concat([pair[1] for pair in pairs])

@@ -100,6 +100,15 @@ def test_dimension_and_its_strata() -> None:
         assert (np.sum(masks, axis=0) == 1).all()
 
 
+def test_zero_rows_make_no_sinks() -> None:
+    made = layer("norm")
+    x = made.rows.float64(0, made.rows.n).astype(np.float32)
+    x[np.arange(600) % 3 > 0] = 0
+    x[0] *= 1e4
+    found = LayerCauses(as_rows(x), made.tokens, 50.0).keep(frozenset({"sink"}))
+    assert found.tolist() == list(range(1, 600))
+
+
 def test_what_ablations_leave() -> None:
     made = layer("position")
     rows, kept = made.apply(frozenset({"position", "mean", "norm"}))
@@ -164,3 +173,31 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr()
     assert "anisotropy" in told.out
     assert "rows failed" in told.err
+
+
+def test_neighbours_by_faiss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["causes", str(folder), "--texts", str(tmp_path / "text.txt")]
+    command += ["--context", "16", "--max-tokens", "400", "--threads", "1", "--layers", "2", "-q"]
+    asked = ["--backend", "faiss", "--index", "ivf", "--target-recall", "0.99"]
+    tables = []
+    for name, options in (("exact", []), ("faiss", asked)):
+        out = tmp_path / name
+        assert main([*command, "--output", str(out), *options]) == 1  # no positions from 64 on
+        tables.append(pd.read_csv(out / "causes.csv").fillna({"reason": ""}))
+    exact, found = (table[table["status"] == "ok"] for table in tables)
+    assert fastdim.Sweep.load(tmp_path / "faiss").runs[0].definition.backend == "faiss"
+    named = found["metric"].eq("id_twonn") & ~found["kind"].isin(["share", "interaction"])
+    assert named.any()
+    said = found["reason"].str.contains(r"approximate neighbours \(ivf, nprobe \d+\): on \d+ rows")
+    assert (said == named).all()
+    assert (exact["reason"] == "").all()
+    both = exact.merge(found, on=["metric", "kind", "name"])
+    assert len(both) == len(exact)
+    np.testing.assert_allclose(both["value_x"], both["value_y"], rtol=0.05, atol=0.05)
+    capsys.readouterr()
+    assert main([*command, "--output", str(tmp_path / "x"), "--index", "ivf"]) == 2
+    assert "index belong to an approximate search" in capsys.readouterr().err
+    with pytest.raises(InputError, match="target_recall belong to an approximate search"):
+        causes(tmp_path / "exact", target_recall=0.9)

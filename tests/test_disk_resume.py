@@ -240,3 +240,9 @@ def test_a_folder_of_others_is_left_alone(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no unfinished operation \(notes.tmp\)"):
         fd.knn(rows, memory="1GB", resume=tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.tmp").read_text() == "mine"
+    state = tmp_path / "state"
+    expected = fd.knn(rows, memory="1GB", resume=state)
+    (state / "notes.tmp").write_text("mine")
+    (state / "found.safetensors.tmp").write_text("half of it")
+    same("knn", fd.knn(rows, memory="1GB", resume=state), expected)
+    assert [path.name for path in state.glob("*.tmp")] == ["notes.tmp"]

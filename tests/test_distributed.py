@@ -79,6 +79,10 @@ def failures(x: Any, low: int, high: int, rank: int, group: Any) -> list[str]:
     spoilt = np.array(x[low:high], dtype=np.float64)
     if rank == 1 and len(spoilt):
         spoilt[0, 1] = np.nan
+    # The label 1 of rank 0 and "1" of rank 1; numbers that only float64 could hold together.
+    mixed = np.arange(high - low).astype(str if rank == 1 else np.int64)
+    signs = np.arange(high - low).astype(np.uint64 if rank == 1 else np.int64)
+    short = mixed[: len(mixed) - (rank == 1)]
     requests: list[Callable[[], Any]] = [
         lambda: distributed.knn(spoilt, group=group),
         lambda: distributed.knn(x[low:high], k=N, group=group),
@@ -89,6 +93,9 @@ def failures(x: Any, low: int, high: int, rank: int, group: Any) -> list[str]:
         lambda: distributed.cosine_stats(0 * x[low:high], group=group),
         lambda: distributed.spectrum(np.ones((high - low, 3)), group=group),
         lambda: distributed.knn(x[low:high][:0], group=group),
+        lambda: distributed.spectrum(x[low:high], groups=mixed, group=group),
+        lambda: distributed.cosine_stats(x[low:high], groups=signs, group=group),
+        lambda: distributed.spectrum(x[low:high], groups=short, group=group),
     ]
     told = []
     for request in requests:
@@ -221,6 +228,9 @@ def test_what_one_rank_cannot_use_is_one_error_on_all(ranks: Any, size: int) -> 
         "InputError: cosines need at least two rows that are not zero, got 0",
         "InputError: all 700 rows are equal",
         "InputError: at least 2 rows are needed, got 0 on all ranks",
+        "InputError: the groups of rank 0 are of type int64, and those of rank 1 str",
+        "InputError: the groups of rank 0 are of type int64, and those of rank 1 uint64",
+        "InputError: rank 1: groups must hold one label a row",
     ]
     for message, text in zip(told[0], expected, strict=True):
         assert text in message

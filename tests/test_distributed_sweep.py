@@ -60,7 +60,8 @@ def rank_main(rank: int, folder: str) -> None:
     )
 
     def run(name: str, pair: Any, options: dict[str, Any], group: Any) -> None:
-        result = fastdim.sweep(pair, TEXTS, output=Path(folder, name), group=group, **options)
+        given = {"texts": TEXTS, "output": Path(folder, name), **options}
+        result = fastdim.sweep(pair, group=group, **given)
         assert result.complete
         result.table.to_pickle(Path(folder, f"{name}-{rank}.table"))
 
@@ -88,7 +89,10 @@ def rank_main(rank: int, folder: str) -> None:
     definition.VERSIONED = installed
     refused("unknown layer", model(), layers="99")
     refused("approximate", model(), backend="faiss")
-    # What one rank alone meets while the others work.
+    # What one rank alone meets before it has begun, and while the others work.
+    refused("bad option", model(), outlier_factor=0.5 if rank == 1 else 5.0)
+    refused("no texts", model(), texts=[] if rank == 2 else TEXTS)
+    refused("no folder", model(), output=None if rank == 3 else Path(folder, "no folder"))
     sha256 = Documents.sha256
     if rank == 3:
         Documents.sha256 = property(lambda documents: "other tokens")  # type: ignore[assignment]
@@ -164,6 +168,9 @@ def test_a_model_sharded_by_fsdp(folder: Path) -> None:
         ("approximate", "InputError: backend='faiss' searches in one process"),
         ("tokens", "tokens of the texts: "),
         ("one rank fails", "InputError: rank 1: "),
+        ("bad option", "InputError: rank 1: outlier_factor must be a number above 1"),
+        ("no texts", "InputError: rank 2: "),
+        ("no folder", "InputError: rank 3: a sweep of several ranks needs output="),
     ],
 )
 def test_one_error_on_every_rank(folder: Path, name: str, message: str) -> None:
@@ -179,9 +186,9 @@ def test_what_was_computed_before_one_rank_failed_is_kept(folder: Path) -> None:
     assert not (folder / "unknown layer").exists()
 
 
-def test_a_group_needs_a_folder() -> None:
-    with pytest.raises(fastdim.InputError, match="several ranks needs output="):
-        fastdim.sweep(model(), TEXTS, group=object(), **OPTIONS)
+def test_a_group_needs_its_processes(tmp_path: Path) -> None:
+    with pytest.raises(fastdim.InputError, match="there is no process group"):
+        fastdim.sweep(model(), TEXTS, group=object(), output=tmp_path / "run", **OPTIONS)
 
 
 @pytest.mark.parametrize("kind", ["dispatched", "offloaded"])

@@ -240,3 +240,33 @@ def test_strategies_that_make_no_sense() -> None:
         fd.prepare(x, k=0)
     with pytest.raises(fd.InputError, match="at least 2 rows"):
         fd.prepare(x[:1])
+
+
+@pytest.mark.parametrize("call", [fd.knn, fd.twonn, fd.profile, fd.gride, fd.levina_bickel])
+def test_ragged_queries_and_seeds_that_are_none(call: Any) -> None:
+    x = token_like(100, 8)
+    with pytest.raises(fd.InputError, match=r"queries must be one list .* ragged: pass one value"):
+        call(x, queries=[[1], [1, 2]])
+    for seed in ("a", -1, 1.5, None):
+        with pytest.raises(fd.InputError, match=r"seed must be a whole number >= 0, got"):
+            call(x, queries=10, seed=seed)
+
+
+def test_ragged_groups_and_other_seeds() -> None:
+    x = token_like(100, 8)
+    with pytest.raises(fd.InputError, match="groups must be one list"):
+        fd.spectrum(x, groups=[[1], [1, 2]])
+    calls: list[Any] = [
+        lambda: fd.cosine_stats(x, pairs=100, seed="a"),
+        lambda: fd.block_analysis(x, seed="a"),
+        lambda: fd.danco(x, seed="a"),
+        lambda: fd.ph_dimension(x, seed="a"),
+        lambda: fd.geomle(x, k1=5, k2=9, seed="a"),
+        lambda: fd.gride(x, interval="bootstrap", seed="a"),
+        lambda: fd.lpca(x, rule="parallel", seed="a"),
+        lambda: fd.lpca(x, rule="scRMT", seed="a"),
+        lambda: fd.stratified_queries(x, 10, seed="a"),
+    ]
+    for call in calls:
+        with pytest.raises(fd.InputError, match="seed must be a whole number"):
+            call()

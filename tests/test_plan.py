@@ -17,6 +17,7 @@ from fastdim.errors import InputError, ModelError
 from fastdim.extract.facts import multiplied_parameters
 from fastdim.plan_scale import Shape, machines_for, model_shape, scale_plan
 from fastdim.plan_work import FORWARD_SHARE, Cores, forward_operations, search_gain, site_analysis
+from fastdim.sweeps.plan import make_plan
 
 # Two cores of a Zen 5 EPYC, float32 product of 188 GFLOP/s; `make demo`, idle. Per model: rows,
 # columns, sites, parameters that are multiplied, blocks.
@@ -112,6 +113,22 @@ def test_bytes_by_hand() -> None:
     assert found.seconds > found.forward_seconds + found.disk_seconds
     one = scale_plan(shape, 1e6, machines_for(1, "h100", 8, core_flops=50e9), filters=("all",))
     assert (one.network_bytes, one.network_seconds) == (0, 0)
+
+
+def test_there_are_no_more_pairs_than_pairs() -> None:
+    shape = Shape("m", 1_000_000, 900_000, 4, 100, 6)
+    machines = machines_for(1, "h100", 8, core_flops=50e9)
+    every = scale_plan(shape, 1000, machines, pairs=1000 * 999 // 2)
+    assert scale_plan(shape, 1000, machines, pairs=10**9) == every
+    assert scale_plan(shape, 1000, machines, pairs=1000).site.pairs < every.site.pairs
+    options: dict[str, Any] = {
+        "model": "m", "n_rows": 1000, "n_documents": 10, "columns": (64,), "filters": ("all",),
+        "queries": None, "store_dtype": "float32", "parameters": 0, "parameter_bytes": 0,
+        "batch_tokens": 256, "forward_tokens": 0, "extract": False, "speed": 1e11,
+    }  # fmt: skip
+    every_local = make_plan(**options, pairs=None)
+    assert make_plan(**options, pairs=10**9) == every_local
+    assert make_plan(**options, pairs=1000) != every_local
 
 
 def test_the_command_reads_the_config_alone(

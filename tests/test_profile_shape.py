@@ -219,6 +219,21 @@ def test_a_shape_that_a_few_rows_make_is_told_with_the_rows() -> None:
     assert "s1^2" in str(found)
 
 
+def test_the_rows_left_out_are_told_where_most_rows_are_zero() -> None:
+    bell = [0.0, 0.8, 1.0, 1.0, 1.0, 0.8, 0.0]
+    sweep = sweep_of_pieces(bell, massive=True)
+    before = [flip.rows for flip in robust_shape(sweep, "anisotropy").flips if flip.removed == 40]
+    for entry in sweep.runs[0].pieces:  # as half of zero rows make it; none of the others moves
+        if entry["filter"] == "all":
+            entry["extras"]["norm_median"] = 0.0
+            entry["extras"]["top_rows"].append(
+                {"row": 1, "share": 1e-9, "norm": 1.0, "document": 0, "position": 1}
+            )
+    after = [flip.rows for flip in robust_shape(sweep, "anisotropy").flips if flip.removed == 40]
+    assert after == before
+    assert all(before)
+
+
 def test_none_of_these_that_move_otherwise_are_not_the_same() -> None:
     wave = np.sin(np.linspace(0, 3 * np.pi, BLOCKS))
     up = profile_shape(frame(8.0 + 4.0 * wave, 0.001), "id_twonn")

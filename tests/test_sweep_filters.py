@@ -49,6 +49,17 @@ def test_no_outliers_compares_with_the_median_of_all_rows(x):
     assert FILTERS["no_outliers"].stated(5.0).count("5 x the median")
 
 
+@pytest.mark.parametrize("zero", [10, 25, 40])
+def test_zero_rows_make_no_other_row_an_outlier(x, zero):
+    x[10 : 10 + zero] = 0
+    norms = np.linalg.norm(x.astype(np.float64), axis=1)
+    kept = apply(FILTERS["no_outliers"], layer(x), 5.0)
+    assert kept.kept.tolist() == [row for row in range(50) if row != 7]
+    assert norms[7] > 5.0 * np.median(norms[norms > 0])
+    everything = apply(FILTERS["no_outliers"], layer(np.zeros((4, 3), dtype=np.float32)), 5.0)
+    assert everything.n_removed == 0
+
+
 def test_norms_of_float16_rows_do_not_overflow(x):
     big = np.full((50, 8), 3e4, dtype=np.float16)
     big[0] = 6e4

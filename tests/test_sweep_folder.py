@@ -66,6 +66,19 @@ def test_left_over_temporary_files_go(tmp_path):
         assert list(run.pieces.iterdir()) == []
 
 
+def test_temporary_files_of_others_stay(tmp_path):
+    (tmp_path / "mail.tmp").write_text("another program's")
+    with pytest.raises(StoreError, match=r"is not empty and holds no fastdim run \(mail\.tmp\)"):
+        check_output(tmp_path)
+    out = tmp_path / "out"
+    with open_run(out, definition()):
+        (out / "mail.tmp").write_text("another program's")
+        (out / "results.csv.tmp").write_text("half a table")
+    with open_run(out, definition()):
+        left = sorted(path.name for path in out.iterdir())
+    assert left == ["lock", "mail.tmp", "pieces", "run.json"]
+
+
 def test_folders_that_are_not_ours_are_refused(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"x")
     with pytest.raises(StoreError, match=r"holds no fastdim run \(photo\.jpg\)"):

@@ -17,7 +17,8 @@ from fastdim.cli import main
 from fastdim.diagnose import phases
 from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.sweeps import Sweep
-from fastdim.track import Track, find_checkpoints, track
+from fastdim.track import expand, find_checkpoints, track
+from fastdim.track_result import Track
 
 TEXTS = [f"{TEXT[n : n + 40]} {n}" for n in range(0, 160, 4)]
 OPTIONS: dict[str, Any] = {"context": 16, "max_tokens": 300, "batch_size": 8, "threads": 1}
@@ -168,6 +169,149 @@ def test_what_a_failed_checkpoint_left_is_no_run(checkpoints: Path, tmp_path: Pa
     (out / "checkpoint-1" / "sample.json").write_text(json.dumps(sample))
     with pytest.raises(StoreError, match="a checkpoint that is not finished"):
         Track.load(out)
+
+
+def test_the_report_of_a_track_with_a_killed_checkpoint(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    remove_weights(checkpoints / "checkpoint-10")
+    found = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS)
+    report = ["report", str(out), "--formats", "csv", "-q"]
+    # What was measured, the step of each and the failed one: as the track itself wrote it.
+    written = (out / "results.csv").read_bytes()
+    assert main(report) == 1
+    assert (out / "results.csv").read_bytes() == written
+    capsys.readouterr()
+    # Killed while it ran the model (no sample), and while it measured (no step).
+    late = out / "checkpoint-100"
+    sample = json.loads((late / "sample.json").read_bytes())
+    del sample["step"]
+    for left in (None, sample):
+        (late / "sample.json").unlink(missing_ok=True)
+        if left is not None:
+            (late / "sample.json").write_text(json.dumps(left))
+        assert main(report) == 1
+        assert f"{late} is not finished, and left out" in capsys.readouterr().err
+        table = pd.read_csv(out / "results.csv")
+        assert table["step"].drop_duplicates().tolist() == [1, 10]
+        assert set(table[table["step"] == 1]["status"]) == {"ok"}
+        assert main(["ls", str(out)]) == 0
+        assert ("none yet" in capsys.readouterr().out) == (left is None)
+    assert len(found.steps) == 3
+    # Beside a sweep, rows of both.
+    from fastdim import sweep
+
+    sweep(str(checkpoints / "checkpoint-1"), TEXTS, output=tmp_path / "s", **OPTIONS)
+    both = ["report", str(out), str(tmp_path / "s"), "-o", str(tmp_path / "both")]
+    assert main([*both, "--formats", "csv", "-q"]) == 1
+    table = pd.read_csv(tmp_path / "both" / "results.csv")
+    assert table["model"].nunique() == 2
+    assert "step" not in table
+
+
+def test_several_models_in_one_command(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = checkpoints.with_name("other")
+    for seed, step in enumerate((5, 50, 500)):
+        save_tiny(other / f"checkpoint-{step}", 10 + seed)
+    break_weights(other / "checkpoint-50")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number, text in enumerate(TEXTS):
+        (texts / f"{number:02d}.txt").write_text(text)
+    out = tmp_path / "out"
+    command = ["track", "training", "other", "--texts", str(texts), "--output", str(out)]
+    command += ["--checkpoints", str(tmp_path / "{model}" / "checkpoint-*"), "--context", "16"]
+    command += ["--max-tokens", "300", "--filter", "all", "--threads", "1", "--formats", "csv"]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "training: 3 checkpoints measured, steps 1, 10, 100" in told.out
+    assert "other: 2 checkpoints measured, steps 5, 500" in told.out
+    assert "checkpoint other checkpoint-50 failed: 1 parameters hold NaN" in told.err
+    table = pd.read_csv(out / "results.csv")
+    steps = table.groupby("model")["step"].unique().map(sorted).to_dict()
+    assert steps == {"training": [1, 10, 100], "other": [5, 50, 500]}
+    assert set(table[table["status"] == "failed"]["revision"]) == {"checkpoint-50"}
+    # Each model by itself, and both, from the disk.
+    found = Track.load(out / "other")
+    assert found.steps == {"checkpoint-5": 5, "checkpoint-50": 50, "checkpoint-500": 500}
+    assert [name for name, _ in found.failed] == ["checkpoint-50"]
+    both = Track.load(out)
+    assert len(both.table) == len(table)
+    assert [name for name, _ in both.failed] == ["other checkpoint-50"]
+    assert main(["ls", str(out)]) == 0
+    assert capsys.readouterr().out.count("checkpoint-") >= 5
+    before = (out / "results.csv").read_bytes()
+    assert main(["report", str(out), "--formats", "csv", "-q"]) == 1
+    assert pd.read_csv(out / "results.csv").equals(table)
+    assert before == (out / "results.csv").read_bytes()
+
+
+def test_several_models_of_which_some_cannot_be_measured(checkpoints: Path, tmp_path: Path) -> None:
+    other = checkpoints.with_name("other")
+    for step in (5, 50, 500):
+        shutil.copytree(checkpoints / "checkpoint-1", other / f"checkpoint-{step}")
+        remove_weights(other / f"checkpoint-{step}")
+    given: dict[str, Any] = {"checkpoints": [f"{tmp_path}/{{model}}/checkpoint-*"], **OPTIONS}
+    part = track(["training", "other"], TEXTS, tmp_path / "b", **given)
+    assert set(part.table["model"]) == {"training"}
+    assert [name for name, _ in part.failed] == [f"other checkpoint-{n}" for n in (5, 50, 500)]
+    for folder in checkpoints.iterdir():
+        remove_weights(folder)
+    with pytest.raises(ModelError, match="cannot open the model"):
+        track(["training", "other"], TEXTS, tmp_path / "c", **given)
+    for models, patterns, message in (
+        (["training", "other"], [checkpoints / "*"], "write {model} where their names stand"),
+        (["training", "training"], given["checkpoints"], "named once"),
+        ([], given["checkpoints"], "at least one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            track(models, TEXTS, tmp_path / "d", **given | {"checkpoints": patterns})
+
+
+def test_neighbours_by_faiss(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = ["track", "--checkpoints", str(checkpoints / "*"), "--texts"]
+    command += [str(tmp_path / "text.txt"), "--context", "16", "--max-tokens", "300", "-q"]
+    command += ["--threads", "1", "--formats", "csv", "--layers", "2", "--filter", "all"]
+    asked = ["--backend", "faiss", "--index", "ivf", "--target-recall", "0.99"]
+    assert main([*command, "--output", str(tmp_path / "exact")]) == 0
+    assert main([*command, "--output", str(tmp_path / "faiss"), *asked]) == 0
+    exact, found = (
+        pd.read_csv(tmp_path / name / "results.csv").query("metric == 'id_twonn'")
+        for name in ("exact", "faiss")
+    )
+    assert found["step"].tolist() == [1, 10, 100]
+    assert found["reason"].str.contains(r"approximate neighbours \(ivf, nprobe").all()
+    assert set(found["backend"]) == {"faiss"}
+    assert not exact["reason"].astype(str).str.contains("approximate").any()
+    assert found["value"].tolist() == pytest.approx(exact["value"].tolist(), rel=0.05)
+    # Refused at once, not by every checkpoint.
+    with pytest.raises(InputError, match="index belong to an approximate search"):
+        track(None, TEXTS, tmp_path / "x", checkpoints=[checkpoints / "*"], index="ivf", **OPTIONS)
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_that_are_patterns(checkpoints: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "run[1]"
+    odd.mkdir()
+    for name in ("step[1]", "step[10]", "step-1"):
+        save_tiny(odd / name, 0)
+    named = find_checkpoints(None, None, [odd / "step[1]", odd / "step[10]"], [1, 10])
+    assert [item.name for item in named] == ["step[1]", "step[10]"]
+    assert [item.source for item in named] == [str(odd / "step[1]"), str(odd / "step[10]")]
+    # A part that is no name is a pattern, below a part that is one.
+    assert expand(odd / "step-?") == [str(odd / "step-1")]
+    assert expand(odd / "s*[[]1]") == [str(odd / "step[1]")]
+    assert expand(str(odd / "nothing-*")) == expand("") == []
+    assert expand(checkpoints / "checkpoint-1*") == [
+        str(checkpoints / f"checkpoint-{step}") for step in (1, 10, 100)
+    ]
+    (odd / "step(1]").mkdir()
+    with pytest.raises(InputError, match=r"'step\[1\]' and 'step\(1\]' would share the folder"):
+        find_checkpoints(None, None, [odd / "step[1]", odd / "step(1]"], [1, 2])
 
 
 def test_a_checkpoint_that_was_measured_at_last_has_not_failed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,7 +19,8 @@ from tiny_model import save_tiny
 from fastdim.cli import main
 from fastdim.errors import BackendError, InputError, StoreError
 from fastdim.sweeps.progress import Progress
-from fastdim.track import RayOptions, Track, track
+from fastdim.track import RayOptions, track
+from fastdim.track_result import Track
 
 # Ray leaves sockets and files to the end of its processes.
 pytestmark = [
@@ -125,6 +127,23 @@ def test_a_worker_killed_too_often_is_a_failed_checkpoint_and_a_restart_has_it(
     partial = found.table[~found.table["revision"].isin(told)]
     assert set(partial["status"]) == {"ok"}
     same(track("m", TEXTS, tmp_path, **options).table, alone)
+
+
+def test_checkpoints_of_several_models_are_tasks_of_one_cluster(
+    cluster: None, training: Path, alone: pd.DataFrame, tmp_path: Path
+) -> None:
+    shutil.copytree(training, tmp_path / "m")
+    for step in (2, 4):
+        save_tiny(tmp_path / "other" / f"checkpoint-{step}", 10 + step)
+    break_weights(tmp_path / "other" / "checkpoint-2")  # so that its second is its first
+    progress = Counter()
+    given: dict[str, Any] = {"checkpoints": [f"{tmp_path}/{{model}}/*"], **OPTIONS}
+    found = track(["m", "other"], TEXTS, tmp_path / "out", engine="ray", progress=progress, **given)
+    assert progress.told == [("checkpoints", 7), *[1] * 7]
+    assert [name for name, _ in found.failed] == ["m checkpoint-3", "other checkpoint-2"]
+    same(Track.load(tmp_path / "out" / "m").table, alone)
+    local = track(["m", "other"], TEXTS, tmp_path / "local", **given)
+    same(found.table, local.table)
 
 
 def test_what_a_cluster_cannot_give(cluster: None, training: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from tiny_training import OPTIONS, TEXTS, loop, tiny_gpt
 from fastdim.diagnose import phases, profile_shape
 from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.integrations import LogSteps, Tracker
-from fastdim.track import Track, track
+from fastdim.track import track
+from fastdim.track_result import Track
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

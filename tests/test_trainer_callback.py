@@ -13,7 +13,7 @@ from tiny_training import OPTIONS, TEXTS, tiny_gpt, token_rows
 
 from fastdim.errors import InputError, ModelError, StoreError
 from fastdim.integrations.transformers import FastdimCallback
-from fastdim.track import Track
+from fastdim.track_result import Track
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -23,7 +23,7 @@ from examples.training_dynamics.run import Measured, run
 from examples.training_dynamics.train import IGNORED, Batches, Options, rate_at
 from fastdim.errors import InputError, StoreError
 from fastdim.integrations import LogSteps
-from fastdim.track import Track
+from fastdim.track_result import Track
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = Size(blocks=4, width=32, heads=2, vocabulary=512, context=32)

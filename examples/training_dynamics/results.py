@@ -17,7 +17,7 @@ from examples.training_dynamics.models import KINDS
 from fastdim.attention import correlate
 from fastdim.diagnose import compare_profiles, phases, profile_shape
 from fastdim.errors import InputError
-from fastdim.track import Track
+from fastdim.track_result import Track
 
 METRICS = ("id_twonn", "anisotropy", "mean_cosine", "norm_ratio")
 FILTERS = ("all", "no_outliers")

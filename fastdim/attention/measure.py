@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.attention.capture import watched
 from fastdim.attention.heads import AVERAGED, SINK, STATISTICS, Heads
 from fastdim.errors import InputError, ModelError, require
@@ -91,6 +92,7 @@ def attention(
     """
     require("torch", "models")
     frames = require("pandas", "report")
+    whole_number("seed", seed, 0)
     check_confidence(confidence)
     from fastdim.extract.documents import build_documents
     from fastdim.extract.model import check_pair, load_model, model_in_memory

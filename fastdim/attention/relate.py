@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +34,8 @@ def correlate(
     """Spearman's correlation over the layers of each model, or over the steps of each layer.
 
     attention: `Attention.table`, of several revisions one after another for over="steps". sweep:
-    `Sweep.table` of the same models. What a block's heads do is set beside the block's output, each
-    stack and each attention of a block by itself.
+    `Sweep.table` of the same models; both as they are or read back from CSV. What a block's heads
+    do is set beside the block's output, each stack and each attention of a block by itself.
 
     Columns model, revision (or block), stack, module (the path with * for numbers), correlation,
     lower, upper, n, n_effective. The interval is Fisher's with the variance of ranks
@@ -59,6 +60,8 @@ def correlate(
     right = right[(right["site"] == "block") & (right["status"] == "ok")]
     left = left.assign(module=left["module"].str.replace(r"\d+", "*", regex=True))
     keys = ["model", "revision", "stack", "block"]
+    # Read back from CSV, texts that are empty in every row are no texts.
+    left, right = (_with_texts(table, keys[:3]) for table in (left, right))
     both = left[[*keys, "module", "value"]].merge(
         right[[*keys, "value"]], on=keys, suffixes=("_a", "_s")
     )
@@ -84,6 +87,13 @@ def correlate(
         )
     frame: pandas.DataFrame = frames.DataFrame(rows)
     return frame
+
+
+def _with_texts(table: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:
+    texts = {
+        name: [str(value) for value in table[name].astype(object).fillna("")] for name in names
+    }
+    return table.assign(**texts)
 
 
 def _spearman(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows
 from fastdim.errors import InputError
 from fastdim.extract.store import TokenTable
+from fastdim.sweeps.filters import outlier_limit
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -64,7 +65,7 @@ class LayerCauses:
         if "position" in factors:
             left &= self.tokens.position != 0
         if "sink" in factors:
-            limit = self.outlier_factor * float(np.median(self.norms))
+            limit = outlier_limit(self.norms, self.outlier_factor)
             left &= ~self.tokens.special & (self.norms <= limit)
         if "norm" in factors:
             left &= self.norms > 0.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,10 @@ from fastdim.errors import FastdimError, InputError, StoreError, require
 from fastdim.estimate import check_confidence, group_sums, normal_quantile
 from fastdim.estimators import twonn
 from fastdim.extract.store import Site, Store
-from fastdim.neighbors import find_distinct
+from fastdim.layer import audited
+from fastdim.neighbors import find_distinct, knn
 from fastdim.query_error import query_count
+from fastdim.sweeps.jobs import check_approximate
 from fastdim.sweeps.record import RunRecord
 
 if TYPE_CHECKING:
@@ -49,11 +51,14 @@ COLUMNS: dict[str, str] = {
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A metric under an ablation, and what each document adds to it (documents,)."""
+    """A metric under an ablation, and what each document adds to it (documents,); told: what is to
+    be said of it in the table.
+    """
 
     value: float
     parts: Array
     n_rows: int
+    told: str = ""
 
 
 def causes(
@@ -65,11 +70,16 @@ def causes(
     queries: int | str | None = 1000,
     confidence: float = 0.95,
     threads: int | None = None,
+    backend: str | None = None,
+    index: str | None = None,
+    target_recall: float | None = None,
 ) -> pandas.DataFrame:
     """What each factor (see FACTORS) explains of a metric: v(nothing ablated) less v(ablated).
 
     folder: a sweep with its activations. queries: rows TwoNN looks at, against all (None: all;
     "1%": as many as keep that relative error, as in `fastdim.sweep`). sites: kinds of places.
+    backend, index, target_recall: of TwoNN's neighbours, as in `fastdim.sweep`; what the audit says
+    stands in the column `reason` of each ablation.
 
     Rows of the table, by `kind`: "ablation": the metric without the factors named (joined by +,
     "nothing" for none); "share": Shapley value of a factor, how much the metric falls by it over
@@ -81,7 +91,8 @@ def causes(
     alone.
 
     Raises InputError on unknown names, bad numbers or activations without tokens; StoreError
-    without activations. What fails for a layer has rows with its reason.
+    without activations; BackendError and DependencyError as `fastdim.sweep`. What fails for a layer
+    has rows with its reason.
     """
     frames = require("pandas", "report")
     check_confidence(confidence)
@@ -106,7 +117,12 @@ def causes(
     if not chosen:
         raise InputError(f"{folder} has no sites {', '.join(sites)}")
     options = _Options(
-        tuple(factors), queries, record.definition.seed, confidence, cpu.resolve_threads(threads)
+        tuple(factors),
+        queries,
+        record.definition.seed,
+        confidence,
+        cpu.resolve_threads(threads),
+        check_approximate(backend, index, target_recall),
     )
     for site in chosen:
         layer = LayerCauses(
@@ -130,6 +146,7 @@ class _Options:
     seed: int
     confidence: float
     threads: int
+    search: Mapping[str, Any] = field(default_factory=dict)  # of approximate neighbours
 
 
 def _place(record: RunRecord, site: Site) -> dict[str, Any]:
@@ -156,7 +173,7 @@ def _layer(layer: LayerCauses, metric: str, options: _Options) -> list[dict[str,
             stderr = factor * math.sqrt(float(np.square(found.parts).sum()))
             half = normal_quantile(options.confidence) * stderr
             row |= {"value": found.value, "stderr": stderr, "lower": found.value - half}
-            row |= {"upper": found.value + half, "n_rows": found.n_rows}
+            row |= {"upper": found.value + half, "n_rows": found.n_rows, "reason": found.told}
         out.append(row)
 
     def value(rows: Rows, kept: Int64) -> Value:
@@ -214,8 +231,15 @@ def _value(rows: Rows, documents: Int64, count: int, metric: str, options: _Opti
         parts[np.unique(documents)] = found.by_group
         return Value(found.value, parts, rows.n)
     distinct = find_distinct(rows, options.threads)
-    neighbors = twonn.search_pairs(rows, options.queries, distinct, options.threads, options.seed)
+    queries, threads, seed = options.queries, options.threads, options.seed
+    if options.search.get("backend") is None:
+        neighbors = twonn.search_pairs(rows, queries, distinct, threads, seed)
+    else:
+        twonn.check_distinct(len(distinct.first), rows.n)
+        how: dict[str, Any] = {"threads": threads, "seed": seed, **options.search}
+        neighbors = knn(rows, 2, queries=queries, duplicates="collapse", **how)
     plan = twonn.resolve()
     value, _ = twonn.point(neighbors, plan, options.seed)
     which, parts = twonn.query_parts(neighbors, plan, value)
-    return Value(value, group_sums(parts, documents[neighbors.queries[which]], count), rows.n)
+    moved = group_sums(parts, documents[neighbors.queries[which]], count)
+    return Value(value, moved, rows.n, audited(neighbors))

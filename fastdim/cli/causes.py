@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fastdim.cli import FAILED_ROWS, OK
 from fastdim.cli.display import wide
-from fastdim.cli.given import MODEL, check_named, chosen, texts_of
+from fastdim.cli.given import MODEL, SEARCH, check_named, chosen, texts_of
 from fastdim.extract.shards import write_bytes
 from fastdim.sweeps.jobs import prepare_model, run_job
 from fastdim.sweeps.options import Defaults
@@ -38,12 +38,16 @@ def causes(options: argparse.Namespace, progress: Progress) -> int:
         exact=False,
         outlier_factor=Defaults.outlier_factor,
         keep_activations=True,
-        **chosen(options, (*MODEL, "revision", "layers", "seed", "confidence", "threads")),
+        **chosen(options, (*MODEL, "revision", "layers", "seed", "confidence", "threads", *SEARCH)),
     )
     job.check(folder)
     run_job(job, folder, ("csv",), progress)
     found = run(
-        folder, queries=options.queries, confidence=options.confidence, threads=options.threads
+        folder,
+        queries=options.queries,
+        confidence=options.confidence,
+        threads=options.threads,
+        **chosen(options, SEARCH),
     )
     write_bytes(folder / "causes.csv", found.to_csv(index=False).encode())
     if not options.quiet:

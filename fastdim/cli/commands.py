@@ -17,11 +17,13 @@ from fastdim.cli.ranks import check_alone, joined, launched, threads_each
 from fastdim.distributed.ranks import Ranks
 from fastdim.errors import InputError
 from fastdim.extract.shards import storage_errors
+from fastdim.sweeps.folder import RunFolder
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord, find_runs
 from fastdim.sweeps.result import Sweep, require_formats, run_folders
 from fastdim.sweeps.together import run_together
+from fastdim.track_result import Track, load_runs, trainings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -170,13 +172,15 @@ def report(options: argparse.Namespace) -> int:
     require_formats(options.formats)
     if options.output is None and len(options.folders) > 1:
         raise InputError("several folders: say where the common report goes with --output DIR")
-    result = Sweep.load(*options.folders)
+    result = load_runs(*options.folders)
     output = Path(options.output or options.folders[0])
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     result.write_results(output, options.formats)
     if not result.complete:
         print("fastdim: a run is not finished; the report shows what is there", file=sys.stderr)
+    if isinstance(result, Track):
+        _tell([f"{path} is not finished, and left out" for path in result.unfinished], "  ", "")
     return _show(result, output, options.quiet)
 
 
@@ -185,7 +189,11 @@ def ls(options: argparse.Namespace) -> int:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "model", "revision", "rows", "sites", "pieces", "failed", "time"):
         table.add_column(heading, overflow="fold")
-    for path in find_runs([Path(folder) for folder in options.folders]):
+    for path in find_runs([inner for place in options.folders for inner in trainings(Path(place))]):
+        folder = RunFolder(path)
+        if folder.sample() is None:
+            table.add_row(str(path), folder.definition().model, "", "", "", "none yet", "", "")
+            continue
         record = RunRecord.read(path)
         sample = record.sample
         table.add_row(

@@ -295,17 +295,21 @@ def _add_profile(sub: argparse.ArgumentParser) -> None:
 
 def _add_track(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "model",
-        nargs="?",
+        "models",
+        nargs="*",
         metavar="MODEL",
-        help="hub name with --revisions; with --checkpoints, what the table calls the model",
+        help="hub name with --revisions; with --checkpoints, what the table calls the model; "
+        "several: each has these revisions, or the checkpoints with its name for {model}",
     )
     which = sub.add_mutually_exclusive_group()
     which.add_argument(
         "--revisions", nargs="+", metavar="NAME", help="of a hub model, such as step1000"
     )
     which.add_argument(
-        "--checkpoints", nargs="+", metavar="DIR", help="local folders, such as out/checkpoint-*"
+        "--checkpoints",
+        nargs="+",
+        metavar="DIR",
+        help="local folders, such as out/checkpoint-*, or out/{model}/checkpoint-* for several",
     )
     sub.add_argument(
         "--steps", nargs="+", type=int, metavar="N", help="one each, where names tell none"
@@ -347,6 +351,7 @@ def _add_track(sub: argparse.ArgumentParser) -> None:
     _add_model(sub)
     _add_sample(sub)
     _add_analysis(sub)
+    _add_search(sub)
     _add_output(sub)
 
 
@@ -373,6 +378,7 @@ def _add_causes(sub: argparse.ArgumentParser) -> None:
     sample = _add_one_model(sub, "folder of the run; started again, it goes on")
     sample.add_argument("--layers", default=Defaults.layers, help="as for a sweep")
     sample.add_argument("--queries", type=queries, default=1000, help=_QUERIES)
+    _add_search(sub)
     _add_threads(sub)
 
 

@@ -7,12 +7,13 @@ import sys
 from typing import Any
 
 from fastdim.cli import FAILED_ROWS, OK
-from fastdim.cli.given import ANALYSIS, SAMPLE, check_named, chosen, texts_of
+from fastdim.cli.given import ANALYSIS, SAMPLE, SEARCH, check_named, chosen, texts_of
 from fastdim.diagnose.training import phases
 from fastdim.errors import InputError
 from fastdim.sweeps.progress import Progress
-from fastdim.track import RayOptions, Track
+from fastdim.track import RayOptions
 from fastdim.track import track as run_track
+from fastdim.track_result import Track
 
 PHASED = ("id_twonn", "anisotropy")
 
@@ -34,30 +35,41 @@ def track(options: argparse.Namespace, progress: Progress) -> int:
             "--engine ray: add it, or leave them out"
         )
     result = run_track(
-        options.model,
+        options.models if len(options.models) > 1 else next(iter(options.models), None),
         texts_of(options),
         options.output,
         progress=progress,
         **engine,
         **chosen(options, ("revisions", "checkpoints", "steps", "keep", "formats")),
-        **chosen(options, (*SAMPLE, *ANALYSIS)),
+        **chosen(options, (*SAMPLE, *ANALYSIS, *SEARCH)),
     )
     if not options.quiet:
-        failed = {name for name, _ in result.failed}
-        steps = [step for name, step in result.steps.items() if name not in failed]
-        print(f"{len(steps)} checkpoints measured, steps {', '.join(map(str, steps))}")
-        if len(steps) < 3:
-            print("phases need at least 3 checkpoints")
-        else:
-            filters = result.runs[0].definition.filters
-            kind = "all" if "all" in filters else filters[0]
-            for metric in PHASED:
-                print(_phases(result, metric, kind))
+        for model in dict.fromkeys(str(run.sample["model"]) for run in result.runs):
+            _tell(result, model, several=len(options.models) > 1)
     for name, reason in result.failed:
         print(f"fastdim: checkpoint {name} failed: {reason}", file=sys.stderr)
     if result.failed or result.n_failed:
         return FAILED_ROWS
     return OK
+
+
+def _tell(result: Track, model: str, several: bool) -> None:
+    """Print the steps of a model that were measured, and its phases."""
+    runs = [run for run in result.runs if run.sample["model"] == model]
+    failed = {name for name, _ in result.failed}
+    start = f"{model} " if several else ""
+    steps = [
+        int(run.sample["step"]) for run in runs if f"{start}{run.sample['revision']}" not in failed
+    ]
+    told = f"{len(steps)} checkpoints measured, steps {', '.join(map(str, steps))}"
+    print(f"{model}: {told}" if several else told)
+    if len(steps) < 3:
+        print("phases need at least 3 checkpoints")
+        return
+    filters = runs[0].definition.filters
+    kind = "all" if "all" in filters else filters[0]
+    for metric in PHASED:
+        print(_phases(Track(runs), metric, kind))
 
 
 def _phases(result: Track, metric: str, kind: str) -> str:

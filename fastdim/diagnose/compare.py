@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import whole_number
 from fastdim.diagnose.curves import REPLICATES, Curve, curve_of, run_of
 from fastdim.errors import InputError
 from fastdim.estimate import check_confidence
@@ -83,6 +84,7 @@ def compare_profiles(
     Raises InputError as `profile_shape`.
     """
     check_confidence(confidence)
+    whole_number("seed", seed, 0)
     first = curve_of(
         a, metric, filter, model=models[0], revision=revisions[0], sites=sites, least=2
     )

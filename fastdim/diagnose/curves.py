@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import generator
 from fastdim.errors import InputError
 from fastdim.metrics import METRICS
 from fastdim.sweeps.record import RunRecord
@@ -70,7 +71,7 @@ def _by_ratios(metric: str, values: Array) -> bool:
 
 @lru_cache(maxsize=8)
 def _drawn(groups: int, replicates: int, seed: int) -> Array:
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     return rng.multinomial(groups, np.full(groups, 1.0 / groups), size=replicates).astype(float)
 
 
@@ -114,7 +115,7 @@ class Curve:
     def deviations(self, replicates: int, seed: int) -> Array:
         """Replicates of z less z, (replicates, L)."""
         if self.parts is None:
-            rng = np.random.default_rng(seed)
+            rng = generator(seed)
             return rng.standard_normal((replicates, len(self.z))) * self.stderr
         g = len(self.parts)
         weights = self.weights(replicates, seed)

@@ -122,9 +122,7 @@ def robust_shape(
         if name != "all":
             by_filter[name] = profile_shape(sweep, metric, name, **options)
     flips = tuple(
-        _flip(sweep, whole, other, definition.outlier_factor)
-        for other in by_filter.values()
-        if not other.same_as(whole)
+        _flip(sweep, whole, other) for other in by_filter.values() if not other.same_as(whole)
     )
     by_scale = {}
     if scales is not None:
@@ -135,7 +133,7 @@ def robust_shape(
     return RobustShape(whole, by_filter, flips, by_scale)
 
 
-def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape, outlier_factor: float) -> Flip:
+def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape) -> Flip:
     """Where the two curves are farthest apart, and which of the strongest rows are gone there."""
     before = dict(zip(whole.curve.layers, whole.curve.values, strict=True))
     after = dict(zip(other.curve.layers, other.curve.values, strict=True))
@@ -151,7 +149,8 @@ def _flip(sweep: Sweep, whole: ProfileShape, other: ProfileShape, outlier_factor
     }
     entry = entries["all"]
     kept = {row["row"] for row in entries[other.filter]["top_rows"]}
-    limit = outlier_factor * float(entry["norm_median"])
+    # The filter keeps every norm up to its limit, so the rows above the longest kept one are gone.
+    limit = float(entries[other.filter]["norm_max"])
     gone = tuple(row for row in entry["top_rows"] if _left_out(row, other.filter, limit, kept))
     return Flip(
         filter=other.filter,

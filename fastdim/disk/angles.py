@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim import cosine
-from fastdim.arrays import Rows, as_groups
+from fastdim.arrays import Rows, as_groups, generator
 from fastdim.backends import cpu
 from fastdim.covariance import Decomposition, decompose_sums, scores
 from fastdim.disk import budget, state
@@ -212,7 +212,7 @@ def _with_pairs(
         found = cosine.with_all_pairs(found, histogram, low, high)
     else:
         arithmetic = "float64"
-        first, second = cosine.draw_pairs(np.random.default_rng(seed), len(used), count)
+        first, second = cosine.draw_pairs(generator(seed), len(used), count)
         cosines = _sampled(visit, inverse, used[first], used[second])
         found = cosine.with_sample(found, cosines, bins)
     backend = f"cpu-{cpu.active_isa()}"

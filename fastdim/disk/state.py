@@ -82,8 +82,9 @@ def opened(folder: str | Path | None, definition: Mapping[str, Any]) -> Iterator
     descriptor = lock_folder(path)
     try:
         _check(path, wanted)
-        for leftover in path.glob("*.tmp"):
-            leftover.unlink()  # of a process that was killed: the lock says there is no other
+        # Of a process that was killed: the lock says that there is no other.
+        for leftover in [path / f"{DEFINITION}.tmp", *path.glob("*.safetensors.tmp")]:
+            leftover.unlink(missing_ok=True)
         if not (path / DEFINITION).is_file():
             write_json(path / DEFINITION, wanted)
         try:

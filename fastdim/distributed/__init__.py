@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim import covariance, neighbors
-from fastdim.arrays import as_groups, whole_number
+from fastdim.arrays import as_groups, as_plain, whole_number
 from fastdim.backends import cpu
 from fastdim.cosine import CosineStats, check_pairs
 from fastdim.distributed import moments, search
@@ -130,6 +130,28 @@ def _labels(groups: Any, shard: Shard) -> NDArray[np.int64] | None:
     if groups is None:
         return None
     ranks = shard.ranks
-    ranks.each(lambda: as_groups(groups, shard.rows.n) if shard.rows.n else None)
-    told = [part for part in ranks.gather(np.asarray(groups)) if len(part)]
-    return as_groups(np.concatenate(told), shard.n)
+
+    def own() -> NDArray[Any]:
+        labels = as_plain("groups", groups)
+        # Labels of no rows have no type of their own.
+        as_groups(labels if shard.rows.n else np.zeros(labels.shape, np.int64), shard.rows.n)
+        return labels
+
+    told = [(rank, part) for rank, part in enumerate(ranks.gather(ranks.each(own))) if len(part)]
+    # Joined, numbers would become texts, and 1 and "1" one label.
+    first, part = told[0]
+    other = next((rank for rank, labels in told if not _alike(labels.dtype, part.dtype)), None)
+    if other is not None:
+        types = {rank: labels.dtype.name for rank, labels in told}
+        raise InputError(
+            f"the groups of rank {first} are of type {types[first]}, and those of rank {other} "
+            f"{types[other]}: give labels of one type on every rank, e.g. groups.astype(str)"
+        )
+    return as_groups(np.concatenate([labels for _, labels in told]), shard.n)
+
+
+def _alike(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Whether labels of both types stay what they are in one array."""
+    if "int" in one.name and "int" in other.name:
+        return np.result_type(one, other).kind in "iu"  # int64 and uint64 become float64
+    return one.kind == other.kind

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, generator
 from fastdim.backends import cpu
 from fastdim.cosine import (
     CosineStats,
@@ -50,7 +50,7 @@ def add_pairs_together(
     else:
         cosines = sample
         if cosines is None:
-            first, second = draw_pairs(np.random.default_rng(seed), len(used), count)
+            first, second = draw_pairs(generator(seed), len(used), count)
             cosines = pair_cosines(shard, inverse, used[first], used[second], threads)
         found, arithmetic = with_sample(found, cosines, bins), "float64"
     backend = f"cpu-{cpu.active_isa()}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import as_rows, whole_number
+from fastdim.arrays import as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError, require
 from fastdim.estimators.twonn import (
@@ -100,7 +100,7 @@ def block_analysis(
         raise InputError(
             f"{count} distinct rows do not fill blocks={chosen} with 3 rows each: pass fewer blocks"
         )
-    order = groups.first[np.random.default_rng(seed).permutation(count)]
+    order = groups.first[generator(seed).permutation(count)]
     values = []
     for b in chosen:
         size = count // b

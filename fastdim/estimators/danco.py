@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, whole_number
+from fastdim.arrays import Rows, as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.estimate import Estimate
 from fastdim.estimators import gride
@@ -82,7 +82,7 @@ def danco(
     own = np.array(features.summary(k))
     count = len(features.log_mu)
     factor = WITH_BALLS * widening(found, count, SHARING)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     drawn = []
     for _ in range(REPLICATES):
         part = rng.integers(0, count, count)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import generator, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
@@ -69,7 +69,7 @@ def geomle(
         raise InputError(f"ridge must be at least 0, got {ridge!r}")
     bootstraps = whole_number("bootstraps", bootstraps, 2)
     found = _with_spare(x_or_neighbors, k2, threads)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     logs = np.log(found.distances)
     shape = (len(logs), k2 - k1 + 1)
     sums, counts = np.zeros((2, *shape)), np.zeros(len(logs))

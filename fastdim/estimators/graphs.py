@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import Rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, bounded_exp, check_confidence
@@ -239,7 +239,7 @@ def _grown(
     if not power > 0.0:
         raise InputError(f"the power of edge lengths must be above 0, got {power!r}")
     check_confidence(confidence)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     slopes = growth.slopes(first, sizes, rng)
     slope = float(slopes.mean())
     if not slope < 1.0:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import generator, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.inputs import (
@@ -280,7 +280,7 @@ def solve(log_mu: Array, n1: int, n2: int, less: int = 0) -> Array:
 
 def bootstrap(count: int, n1: int, n2: int, seed: int) -> Array:
     """Estimates of 500 samples of `count` ratios of the model with d = 1 (they scale with d)."""
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     block = max(1, (1 << 21) // count)
     found = []
     for start in range(0, REPLICATES, block):

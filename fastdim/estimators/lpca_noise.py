@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import Rows, as_rows, generator
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimators.leave_out import Statistic
@@ -113,7 +113,7 @@ def parallel_rule(
             "quantile must lie in (0, 1] and permutations be at least 1, got "
             f"{quantile!r} and {permutations!r}"
         )
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     if null == "signflip" and center:
         values = values - values.mean(axis=0)
     found = []
@@ -147,7 +147,7 @@ def random_matrix_rule(values: Array, seed: int) -> tuple[Rows, Statistic]:
     spread = values.std(axis=0)
     values = (values[:, spread > 0] - values[:, spread > 0].mean(axis=0)) / spread[spread > 0]
     n, d = values.shape
-    mixed = np.random.default_rng(seed).permuted(values, axis=0)
+    mixed = generator(seed).permuted(values, axis=0)
     with one_blas_thread():
         own = np.linalg.eigvalsh(values @ values.T / d)
         start = np.linalg.eigvalsh(mixed @ mixed.T / d)

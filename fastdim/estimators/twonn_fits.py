@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import generator
 from fastdim.errors import InputError
 
 Array = NDArray[np.float64]
@@ -150,7 +151,7 @@ def log_ratios(distances: NDArray[Any], zeros: str, seed: int, scale: float = 1.
     """
     nearest = distances[:, :2].astype(np.float64)
     if zeros == "jitter":
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         zero = nearest == 0.0
         nearest[zero] = 5e-6 * (1.0 - rng.random(int(zero.sum())))
         nearest.sort(axis=1)

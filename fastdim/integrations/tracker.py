@@ -34,7 +34,7 @@ from fastdim.sweeps.record import RunRecord
 from fastdim.sweeps.result import require_formats
 from fastdim.sweeps.run import analyse
 from fastdim.sweeps.source import Source
-from fastdim.track import Track
+from fastdim.track_result import Track
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastdim.errors import InputError
 from fastdim.extract.texts import load_texts
-from fastdim.sweeps.jobs import prepare_model, run_job
+from fastdim.sweeps.jobs import Job, prepare_model, run_job
 from fastdim.sweeps.options import FORMATS, Defaults
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.result import Sweep, require_formats
@@ -64,45 +64,54 @@ def sweep(
         search neighbours exactly, so backend is left out.
 
     Returns a `Sweep`. Raises FastdimError: ModelError, InputError, StoreError, DependencyError;
-    with a group RankError.
+    with a group RankError, and what one rank raises on all of them.
     A layer that fails gives rows with status "failed" and a reason; the others go on.
     """
-    if group is not None and output is None:
-        raise InputError("a sweep of several ranks needs output=, where what is finished is kept")
-    require_formats(() if output is None else formats, [model])
-    job = prepare_model(
-        model,
-        load_texts(texts),
-        revision=revision,
-        layers=layers,
-        filters=filters,
-        context=context,
-        pack=pack,
-        max_tokens=max_tokens,
-        tokens_per_document=tokens_per_document,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        store_dtype=store_dtype,
-        seed=seed,
-        queries=queries,
-        pairs=pairs,
-        exact=exact,
-        outlier_factor=outlier_factor,
-        confidence=confidence,
-        backend=backend,
-        index=index,
-        target_recall=target_recall,
-        threads=threads,
-        trust_remote_code=trust_remote_code,
-        keep_activations=keep_activations,
-    )
-    folder = None if output is None else Path(output)
-    if group is not None and folder is not None:
-        from fastdim.distributed.ranks import Ranks
-        from fastdim.sweeps.together import run_together
 
-        ranks = Ranks(group)
-        return Sweep([run_together(job, folder, formats, progress or Progress(), ranks)])
-    job.check(folder)
-    return Sweep([run_job(job, folder, formats, progress or Progress())])
+    def prepare() -> Job:
+        if group is not None and output is None:
+            raise InputError(
+                "a sweep of several ranks needs output=, where what is finished is kept"
+            )
+        require_formats(() if output is None else formats, [model])
+        return prepare_model(
+            model,
+            load_texts(texts),
+            revision=revision,
+            layers=layers,
+            filters=filters,
+            context=context,
+            pack=pack,
+            max_tokens=max_tokens,
+            tokens_per_document=tokens_per_document,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            store_dtype=store_dtype,
+            seed=seed,
+            queries=queries,
+            pairs=pairs,
+            exact=exact,
+            outlier_factor=outlier_factor,
+            confidence=confidence,
+            backend=backend,
+            index=index,
+            target_recall=target_recall,
+            threads=threads,
+            trust_remote_code=trust_remote_code,
+            keep_activations=keep_activations,
+        )
+
+    folder = None if output is None else Path(output)
+    if group is None:
+        job = prepare()
+        job.check(folder)
+        return Sweep([run_job(job, folder, formats, progress or Progress())])
+    from fastdim.distributed.ranks import Ranks
+    from fastdim.sweeps.together import run_together
+
+    ranks = Ranks(group)
+    # What one rank cannot use is known to all before any waits for another's sweep.
+    job = ranks.each(prepare)
+    assert folder is not None
+    return Sweep([run_together(job, folder, formats, progress or Progress(), ranks)])

@@ -84,8 +84,17 @@ def _keep_no_special(layer: LayerRows, factor: float) -> Mask:
     return np.asarray(~layer.special & (layer.position != 0))
 
 
+def outlier_limit(norms: NDArray[np.float64], factor: float) -> float:
+    """The largest norm that is no outlier's: `factor` times the median of norms (n,) above 0.
+
+    Rows that are zero have no say: were half of them zero, every other row would be an outlier.
+    """
+    above = norms[norms > 0]
+    return factor * float(np.median(above)) if len(above) else 0.0
+
+
 def _keep_no_outliers(layer: LayerRows, factor: float) -> Mask:
-    return np.asarray(layer.norms <= factor * np.median(layer.norms))
+    return np.asarray(layer.norms <= outlier_limit(layer.norms, factor))
 
 
 def _keep_nonzero(layer: LayerRows, factor: float) -> Mask:
@@ -106,7 +115,8 @@ FILTERS: dict[str, Filter] = {
         Filter(
             "no_outliers",
             "without outlier rows",
-            "rows with a norm over {factor} x the median norm of all rows of the layer left out",
+            "rows with a norm over {factor} x the median norm of all rows of the layer that are not"
+            " zero left out",
             _keep_no_outliers,
         ),
         Filter(

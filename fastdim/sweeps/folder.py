@@ -24,6 +24,14 @@ from fastdim.extract.store import MANIFEST
 from fastdim.sweeps.definition import Definition, python_version, require_same
 
 _KNOWN = ("run.json", "lock")
+# What `write_bytes` leaves of a run's own files where it is killed.
+_TEMPORARY = tuple(
+    f"{name}.tmp"
+    for name in (
+        *("run.json", "sample.json", "timings.json", "results.csv", "results.parquet"),
+        *("report.html", "report.json", "profiles.png", "causes.csv"),
+    )
+)
 # Activations that a rank of several made, and how many there were.
 _PART = re.compile(r"activations-(\d+)-of-(\d+)")
 
@@ -173,7 +181,7 @@ def check_output(path: Path, definition: Definition | None = None) -> None:
         entry.name
         for entry in path.iterdir()
         if entry.name not in _KNOWN
-        and not entry.name.endswith(".tmp")
+        and entry.name not in _TEMPORARY
         and not _PART.fullmatch(entry.name)
     )
     if others:
@@ -224,8 +232,11 @@ def open_run(path: Path, definition: Definition) -> Iterator[RunFolder]:
             folder.write_run(definition, python_version())
         with storage_errors(path):
             folder.pieces.mkdir(exist_ok=True)
-            for leftover in [*path.glob("*.tmp"), *folder.pieces.glob("*.tmp")]:
-                leftover.unlink()  # of a writer that was killed: the lock says there is no other
+            # Of a writer that was killed: the lock says that there is no other.
+            for name in _TEMPORARY:
+                (path / name).unlink(missing_ok=True)
+            for leftover in folder.pieces.glob("*.tmp"):
+                leftover.unlink()
         try:
             yield folder
         except FastdimError:

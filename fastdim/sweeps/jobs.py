@@ -79,7 +79,7 @@ def analysis_options(
         "filters": tuple(item.name for item in chosen),
         "queries": None if exact or queries is None else int(queries),
         "pairs": None if exact or pairs is None else int(pairs),
-        "seed": int(seed),
+        "seed": whole_number("seed", seed, 0),
         "confidence": check_confidence(confidence),
         "outlier_factor": float(outlier_factor),
         **check_approximate(backend, index, target_recall),

@@ -79,7 +79,8 @@ def make_plan(
     flops = flops_per_second() if speed is None else speed
     cores = Cores(threads, flops)
     normalized = sum(FILTERS[name].normalize for name in filters)
-    drawn = 0.5 * n_rows**2 if pairs is None else pairs
+    every = n_rows * (n_rows - 1) / 2
+    drawn = every if pairs is None else min(pairs, every)
     work = sum(
         site_analysis(cores, n_rows, d, m, drawn, len(filters), normalized).seconds for d in columns
     )
