@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import generator, whole_number
 from fastdim.backends import cost, cuda, cuda_cosine, devices
 from fastdim.backends.lanes import Lanes, Recorded
 from fastdim.backends.pairs import reduced, squares_by_row, statistics
@@ -121,7 +121,7 @@ class LayerSweep:
         if sample is None:
             given = [cuda_cosine.edges_of(self.bins, xs[0])]
         else:
-            drawn = draw_pairs(np.random.default_rng(self.seed), n, sample)
+            drawn = draw_pairs(generator(self.seed), n, sample)
             given = [torch.from_numpy(side).to(device) for side in drawn]
 
         def one(x: Tensor) -> list[Tensor]:
