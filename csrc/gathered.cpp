@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kLeast = 12;                           // k of gathered lists
 constexpr std::int64_t kLeastSpare = 8;                       // gathered beyond k
-constexpr std::int64_t kSpareBytes = std::int64_t{96} << 20;  // of all lists
+constexpr std::int64_t kSpareBytes = std::int64_t{64} << 20;  // of all lists
 
 bool nearer(const Neighbor& a, const Neighbor& b) {
   return (a.distance < b.distance) | ((a.distance == b.distance) & (a.position < b.position));

@@ -28,8 +28,9 @@ QUERIES_SHARE = 8
 DIRECT_PAIRS = 144_000_000
 
 # What prepared rows may take beyond the rows' own size: more, and the second level of a pruned
-# search reads further axes in float32 in place of all columns in bfloat16.
-SPARE_BYTES = 256 << 20
+# search reads further axes in float32 in place of all columns in bfloat16. With the 64 MB of
+# csrc/gathered.cpp a search stays within 256 MB.
+SPARE_BYTES = 192 << 20
 
 # Axes of the first level of a pruned search; 0: chosen from a sample of the rows.
 FIRST_AXES = 0
