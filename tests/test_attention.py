@@ -115,7 +115,7 @@ def test_errors_are_those_of_documents_and_batches_change_nothing() -> None:
     one = attention(model, long, context=16, pack=False, batch_size=1).table
     many = attention(model, long, context=16, pack=False, batch_size=7).table
     np.testing.assert_allclose(one["value"], many["value"], rtol=1e-4, atol=1e-6)
-    known = one["statistic"].isin(AVERAGED)
+    known = one["statistic"].isin([*AVERAGED, "query_norm_growth", "key_norm_growth"])
     assert one.loc[known, "stderr"].notna().all()
     assert (one.loc[known, "lower"] <= one.loc[known, "value"]).all()
     assert one.loc[~known, "stderr"].isna().all()
@@ -300,7 +300,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     command = ["attention", str(model), "--texts", str(tmp_path / "text.txt"), "--output", str(out)]
     assert main([*command, "--context", "16", "--max-tokens", "200"]) == 0
     table = pd.read_csv(out / "attention.csv")
-    assert len(table) == 2 * (2 * 11 + 12)
+    assert len(table) == 2 * (2 * 11 + 14)
     told = capsys.readouterr().out
     assert "categorical" in told
     assert "attention.csv" in told
@@ -308,3 +308,33 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert main(["attention", str(model), "--output", str(out)]) == 2
     assert fastdim.Sweep  # the package stays importable without the command's extras
+
+
+def test_growth_of_norms_with_the_error_of_the_ratio() -> None:
+    """Over documents that differ in length; the error is that of leaving each document out."""
+    torch.manual_seed(0)
+    model = grouped().eval()
+    with torch.no_grad():
+        for layer, factor in enumerate((1.0, 3.0, 9.0)):
+            model.layers[layer].self_attn.k_proj.weight *= factor
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdefgh"), n)) for n in rng.integers(4, 16, 12)]
+    whole = attention((model, Letters()), texts, **OPTIONS)
+    layers = whole.table[whole.table["head"].isna()].set_index(["statistic", "block"])
+    for name in ("query_norm", "key_norm"):
+        first = layers.loc[(name, 0), "value"]
+        for block in range(3):
+            grown = layers.loc[(f"{name}_growth", block)]
+            assert grown["value"] == pytest.approx(layers.loc[(name, block), "value"] / first)
+        assert layers.loc[(f"{name}_growth", 0), "stderr"] == 0.0
+    assert layers.loc[("key_norm_growth", 2), "value"] > 5.0
+    without = []
+    for left_out in range(len(texts)):
+        rest = texts[:left_out] + texts[left_out + 1 :]
+        table = attention((model, Letters()), rest, **OPTIONS).table
+        chosen = (table["statistic"] == "key_norm_growth") & (table["block"] == 1)
+        without.append(float(table[chosen]["value"].iloc[0]))
+    jackknife = math.sqrt(
+        (len(texts) - 1) / len(texts) * np.square(without - np.mean(without)).sum()
+    )
+    assert layers.loc[("key_norm_growth", 1), "stderr"] == pytest.approx(jackknife, rel=0.2)

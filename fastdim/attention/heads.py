@@ -21,6 +21,8 @@ STATISTICS = {
     "categorical": f"share of queries whose largest weight exceeds {CATEGORICAL:g}",
     "query_norm": "mean norm of the queries",
     "key_norm": "mean norm of the keys",
+    "query_norm_growth": "mean norm of the queries over that of the first module; layers alone",
+    "key_norm_growth": "mean norm of the keys over that of the first module; layers alone",
     "mean_query_norm": "norm of the mean query",
     "mean_key_norm": "norm of the mean key",
     "mean_cosine": "cosine of the mean query and the mean key",

@@ -127,9 +127,11 @@ def attention(
     # Stacks have names where there are two, as in the table of a sweep.
     names = ("encoder", "decoder") if loaded.model.config.is_encoder_decoder else ()
     rows: list[dict[str, Any]] = []
+    first: dict[str, Heads] = {}
     for path, found in heads.items():
         stack = next((name for name in names if name in path.split(".")), "")
-        rows += _rows(path, found, common | {"stack": stack}, confidence)
+        first.setdefault(stack, found)
+        rows += _rows(path, found, first[stack], common | {"stack": stack}, confidence)
     table = frames.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return Attention(table, heads)
 
@@ -171,8 +173,9 @@ def _run(loaded: Any, documents: Any, batch_size: int, progress: Progress) -> di
 
 
 def _rows(
-    path: str, found: Heads, common: dict[str, Any], confidence: float
+    path: str, found: Heads, first: Heads, common: dict[str, Any], confidence: float
 ) -> list[dict[str, Any]]:
+    """first: the first module of the same stack, to which norms are compared."""
     n_heads = len(found.queries.mean)
     share = n_heads // len(found.keys.mean)
     numbers = re.findall(r"\.(\d+)(?:\.|$)", f".{path}")
@@ -203,6 +206,8 @@ def _rows(
             row(head, name, float(mean[place]), float(errors[place]))
         together = factor * math.sqrt(float(np.square(parts.mean(axis=1)).sum()))
         row(None, name, float(mean.mean()), together)
+    for name in ("query_norm", "key_norm"):
+        row(None, f"{name}_growth", *_growth(name, found, first))
     for name, values in found.means().items():
         for head in range(n_heads):
             row(head, name, float(values[head]), math.nan)
@@ -210,3 +215,15 @@ def _rows(
     sinks = found.averages("first_key")[0] > SINK
     row(None, "sink_rate", float(sinks.mean()), math.nan)
     return rows
+
+
+def _growth(name: str, found: Heads, first: Heads) -> tuple[float, float]:
+    """A mean norm over that of the first module, with its error over the documents of both."""
+    (mean, parts), (least, before) = found.averages(name), first.averages(name)
+    if not least.mean() > 0:
+        return math.nan, math.nan
+    ratio, groups = float(mean.mean() / least.mean()), len(parts)
+    if groups < 2 or len(before) != groups:
+        return ratio, math.nan
+    influence = (parts.mean(axis=1) - ratio * before.mean(axis=1)) / least.mean()
+    return ratio, math.sqrt(groups / (groups - 1) * float(np.square(influence).sum()))
