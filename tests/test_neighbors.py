@@ -252,6 +252,17 @@ def test_ragged_queries_and_seeds_that_are_none(call: Any) -> None:
             call(x, queries=10, seed=seed)
 
 
+def test_numbers_and_labels_that_numpy_cannot_read() -> None:
+    """As it cannot read those on a GPU: tensors without values stand for them."""
+    x, away = token_like(100, 8), torch.zeros(100, dtype=torch.int64, device="meta")
+    with pytest.raises(fd.InputError, match=r"queries cannot be read by numpy .* in host memory"):
+        fd.knn(x, 2, queries=away)
+    with pytest.raises(fd.InputError, match="queries cannot be read by numpy"):
+        fd.knn(x, 2, queries=torch.zeros(3, requires_grad=True))
+    with pytest.raises(fd.InputError, match="groups cannot be read by numpy"):
+        fd.spectrum(x, groups=away)
+
+
 def test_ragged_groups_and_other_seeds() -> None:
     x = token_like(100, 8)
     with pytest.raises(fd.InputError, match="groups must be one list"):
