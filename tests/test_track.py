@@ -388,6 +388,17 @@ def test_bad_requests(checkpoints: Path, tmp_path: Path) -> None:
         find_checkpoints("m", ["step1", "step1"], None)
     with pytest.raises(InputError, match="1 steps for 2"):
         find_checkpoints("m", ["a", "b"], None, [1])
+    for call, message in (
+        (("m", "step1", None), "revisions must be a list, got 'step1'"),
+        ((None, None, str(checkpoints)), "checkpoints must be a list"),
+        (("m", ["a", "b"], None, 5), "steps must be a list, got 5"),
+        (("m", ["a", "b"], None, [1.5, 2]), "steps must be a whole number >= 0, got 1.5"),
+        (("m", ["a", "b"], None, ["1", 2]), "steps must be a whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_checkpoints(*call)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="model must be a name, or a list of names, got 5"):
+        track(5, TEXTS, tmp_path, revisions=["step1", "step2"])  # type: ignore[arg-type]
     given = find_checkpoints("m", ["main", "early"], None, [200, 100])
     assert [(item.name, item.step) for item in given] == [("early", 100), ("main", 200)]
     with pytest.raises(InputError, match="keep must be"):
