@@ -230,6 +230,22 @@ def test_forced_strategy_is_the_one_recorded(strategy: str) -> None:
     assert found.plan["pairs_refined"] >= 700
 
 
+@pytest.mark.parametrize("strategy", ["pruned", "full"])
+@pytest.mark.parametrize("k", [8, 20, 200])
+def test_rows_that_changed_after_they_were_prepared(strategy: str, k: int) -> None:
+    """Bounds of other rows hide neighbours: an error, whether lists are heaps or gathered."""
+    x = gaussian(600, 80).astype(np.float32)
+    x[300:310] = x[:10]
+    prepared = fd.prepare(x, k=k, strategy=strategy)
+    x[:] = 1e-3 * np.random.default_rng(1).standard_normal(x.shape)
+    for duplicates in ("collapse", "keep"):
+        with pytest.raises(fd.InputError, match=r"rows have fewer than .* prepare them again"):
+            fd.knn(prepared, k, duplicates=duplicates)
+    x[:] = np.nan
+    with pytest.raises(fd.InputError, match="prepare them again"):
+        fd.knn(prepared, k, queries=gaussian(4, 80).astype(np.float32))
+
+
 def test_strategies_that_make_no_sense() -> None:
     x = token_like(100, 8)
     with pytest.raises(fd.InputError, match="strategy must be one of auto, pruned, full, tiled"):
