@@ -16,6 +16,7 @@ from typing import Any
 from fastdim.arrays import whole_number
 from fastdim.diagnose.training import steps_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
+from fastdim.extract.shards import storage_errors
 from fastdim.extract.texts import Corpus, load_texts
 from fastdim.sweeps.definition import APPROXIMATE
 from fastdim.sweeps.folder import RunFolder, write_json
@@ -253,12 +254,18 @@ def _finish(
     failures = [(item, found) for item, found in pairs if not isinstance(found, RunRecord)]
     start = "" if alone else f"{work.name} "
     failed = [(f"{start}{item.name}", reason) for item, reason in failures]
+    if not records and alone:
+        return [], failed
+    told = [
+        {**asdict(item), "reason": str(reason), "model": work.name} for item, reason in failures
+    ]
+    with storage_errors(work.output):
+        work.output.mkdir(parents=True, exist_ok=True)
+    write_json(work.output / FAILED, told)
     if not records:
         return [], failed
     first = records[0]
     records += [failed_record(first, item, str(reason)) for item, reason in failures]
-    told = [{**asdict(item), "reason": str(reason)} for item, reason in failures]
-    write_json(work.output / FAILED, told)
     if not alone:
         Track(records).write_results(work.output, formats)
     return records, failed

@@ -249,7 +249,9 @@ def test_several_models_in_one_command(
     assert before == (out / "results.csv").read_bytes()
 
 
-def test_several_models_of_which_some_cannot_be_measured(checkpoints: Path, tmp_path: Path) -> None:
+def test_several_models_of_which_some_cannot_be_measured(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = checkpoints.with_name("other")
     for step in (5, 50, 500):
         shutil.copytree(checkpoints / "checkpoint-1", other / f"checkpoint-{step}")
@@ -258,6 +260,16 @@ def test_several_models_of_which_some_cannot_be_measured(checkpoints: Path, tmp_
     part = track(["training", "other"], TEXTS, tmp_path / "b", **given)
     assert set(part.table["model"]) == {"training"}
     assert [name for name, _ in part.failed] == [f"other checkpoint-{n}" for n in (5, 50, 500)]
+    # Its folder and the report say so too.
+    assert Track.load(tmp_path / "b").failed == part.failed
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "b"), "--formats", "csv", "-q"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("checkpoint other checkpoint-") == 3
+    assert "cannot open the model" in told
+    assert main(["ls", str(tmp_path / "b")]) == 0
+    with pytest.raises(StoreError, match=r"no checkpoint could be measured; checkpoint-5: cannot"):
+        Track.load(tmp_path / "b" / "other")
     for folder in checkpoints.iterdir():
         remove_weights(folder)
     with pytest.raises(ModelError, match="cannot open the model"):
