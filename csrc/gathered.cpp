@@ -45,6 +45,9 @@ double Gathered::shorten(std::int64_t list, std::uint16_t& count, Scratch& scrat
 
 void Gathered::finish(std::int64_t list, std::uint16_t count, Scratch& scratch) const {
   thin_out(list, count, scratch);
+  if (count < k_)
+    scratch.resize(static_cast<std::size_t>(k_), {std::numeric_limits<double>::infinity(),
+                                                  std::numeric_limits<std::int64_t>::max()});
   std::sort(scratch.begin(), scratch.begin() + k_, nearer);
   put(list, scratch);
 }

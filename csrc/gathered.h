@@ -44,7 +44,8 @@ class Gathered {
     return std::numeric_limits<double>::infinity();
   }
 
-  // Leaves the k best of `count` (k at least) in the output, by distance, then by position.
+  // Leaves the k best of `count` in the output, by distance, then by position. There are fewer only
+  // where rows changed under the search: the rest is at infinity and of no row, as of a heap.
   void finish(std::int64_t list, std::uint16_t count, Scratch& scratch) const;
 
  private:

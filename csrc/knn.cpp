@@ -165,6 +165,10 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
     search_all_and_copy(p, counts);
   else
     joined_search(p, counts);
+  // Bounds are of the rows as they were prepared: where they changed, neighbours are passed over.
+  if (std::any_of(p.indices, p.indices + p.m * p.k,
+                  [n](std::int64_t found) { return found < 0 || found >= n; }))
+    throw std::out_of_range("knn: rows have fewer neighbours than there are other rows");
 }
 
 }  // namespace

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,10 @@ class Estimate:
         return f"{self.value:.4g} [{self.lower:.4g}, {self.upper:.4g}]"
 
 
-def check_confidence(confidence: float) -> float:
+def check_confidence(confidence: Any) -> float:
     """Return `confidence`, or raise InputError unless it lies strictly between 0 and 1."""
-    if not 0.0 < confidence < 1.0:
+    number = isinstance(confidence, (int, float, np.integer, np.floating))
+    if not (number and 0.0 < confidence < 1.0):
         raise InputError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")
     return float(confidence)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +200,10 @@ def as_layers(layers: Any, least_columns: int = 1) -> list[Tensor]:
     Raises InputError on shapes, types and devices that differ, and as `devices.check_matrix`;
     BackendError on layers in host memory.
     """
+    if not isinstance(layers, Iterable):
+        raise InputError(
+            f"layers must be (layers, n, d), or a sequence of (n, d), got {type(layers).__name__}"
+        )
     xs = [devices.device_tensor(layer, f"layer {i}") for i, layer in enumerate(layers)]
     if not xs:
         raise InputError("there is no layer: pass (layers, n, d), or tensors (n, d) of one shape")

@@ -204,7 +204,7 @@ def _check_for_device(backend: str, x: Any, queries: Any, strategy: str, on_devi
 class Prepared(Rows):
     """Rows with the form that searches read: made by `prepare`, taken wherever rows are taken.
 
-    index: equal rows grouped, rows rotated, ordered and rounded. The data must not change.
+    index: rows grouped, rotated, ordered, rounded. The data must not change (InputError if seen).
     """
 
     index: cpu.Index

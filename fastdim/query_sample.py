@@ -57,7 +57,7 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
 
 
 def _from_mean(rows: Rows) -> NDArray[np.float64]:
-    """Squared distance of each row (n,) from the mean of all."""
+    """Distance of each row (n,) from the mean of all."""
     total = np.zeros(rows.d)
     for start, stop in rows.spans():
         total += rows.float64(start, stop).sum(axis=0)
@@ -65,5 +65,7 @@ def _from_mean(rows: Rows) -> NDArray[np.float64]:
     found = np.empty(rows.n)
     for start, stop in rows.spans():
         centered = rows.float64(start, stop) - mean
-        found[start:stop] = np.einsum("ij,ij->i", centered, centered)
+        largest = np.abs(centered).max(axis=1)  # squares of tiny values vanish
+        centered /= np.where(largest > 0.0, largest, 1.0)[:, None]
+        found[start:stop] = largest * np.sqrt(np.einsum("ij,ij->i", centered, centered))
     return found

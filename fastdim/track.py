@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdim.arrays import whole_number
 from fastdim.diagnose.training import steps_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
+from fastdim.extract.shards import storage_errors
 from fastdim.extract.texts import Corpus, load_texts
 from fastdim.sweeps.definition import APPROXIMATE
 from fastdim.sweeps.folder import RunFolder, write_json
@@ -83,6 +85,11 @@ def find_checkpoints(
         raise InputError(
             "say which checkpoints: a hub model with revisions=, or local folders with checkpoints="
         )
+    for what, values in (("revisions", revisions), ("checkpoints", checkpoints), ("steps", steps)):
+        if values is not None and (
+            isinstance(values, (str, Path)) or not isinstance(values, Collection)
+        ):
+            raise InputError(f"{what} must be a list, got {values!r}: put what stands alone in one")
     if revisions is not None:
         if model is None:
             raise InputError("revisions belong to a model: name it")
@@ -107,7 +114,10 @@ def find_checkpoints(
         )
     if steps is not None and len(steps) != len(places):
         raise InputError(f"{len(steps)} steps for {len(places)} checkpoints: give one each")
-    given = None if steps is None else {n: int(s) for n, s in zip(names, steps, strict=True)}
+    given = None
+    if steps is not None:
+        numbers = [whole_number("steps", step, 0) for step in steps]
+        given = dict(zip(names, numbers, strict=True))
     known = steps_of(names, given)
     made = [Checkpoint(name, source, rev or None, known[name]) for name, source, rev in places]
     return sorted(made, key=lambda item: item.step)
@@ -168,6 +178,8 @@ def track(
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if ray is not None and engine != "ray":
         raise InputError("ray= belongs to engine='ray'")
+    if not (model is None or isinstance(model, Collection)):
+        raise InputError(f"model must be a name, or a list of names, got {model!r}")
     names = [model] if model is None or isinstance(model, str) else list(model)
     found = [
         find_checkpoints(name, revisions, _filled(checkpoints, name, len(names)), steps)
@@ -242,12 +254,18 @@ def _finish(
     failures = [(item, found) for item, found in pairs if not isinstance(found, RunRecord)]
     start = "" if alone else f"{work.name} "
     failed = [(f"{start}{item.name}", reason) for item, reason in failures]
+    if not records and alone:
+        return [], failed
+    told = [
+        {**asdict(item), "reason": str(reason), "model": work.name} for item, reason in failures
+    ]
+    with storage_errors(work.output):
+        work.output.mkdir(parents=True, exist_ok=True)
+    write_json(work.output / FAILED, told)
     if not records:
         return [], failed
     first = records[0]
     records += [failed_record(first, item, str(reason)) for item, reason in failures]
-    told = [{**asdict(item), "reason": str(reason)} for item, reason in failures]
-    write_json(work.output / FAILED, told)
     if not alone:
         Track(records).write_results(work.output, formats)
     return records, failed

@@ -66,24 +66,27 @@ class Track(Sweep):
             listed = read_json(place / FAILED) if (place / FAILED).is_file() else []
             # What a worker left that was killed too often is no run.
             left = {run_path(place, entry["name"]) for entry in listed}
-            settled = {path: _is_settled(path) for path in find_runs([place])}
+            settled = {path: _is_settled(path) for path in runs_in(place)}
             unfinished += [path for path in settled if not settled[path] and path not in left]
             measured = [RunRecord.read(path) for path in settled if settled[path]]
             measured.sort(key=lambda run: int(run.sample["step"]))
             names = {run.sample["revision"] for run in measured}
             runs += measured
             for entry in listed:
-                if entry["name"] in names or not measured:
+                if entry["name"] in names:
                     continue  # measured since, as a track that goes on writes its list last
-                reason = str(entry.pop("reason"))
-                start = f"{measured[0].sample['model']} " if len(places) > 1 else ""
+                reason, model = str(entry.pop("reason")), entry.pop("model", place.name)
+                start = f"{model} " if len(places) > 1 else ""
                 failed.append((f"{start}{entry['name']}", reason))
-                runs.append(failed_record(measured[0], Checkpoint(**entry), reason))
+                if measured:
+                    runs.append(failed_record(measured[0], Checkpoint(**entry), reason))
         if unfinished and not (partial and runs):
             raise StoreError(
                 f"{unfinished[0]} is a run of `fastdim sweep`, not of `fastdim track`, or a "
                 "checkpoint that is not finished: start the track again"
             )
+        if failed and not runs:
+            raise StoreError(f"no checkpoint could be measured; {failed[0][0]}: {failed[0][1]}")
         return cls(runs, failed, unfinished)
 
     @property
@@ -126,7 +129,15 @@ def trainings(folder: Path) -> list[Path]:
     """Folders of trainings in that of a track: itself, or those right inside where it has none."""
     if (folder / FAILED).is_file() or any(folder.glob("*/run.json")):
         return [folder]
-    return sorted({path.parent.parent for path in folder.glob("*/*/run.json")}) or [folder]
+    inside = {path.parent.parent for path in folder.glob("*/*/run.json")}
+    return sorted(inside | {path.parent for path in folder.glob(f"*/{FAILED}")}) or [folder]
+
+
+def runs_in(training: Path) -> list[Path]:
+    """Run folders of one of `trainings`; none where all of its checkpoints failed at once."""
+    if (training / FAILED).is_file() and not any(training.glob("*/run.json")):
+        return []
+    return find_runs([training])
 
 
 def load_runs(*folders: str | Path) -> Sweep:
@@ -136,7 +147,8 @@ def load_runs(*folders: str | Path) -> Sweep:
     that are not finished. Raises StoreError as `Sweep.load`.
     """
     places = [inner for folder in folders for inner in trainings(Path(folder))]
-    tracks = [path for path in places if any(_is_settled(run) for run in find_runs([path]))]
+    within = {path: runs_in(path) for path in places}
+    tracks = [path for path in places if not within[path] or any(map(_is_settled, within[path]))]
     if not tracks:
         return Sweep.load(*places)
     found = Track.load(*tracks, partial=True)

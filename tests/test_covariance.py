@@ -91,6 +91,16 @@ def test_how_many_products_are_in_float32(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [False, True, False, True, False]
 
 
+def test_products_about_a_point_far_from_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 64th row is a massive one, as at sequence starts, and the shift is their mean alone."""
+    rows = 0.1 * gaussian(1 << 16, 12)
+    rows[::64] = 300.0 * gaussian(1, 12)
+    rows = rows.astype(np.float32)
+    expected = naive.spectrum(in_dtype(rows, "float32")).anisotropy
+    monkeypatch.setattr("fastdim.moments.DIRECT_WORK", 0)
+    assert anisotropy(rows) == pytest.approx(expected, rel=1e-10)
+
+
 LARGE = {
     "massive rows": token_like(1200, 600),
     "no gap": gaussian(1500, 600),

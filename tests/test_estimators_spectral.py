@@ -1,6 +1,7 @@
 """Ranks, slopes, isotropy, entropy and FisherS against plain references, and their errors."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,19 @@ def test_fishers_counts_as_float64_does(values: int, monkeypatch: pytest.MonkeyP
     np.fill_diagonal(cosines, -1.0)
     expected = (cosines[:, :, None] >= levels).sum(axis=1)
     np.testing.assert_array_equal(fishers_of._counts(unit, levels), expected)
+
+
+def test_fishers_needs_little_memory_where_all_pairs_are_at_a_level() -> None:
+    n = 300
+    unit = np.column_stack([np.full(n, math.sqrt(0.8)), math.sqrt(0.2) * np.eye(n)])
+    tracemalloc.start()
+    try:
+        found = fishers_of._counts(unit, np.array(fishers_of.ALPHAS))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert set(np.unique(found)) <= {0, n - 1}
+    assert peak < 6 * 8 * fishers_of.BLOCK_VALUES  # the rows of all pairs twice: 216 MB
 
 
 @pytest.mark.parametrize("rule", RULES)

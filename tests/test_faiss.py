@@ -245,6 +245,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"index": 3}, InputError, "FaissIndex.load"),
     ({"index": "nn-descent"}, InputError, "at least 101 rows"),
     ({"target_recall": 1.5}, InputError, "target_recall must be a share"),
+    ({"target_recall": "high"}, InputError, "target_recall must be a share"),
     ({"least_recall": float("nan")}, InputError, "least_recall must be a share"),
     ({"audit": -1}, InputError, "audit must be a whole number"),
     ({"audit": 0, "target_recall": 0.9}, InputError, "without an audit"),

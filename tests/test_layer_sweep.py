@@ -78,7 +78,7 @@ class Recorder:
         self.extension = extension
         self.main = self.now = Stream()
         self.events: list[tuple[Any, ...]] = []
-        self.fails = ""
+        self.fails: str | RuntimeError = ""
         self.Stream, self.CUDAGraph = self.new, lambda: Graph(self)
         monkeypatch.setattr(lanes, "_cuda", lambda: self)
         monkeypatch.setattr(lanes, "STREAMLESS", set())
@@ -118,7 +118,7 @@ class Recorder:
             yield
         self.extension.recording = None
         if self.fails:
-            raise RuntimeError(self.fails)
+            raise self.fails if isinstance(self.fails, RuntimeError) else RuntimeError(self.fails)
 
 
 class Graph:
@@ -372,6 +372,10 @@ def test_graphs_that_cannot_be_recorded_or_do_not_fit(
     recorder.fails = "operation not permitted when stream is capturing"
     with pytest.raises(BackendError, match=r"not permitted .*: pass graph=False"):
         LayerSweep(graph=True).knn(layers_of(2))
+    recorder.fails = torch.OutOfMemoryError("no memory left")
+    # Of memory `cuda.on_device_of` tells, which the recorder stands for here.
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        LayerSweep(graph=True).knn(layers_of(2))
 
 
 def test_auto_records_where_launches_dominate(
@@ -398,6 +402,8 @@ def test_refusals(on_device: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     xs = layers_of(2)
     for bad, message in (
         ([], "there is no layer"),
+        (5, r"layers must be \(layers, n, d\), or a sequence of \(n, d\), got int"),
+        (None, "layers must be"),
         (xs[0], "two dimensions"),
         ([xs[0], xs[1][:, :5]], r"layer 1 is \(150, 5\) float32 on cpu and layer 0 \(150, 20\)"),
         ([xs[0], xs[1].double()], "pass layers of one shape, type and device"),
@@ -411,6 +417,7 @@ def test_refusals(on_device: Both, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"pairs": -1}, "pairs must be"),
         ({"k": 0}, "k must be"),
         ({"confidence": 2.0}, "confidence"),
+        ({"confidence": "95%"}, "confidence must lie strictly between 0 and 1, got '95%'"),
     ):
         with pytest.raises(InputError, match=message):
             LayerSweep(**options)

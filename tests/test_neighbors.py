@@ -230,6 +230,22 @@ def test_forced_strategy_is_the_one_recorded(strategy: str) -> None:
     assert found.plan["pairs_refined"] >= 700
 
 
+@pytest.mark.parametrize("strategy", ["pruned", "full"])
+@pytest.mark.parametrize("k", [8, 20, 200])
+def test_rows_that_changed_after_they_were_prepared(strategy: str, k: int) -> None:
+    """Bounds of other rows hide neighbours: an error, whether lists are heaps or gathered."""
+    x = gaussian(600, 80).astype(np.float32)
+    x[300:310] = x[:10]
+    prepared = fd.prepare(x, k=k, strategy=strategy)
+    x[:] = 1e-3 * np.random.default_rng(1).standard_normal(x.shape)
+    for duplicates in ("collapse", "keep"):
+        with pytest.raises(fd.InputError, match=r"rows have fewer than .* prepare them again"):
+            fd.knn(prepared, k, duplicates=duplicates)
+    x[:] = np.nan
+    with pytest.raises(fd.InputError, match="prepare them again"):
+        fd.knn(prepared, k, queries=gaussian(4, 80).astype(np.float32))
+
+
 def test_strategies_that_make_no_sense() -> None:
     x = token_like(100, 8)
     with pytest.raises(fd.InputError, match="strategy must be one of auto, pruned, full, tiled"):
@@ -250,6 +266,17 @@ def test_ragged_queries_and_seeds_that_are_none(call: Any) -> None:
     for seed in ("a", -1, 1.5, None):
         with pytest.raises(fd.InputError, match=r"seed must be a whole number >= 0, got"):
             call(x, queries=10, seed=seed)
+
+
+def test_numbers_and_labels_that_numpy_cannot_read() -> None:
+    """As it cannot read those on a GPU: tensors without values stand for them."""
+    x, away = token_like(100, 8), torch.zeros(100, dtype=torch.int64, device="meta")
+    with pytest.raises(fd.InputError, match=r"queries cannot be read by numpy .* in host memory"):
+        fd.knn(x, 2, queries=away)
+    with pytest.raises(fd.InputError, match="queries cannot be read by numpy"):
+        fd.knn(x, 2, queries=torch.zeros(3, requires_grad=True))
+    with pytest.raises(fd.InputError, match="groups cannot be read by numpy"):
+        fd.spectrum(x, groups=away)
 
 
 def test_ragged_groups_and_other_seeds() -> None:

@@ -53,6 +53,12 @@ def test_equal_rows_count_once() -> None:
         stratified_queries(x, 41)
 
 
+def test_tiny_rows_have_their_distances() -> None:
+    x = gaussian(300, 5)
+    chosen = stratified_queries(x, 10)
+    np.testing.assert_array_equal(stratified_queries(x * 2.0**-700, 10), chosen)
+
+
 @pytest.mark.parametrize("wanted", [0, -1, 2.5, True])
 def test_what_is_refused(wanted: object) -> None:
     with pytest.raises(InputError, match="queries must be a whole number >= 1"):

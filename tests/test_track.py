@@ -249,7 +249,9 @@ def test_several_models_in_one_command(
     assert before == (out / "results.csv").read_bytes()
 
 
-def test_several_models_of_which_some_cannot_be_measured(checkpoints: Path, tmp_path: Path) -> None:
+def test_several_models_of_which_some_cannot_be_measured(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = checkpoints.with_name("other")
     for step in (5, 50, 500):
         shutil.copytree(checkpoints / "checkpoint-1", other / f"checkpoint-{step}")
@@ -258,6 +260,16 @@ def test_several_models_of_which_some_cannot_be_measured(checkpoints: Path, tmp_
     part = track(["training", "other"], TEXTS, tmp_path / "b", **given)
     assert set(part.table["model"]) == {"training"}
     assert [name for name, _ in part.failed] == [f"other checkpoint-{n}" for n in (5, 50, 500)]
+    # Its folder and the report say so too.
+    assert Track.load(tmp_path / "b").failed == part.failed
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "b"), "--formats", "csv", "-q"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("checkpoint other checkpoint-") == 3
+    assert "cannot open the model" in told
+    assert main(["ls", str(tmp_path / "b")]) == 0
+    with pytest.raises(StoreError, match=r"no checkpoint could be measured; checkpoint-5: cannot"):
+        Track.load(tmp_path / "b" / "other")
     for folder in checkpoints.iterdir():
         remove_weights(folder)
     with pytest.raises(ModelError, match="cannot open the model"):
@@ -388,6 +400,17 @@ def test_bad_requests(checkpoints: Path, tmp_path: Path) -> None:
         find_checkpoints("m", ["step1", "step1"], None)
     with pytest.raises(InputError, match="1 steps for 2"):
         find_checkpoints("m", ["a", "b"], None, [1])
+    for call, message in (
+        (("m", "step1", None), "revisions must be a list, got 'step1'"),
+        ((None, None, str(checkpoints)), "checkpoints must be a list"),
+        (("m", ["a", "b"], None, 5), "steps must be a list, got 5"),
+        (("m", ["a", "b"], None, [1.5, 2]), "steps must be a whole number >= 0, got 1.5"),
+        (("m", ["a", "b"], None, ["1", 2]), "steps must be a whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_checkpoints(*call)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="model must be a name, or a list of names, got 5"):
+        track(5, TEXTS, tmp_path, revisions=["step1", "step2"])  # type: ignore[arg-type]
     given = find_checkpoints("m", ["main", "early"], None, [200, 100])
     assert [(item.name, item.step) for item in given] == [("early", 100), ("main", 200)]
     with pytest.raises(InputError, match="keep must be"):

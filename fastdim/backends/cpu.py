@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -190,7 +192,8 @@ class Index:
         queries: row numbers (m,), None for every row. The row itself is excluded by its number;
         ties go to the smaller number. by_group: queries and results are numbers of groups of equal
         rows, in the order of `distinct`. Exact and independent of threads, chunk_rows and strategy:
-        see csrc/knn.h. Needs 1 <= k < the number of rows or groups.
+        see csrc/knn.h. Needs 1 <= k < the number of rows or groups. Raises InputError where rows
+        changed so that neighbours were passed over.
         """
         if queries is not None:
             queries = np.ascontiguousarray(queries, dtype=np.int64)
@@ -199,16 +202,17 @@ class Index:
         # NaN and -1 would show at once if the kernel left a place unwritten.
         distances = np.full((m, k), np.nan)
         indices = np.full((m, k), -1, dtype=np.int64)
-        counts = self._index.knn(
-            0 if queries is None else _address(queries),
-            m,
-            k,
-            by_group,
-            threads,
-            chunk_rows,
-            _address(distances),
-            _address(indices),
-        )
+        with _unchanged(k):
+            counts = self._index.knn(
+                0 if queries is None else _address(queries),
+                m,
+                k,
+                by_group,
+                threads,
+                chunk_rows,
+                _address(distances),
+                _address(indices),
+            )
         return distances, indices, counts
 
     def lookup(
@@ -220,16 +224,29 @@ class Index:
         """
         distances = np.full((others.n, k), np.nan)
         indices = np.full((others.n, k), -1, dtype=np.int64)
-        counts = self._index.lookup(
-            *_matrix(others),
-            k,
-            by_group,
-            threads,
-            chunk_rows,
-            _address(distances),
-            _address(indices),
-        )
+        with _unchanged(k):
+            counts = self._index.lookup(
+                *_matrix(others),
+                k,
+                by_group,
+                threads,
+                chunk_rows,
+                _address(distances),
+                _address(indices),
+            )
         return distances, indices, counts
+
+
+@contextmanager
+def _unchanged(k: int) -> Iterator[None]:
+    """InputError where the search inside passed over neighbours."""
+    try:
+        yield
+    except IndexError as error:
+        raise InputError(
+            f"some rows have fewer than {k} neighbours: their values were changed after they were "
+            "prepared, or during the search; prepare them again"
+        ) from error
 
 
 def knn(

@@ -59,7 +59,8 @@ class Options:
             ("target_recall", self.target_recall),
             ("least_recall", self.least_recall),
         ):
-            if value is not None and (isinstance(value, bool) or not 0.0 <= value <= 1.0):
+            number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+            if value is not None and not (number and 0.0 <= value <= 1.0):
                 raise InputError(f"{name} must be a share between 0 and 1, got {value!r}")
         if self.audit is not None:
             whole_number("audit", self.audit, 0)

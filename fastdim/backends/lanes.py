@@ -57,7 +57,7 @@ class Recorded(Generic[Result]):
 
     The jobs run once before they are recorded, for what is loaded at first use cannot be recorded.
     They must only queue work, and read and write the same memory every time. Raises BackendError
-    where CUDA cannot record them.
+    where CUDA cannot record them; what torch raises where memory runs out is left to the caller.
     """
 
     def __init__(self, lanes: Lanes, jobs: Sequence[Callable[[], Result]]) -> None:
@@ -68,7 +68,7 @@ class Recorded(Generic[Result]):
             self.graph = cuda.CUDAGraph()
             with cuda.graph(self.graph):
                 self.results = lanes.run(jobs)
-        except BackendError:
+        except (BackendError, require("torch", "torch").OutOfMemoryError):
             raise
         except RuntimeError as error:
             raise BackendError(

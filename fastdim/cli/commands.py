@@ -20,10 +20,10 @@ from fastdim.extract.shards import storage_errors
 from fastdim.sweeps.folder import RunFolder
 from fastdim.sweeps.jobs import Job, plan_job, prepare_files, prepare_model, run_job
 from fastdim.sweeps.progress import Progress
-from fastdim.sweeps.record import RunRecord, find_runs
+from fastdim.sweeps.record import RunRecord
 from fastdim.sweeps.result import Sweep, require_formats, run_folders
 from fastdim.sweeps.together import run_together
-from fastdim.track_result import Track, load_runs, trainings
+from fastdim.track_result import Track, load_runs, runs_in, trainings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -181,7 +181,15 @@ def report(options: argparse.Namespace) -> int:
         print("fastdim: a run is not finished; the report shows what is there", file=sys.stderr)
     if isinstance(result, Track):
         _tell([f"{path} is not finished, and left out" for path in result.unfinished], "  ", "")
-    return _show(result, output, options.quiet)
+    code = _show(result, output, options.quiet)
+    # Of a model none of whose checkpoints could be measured there is no row.
+    told = {f"{run.sample['model']} {run.sample['revision']}" for run in result.runs}
+    told |= {str(run.sample["revision"]) for run in result.runs}
+    failed = result.failed if isinstance(result, Track) else []
+    missing = [(name, reason) for name, reason in failed if name not in told]
+    for name, reason in missing:
+        print(f"fastdim: checkpoint {name} failed: {reason}", file=sys.stderr)
+    return FAILED_ROWS if missing else code
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -189,7 +197,8 @@ def ls(options: argparse.Namespace) -> int:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "model", "revision", "rows", "sites", "pieces", "failed", "time"):
         table.add_column(heading, overflow="fold")
-    for path in find_runs([inner for place in options.folders for inner in trainings(Path(place))]):
+    places = [inner for place in options.folders for inner in trainings(Path(place))]
+    for path in dict.fromkeys(run for place in places for run in runs_in(place)):
         folder = RunFolder(path)
         if folder.sample() is None:
             table.add_row(str(path), folder.definition().model, "", "", "", "none yet", "", "")

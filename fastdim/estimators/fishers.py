@@ -129,6 +129,7 @@ def _counts(unit: Array, levels: Array) -> NDArray[np.int64]:
     waiting: list[NDArray[np.int64]] = []
     held = 0
     size = max(1, BLOCK_VALUES // n)
+    step = max(1, BLOCK_VALUES // unit.shape[1])  # pairs whose rows are taken out at a time
     for start in range(0, n, size):
         cosines = small[start : start + size] @ small[start:].T
         # Few pairs reach the lowest level: only those are compared with the rest.
@@ -139,8 +140,10 @@ def _counts(unit: Array, levels: Array) -> NDArray[np.int64]:
         row, column = row + start, column + start
         reached = np.searchsorted(levels, near - margin, side="right")
         close = np.flatnonzero(reached != np.searchsorted(levels, near + margin, side="right"))
-        exact = np.einsum("ij,ij->i", unit[row[close]], unit[column[close]])
-        reached[close] = np.searchsorted(levels, exact, side="right")
+        for at in range(0, len(close), step):
+            pair = close[at : at + step]
+            exact = np.einsum("ij,ij->i", unit[row[pair]], unit[column[pair]])
+            reached[pair] = np.searchsorted(levels, exact, side="right")
         waiting += [row * width + reached, column * width + reached]
         held += 2 * len(row)
         if held > n * width or start + size >= n:
