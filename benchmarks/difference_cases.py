@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from difference_lines import Line, manifolds, microscope, refused, rngs, skdim
+from difference_lines import Line, manifolds, refused, rngs, skdim
 from interval_coverage import ideal_neighbors
 from numpy.typing import NDArray
+from peers import microscope
 from shapes import ball, gaussian, torus
 from torchid_formulas import (
     correlation,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,18 +73,3 @@ def refused(call: Callable[[], Any]) -> float:
         return float(call())
     except InputError:
         return math.nan
-
-
-@cache
-def microscope() -> Any:
-    """llm_microscope/functions.py by its path: the package's own import fails (version 0.0.7)."""
-    spec = importlib.util.find_spec("llm_microscope")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the package llm-microscope is missing: pip install llm-microscope==0.0.7")
-    path = Path(spec.submodule_search_locations[0]) / "functions.py"
-    loading = importlib.util.spec_from_file_location("llm_microscope_functions", path)
-    assert loading is not None
-    module = importlib.util.module_from_spec(loading)
-    assert loading.loader is not None
-    loading.loader.exec_module(module)
-    return module

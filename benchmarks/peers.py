@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,11 +100,12 @@ def dadapy_twonn(x: Matrix, threads: int) -> Result:
         return {"value": float(data.compute_id_2NN()[0])}
 
 
+@cache
 def microscope() -> ModuleType:
     """llm_microscope/functions.py by its path: the package's own import fails (version 0.0.7)."""
     spec = importlib.util.find_spec("llm_microscope")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("llm-microscope is not installed: pip install '.[bench]'")
+        raise SystemExit("the package llm-microscope is missing: pip install llm-microscope==0.0.7")
     path = Path(spec.submodule_search_locations[0]) / "functions.py"
     loading = importlib.util.spec_from_file_location("llm_microscope_functions", path)
     assert loading is not None

@@ -54,3 +54,18 @@ def token_like(n: int = 400, d: int = 48, seed: int = 3) -> np.ndarray:
     x += 2.0 * rng.standard_normal(d)
     x[:: n // 4] *= 300.0
     return x.astype(np.float32)
+
+
+@pytest.fixture
+def tensors_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors in host memory count as a GPU's."""
+    import torch
+
+    from fastdim.backends import devices
+
+    proper = devices.check_matrix
+    monkeypatch.setattr(
+        devices,
+        "device_tensor",
+        lambda x, name="x": proper(x, name) if isinstance(x, torch.Tensor) else None,
+    )

@@ -281,24 +281,18 @@ def check_all(knn: Knn) -> None:
 
 def test_without_faults_the_same_checks_pass(emulated):
     check_all(emulated)
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_found(tmp_path, fault):
-    broken = build(tmp_path, *FAULTS[fault])
-    with pytest.raises((AssertionError, RuntimeError)):
-        check_all(broken)
-
-
-def test_without_faults_both_sides_pass(emulated):
     check_both_sides(emulated)
 
 
-@pytest.mark.parametrize("fault", BOTH_SIDES)
-def test_planted_faults_of_either_side_are_found(tmp_path, fault):
-    broken = build(tmp_path, *BOTH_SIDES[fault])
+PLANTED = [(check_all, FAULTS, name) for name in FAULTS]
+PLANTED += [(check_both_sides, BOTH_SIDES, name) for name in BOTH_SIDES]
+
+
+@pytest.mark.parametrize(("check", "faults", "name"), PLANTED, ids=[name for *_, name in PLANTED])
+def test_planted_faults_are_found(tmp_path, check, faults, name):
+    broken = build(tmp_path, *faults[name])
     with pytest.raises((AssertionError, RuntimeError)):
-        check_both_sides(broken)
+        check(broken)
 
 
 def test_knn_calls_the_engine(emulated, monkeypatch):

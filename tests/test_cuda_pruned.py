@@ -102,14 +102,8 @@ def test_the_same_bits_for_any_order_of_warps(emulated: Extension) -> None:
     assert torch.equal(first[1], full[1])
 
 
-def test_knn_asks_for_it(emulated: Extension, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_knn_asks_for_it(emulated: Extension, tensors_on_gpu: None) -> None:
     """By name alone, of rows on the GPU; and estimators search there too."""
-    proper = devices.check_matrix
-    monkeypatch.setattr(
-        devices,
-        "device_tensor",
-        lambda x, name="x": proper(x, name) if isinstance(x, torch.Tensor) else None,
-    )
     values = clusters(3, 100).data
     values[50:60] = values[3]
     x = torch.from_numpy(values)

@@ -6,7 +6,7 @@ right. DADApy cannot be installed beside numpy 2: benchmarks/estimators_parity.p
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the packages, at import
     import skdim
     from IsoScore import IsoScore
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from peers import microscope
 
 ROWS = 250
 
@@ -229,21 +233,6 @@ def test_isoscore(manifold: str, layers: dict[int, np.ndarray]) -> None:
         assert fastdim.isoscore(x).value == pytest.approx(plain, rel=1e-5, abs=1e-6)
         found = fastdim.isoscore_star(x, 0.3, target.numpy())
         assert found.value == pytest.approx(shrunk, rel=1e-5, abs=1e-6)
-
-
-@cache
-def microscope() -> Any:
-    """llm_microscope/functions.py by its path: the package's own import fails (version 0.0.7)."""
-    spec = importlib.util.find_spec("llm_microscope")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    path = Path(spec.submodule_search_locations[0]) / "functions.py"
-    loading = importlib.util.spec_from_file_location("llm_microscope_functions", path)
-    assert loading is not None
-    module = importlib.util.module_from_spec(loading)
-    assert loading.loader is not None
-    loading.loader.exec_module(module)
-    return module
 
 
 def test_llm_microscope(layers: dict[int, np.ndarray]) -> None:

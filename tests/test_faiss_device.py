@@ -122,14 +122,8 @@ class Inverted:
 
 
 @pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def on_gpu(tensors_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """Tensors count as a GPU's; the exact engine there is the float64 reference."""
-    proper = devices.check_matrix
-    monkeypatch.setattr(
-        devices,
-        "device_tensor",
-        lambda x, name="x": proper(x, name) if isinstance(x, torch.Tensor) else None,
-    )
     monkeypatch.setattr(devices, "_of_device", lambda x, operation: "triton")
 
     def exact(engine: str, x: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[Any, ...]:

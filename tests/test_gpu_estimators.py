@@ -14,14 +14,8 @@ from fastdim.backends import devices
 
 
 @pytest.fixture
-def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_device(tensors_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors count as a GPU's, and Triton's interpreter searches them."""
-    proper = devices.check_matrix
-    monkeypatch.setattr(
-        devices,
-        "device_tensor",
-        lambda x, name="x": proper(x, name) if isinstance(x, torch.Tensor) else None,
-    )
     monkeypatch.setattr(devices, "_of_device", lambda x, operation: "triton")
 
 

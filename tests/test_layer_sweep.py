@@ -48,14 +48,8 @@ class Both(Extension):
 
 
 @pytest.fixture
-def on_device(emulated: Both, monkeypatch: pytest.MonkeyPatch) -> Both:
+def on_device(emulated: Both, tensors_on_gpu: None) -> Both:
     """Tensors count as a GPU's."""
-    proper = devices.check_matrix
-    monkeypatch.setattr(
-        devices,
-        "device_tensor",
-        lambda x, name="x": proper(x, name) if isinstance(x, torch.Tensor) else None,
-    )
     emulated.launched.clear()
     emulated.recording = None
     return emulated

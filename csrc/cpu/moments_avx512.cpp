@@ -7,8 +7,8 @@
 namespace fastdim {
 namespace {
 
-constexpr std::size_t kWidth = 24;       // of float64 panels
-constexpr std::size_t kFloatWidth = 48;  // of float32 panels
+constexpr std::size_t kWidth = 24;       // of float64 panels: 3 vectors
+constexpr std::size_t kFloatWidth = 48;  // of float32 panels: likewise
 constexpr int kTileRows = 8;
 
 void store(double* out, __m512d value) { _mm512_storeu_pd(out, value); }
@@ -29,29 +29,57 @@ void pack_avx512(const void* x, std::size_t d, double scale, const double* shift
     }
 }
 
-void gram_avx512(const double* a, const double* b, std::size_t count, double* tile) {
-  __m512d sum[kTileRows][3];
+// Elements side by side.
+struct Doubles {
+  using Element = double;
+  using Vector = __m512d;
+  static constexpr std::size_t lanes = 8;
+  static Vector zero() { return _mm512_setzero_pd(); }
+  static Vector load(const Element* p) { return _mm512_loadu_pd(p); }
+  static Vector all(const Element* p) { return _mm512_set1_pd(*p); }
+  static Vector add(Vector a, Vector b, Vector sum) { return _mm512_fmadd_pd(a, b, sum); }
+};
+
+struct Floats {
+  using Element = float;
+  using Vector = __m512;
+  static constexpr std::size_t lanes = 16;
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector load(const Element* p) { return _mm512_loadu_ps(p); }
+  static Vector all(const Element* p) { return _mm512_set1_ps(*p); }
+  static Vector add(Vector a, Vector b, Vector sum) { return _mm512_fmadd_ps(a, b, sum); }
+};
+
+// Sums over count rows of two panels of 3 vectors; always inlined, for the sums to stay in
+// registers.
+template <class Type>
+__attribute__((always_inline)) inline void sum_products(
+    const typename Type::Element* a, const typename Type::Element* b, std::size_t count,
+    typename Type::Vector (&sum)[kTileRows][3]) {
 #pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm512_setzero_pd();
-  for (std::size_t k = 0; k < count; ++k, a += kWidth, b += kWidth) {
-    const __m512d b0 = _mm512_loadu_pd(b);
-    const __m512d b1 = _mm512_loadu_pd(b + 8);
-    const __m512d b2 = _mm512_loadu_pd(b + 16);
+  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = Type::zero();
+  for (std::size_t k = 0; k < count; ++k, a += 3 * Type::lanes, b += 3 * Type::lanes) {
+    const typename Type::Vector b0 = Type::load(b);
+    const typename Type::Vector b1 = Type::load(b + Type::lanes);
+    const typename Type::Vector b2 = Type::load(b + 2 * Type::lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
-      const __m512d element = _mm512_set1_pd(a[r]);
-      sum[r][0] = _mm512_fmadd_pd(element, b0, sum[r][0]);
-      sum[r][1] = _mm512_fmadd_pd(element, b1, sum[r][1]);
-      sum[r][2] = _mm512_fmadd_pd(element, b2, sum[r][2]);
+      const typename Type::Vector element = Type::all(a + r);
+      sum[r][0] = Type::add(element, b0, sum[r][0]);
+      sum[r][1] = Type::add(element, b1, sum[r][1]);
+      sum[r][2] = Type::add(element, b2, sum[r][2]);
     }
   }
+}
+
+void gram_avx512(const double* a, const double* b, std::size_t count, double* tile) {
+  __m512d sum[kTileRows][3];
+  sum_products<Doubles>(a, b, count, sum);
 #pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r) {
-    double* out = tile + static_cast<std::size_t>(r) * kWidth;
-    _mm512_storeu_pd(out, sum[r][0]);
-    _mm512_storeu_pd(out + 8, sum[r][1]);
-    _mm512_storeu_pd(out + 16, sum[r][2]);
-  }
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+    for (std::size_t h = 0; h < 3; ++h)
+      _mm512_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 8 * h, sum[r][h]);
 }
 
 void add(double* out, __m256 value) {
@@ -62,26 +90,13 @@ void gram_floats_avx512(const float* a, const float* b, std::size_t count, doubl
   for (std::size_t i = 0; i < kTileRows * kFloatWidth; i += 8)
     _mm512_storeu_pd(tile + i, _mm512_setzero_pd());
   for (std::size_t start = 0; start < count; start += kShortBlock) {
-    const std::size_t stop = count - start < kShortBlock ? count : start + kShortBlock;
+    const std::size_t rows = count - start < kShortBlock ? count - start : kShortBlock;
     __m512 sum[kTileRows][3];
-#pragma GCC unroll 8
-    for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = _mm512_setzero_ps();
-    for (std::size_t k = start; k < stop; ++k, a += kFloatWidth, b += kFloatWidth) {
-      const __m512 b0 = _mm512_loadu_ps(b);
-      const __m512 b1 = _mm512_loadu_ps(b + 16);
-      const __m512 b2 = _mm512_loadu_ps(b + 32);
-#pragma GCC unroll 8
-      for (int r = 0; r < kTileRows; ++r) {
-        const __m512 element = _mm512_set1_ps(a[r]);
-        sum[r][0] = _mm512_fmadd_ps(element, b0, sum[r][0]);
-        sum[r][1] = _mm512_fmadd_ps(element, b1, sum[r][1]);
-        sum[r][2] = _mm512_fmadd_ps(element, b2, sum[r][2]);
-      }
-    }
+    sum_products<Floats>(a + start * kFloatWidth, b + start * kFloatWidth, rows, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 3
-      for (int h = 0; h < 3; ++h) {
+      for (std::size_t h = 0; h < 3; ++h) {
         double* out = tile + static_cast<std::size_t>(r) * kFloatWidth + 16 * h;
         add(out, _mm512_castps512_ps256(sum[r][h]));
         add(out + 8, _mm512_extractf32x8_ps(sum[r][h], 1));
