@@ -36,12 +36,21 @@ def knn(
     distances = np.empty((len(chosen), k))
     indices = np.empty((len(chosen), k), dtype=np.int64)
     for place, query in enumerate(chosen):
-        distance = np.sqrt(np.square(rows - points[query]).sum(axis=1))
+        distance = _lengths(rows - points[query])
         if others is None:
             distance[query] = math.inf
         indices[place] = np.argsort(distance, kind="stable")[:k]
         distances[place] = distance[indices[place]]
     return distances, indices
+
+
+def _lengths(x: Array) -> Array:
+    """Euclidean norms of rows; each scaled by a power of two, so that no square over- or underflows
+    and no bit of a result moves."""
+    exponents = np.frexp(np.abs(x).max(axis=1))[1]
+    scaled = np.ldexp(x, -exponents[:, None])
+    lengths: Array = np.ldexp(np.sqrt(np.square(scaled).sum(axis=1)), exponents)
+    return lengths
 
 
 def distinct(x: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,10 +11,6 @@ import pytest
 import torch
 from conftest import gaussian, token_like
 from cosine_cases import (
-    DEVICE_CASES,
-    check_device,
-    check_device_dtype,
-    check_parallel_rows,
     with_zero_rows,
 )
 from cuda_cases import Extension, compiled, emulated, use
@@ -31,25 +27,11 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Extension:
     return Extension(compiled(tmp_path_factory.mktemp("cosine"), "cosine_library.cpp"))
 
 
-@pytest.mark.parametrize("case", DEVICE_CASES)
-def test_equals_the_reference(case: str, emulated: Extension) -> None:
-    check_device(case, "cuda", "cuda-emulated")
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_dtypes_bins_and_groups(dtype: str, emulated: Extension) -> None:
-    check_device_dtype(dtype, "cuda")
-
-
 @pytest.mark.parametrize("bins", [1, 2, 3000, 8192])
 def test_any_number_of_bins(bins: int, emulated: Extension) -> None:
     x = gaussian(70, 9)
     found = cosine_stats(x, bins=bins, backend="cuda")
     np.testing.assert_array_equal(found.histogram, naive.cosine_stats(x, bins=bins).histogram)
-
-
-def test_spread_of_nearly_parallel_rows_does_not_cancel(emulated: Extension) -> None:
-    check_parallel_rows("cuda")
 
 
 def test_sampled_pairs_are_those_of_the_cpu(emulated: Extension) -> None:

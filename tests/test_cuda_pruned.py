@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import gaussian, in_dtype, token_like
+from conftest import gaussian, token_like
 from cuda_cases import Extension, compiled, emulated, use
 from filter_cases import cancelling, far_clusters, wide_range, wide_rows
 
@@ -51,16 +51,6 @@ def test_tiles_of_far_clusters_are_left_out(emulated: Extension) -> None:
 
 def test_rows_without_structure_take_every_tile(emulated: Extension) -> None:
     assert check(as_rows(gaussian(700, 130).astype(np.float32)))[1] == 36
-
-
-@pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (3, 5, 2), (129, 65, 2), (900, 9, 7)])
-def test_sizes(n: int, d: int, k: int, emulated: Extension) -> None:
-    check(as_rows(gaussian(n, d).astype(np.float32)), k)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_dtypes_with_massive_rows_and_an_offset(dtype: str, emulated: Extension) -> None:
-    check(in_dtype(token_like(400, 40), dtype))
 
 
 def test_the_sets_that_break_a_filter(emulated: Extension) -> None:

@@ -35,8 +35,9 @@ def test_the_dry_mode_checks_times_and_tunes(tmp_path: Path) -> None:
     assert facts["times"][0]["what"] == "fastdim triton"
     assert facts["times"][1]["what"] == "cosines triton"
     assert "torch.cdist + topk" in [row["what"] for row in facts["times"]]
+    assert {check["what"] for check in facts["checks"]} == {"k = 2", "cosines"}
     assert len(facts["tiles"]) == 2
-    assert "| tokens | triton | 2 |" in (tmp_path / "gpu-interpreter.md").read_text()
+    assert "| tokens | triton | k = 2 |" in (tmp_path / "gpu-interpreter.md").read_text()
     assert tiles.TUNED.read_text() == table, "a dry run tunes nothing"
 
 

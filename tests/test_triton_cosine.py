@@ -9,10 +9,6 @@ import pytest
 import torch
 from conftest import gaussian, in_dtype, token_like
 from cosine_cases import (
-    DEVICE_CASES,
-    check_device,
-    check_device_dtype,
-    check_parallel_rows,
     with_zero_rows,
 )
 from filter_cases import wide_rows
@@ -25,20 +21,6 @@ from fastdim.backends.triton import launch
 from fastdim.neighbors import search_tensor
 
 __all__ = ["shared_storage"]  # a fixture
-
-
-@pytest.mark.parametrize("case", DEVICE_CASES)
-def test_equals_the_reference(case: str) -> None:
-    check_device(case, "triton", "triton-interpreter")
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_dtypes_bins_and_groups(dtype: str) -> None:
-    check_device_dtype(dtype, "triton")
-
-
-def test_spread_of_nearly_parallel_rows_does_not_cancel() -> None:
-    check_parallel_rows("triton")
 
 
 def test_sampled_pairs_are_those_of_the_cpu() -> None:

@@ -57,7 +57,7 @@ def needed_triton(architecture: str) -> tuple[int, int]:
 
     3.7 stops at the filter for sm_100 and at the cosines for sm_100 and gfx942.
     """
-    return (3, 9) if architecture.startswith(("sm_10", "gfx")) else (3, 7)
+    return (3, 9) if architecture.startswith(("sm_10", "gfx")) else (3, 6)
 
 
 def filter_tile(architecture: str, places: bool = False) -> dict[str, int]:
