@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity compat compare-estimators differences coverage study-estimators gpu-report million disk install clean
+.PHONY: help demo test lint bench parity compat compare-estimators differences coverage study-estimators gpu-report test-gpu million disk install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -44,6 +44,7 @@ help:
 	@echo "make coverage          how often intervals of the estimators hold what they are about"
 	@echo "make study-estimators  bias of every estimator on known dimensions; writes docs/study-estimators.md"
 	@echo "make gpu-report        compile every GPU kernel for every target (nvcc 13) and write docs/gpu-report.md"
+	@echo "make test-gpu          the engines' contract on this machine's GPU, with the Python and torch of PYTHON"
 	@echo "make million           a million tokens of prose (Debian's packages) through SmolLM2; goes on if stopped"
 	@echo "make disk              rows larger than memory: writes 8 GB, needs as much disk"
 	@echo "make clean   remove .venv, build products and caches"
@@ -85,6 +86,10 @@ study-estimators: $(STAMPS)/test
 
 gpu-report: $(STAMPS)/test
 	$(PY) benchmarks/gpu_report.py $(BENCH_ARGS)
+
+# Not in the environment of the tests, whose torch is one for the CPU.
+test-gpu:
+	FASTDIM_TEST_GPU=1 $(PYTHON) -m pytest tests/test_engines.py
 
 million: $(STAMPS)/test
 	$(PY) benchmarks/million.py --output benchmarks/results $(BENCH_ARGS)

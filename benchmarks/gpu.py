@@ -35,6 +35,7 @@ from gpu_checks import (
     check_estimators,
     check_layers,
     check_strategies,
+    check_wide,
     checks,
     like_tokens,
 )
@@ -286,7 +287,7 @@ def predicted_seconds(chip: str, n: int, d: int, what: str) -> float | None:
     from fastdim.backends import cost
 
     known = [short for short in cost.CHIPS if short in chip]
-    if what != "fastdim triton" or not known or cost.CHIPS[known[0]].loops is None:
+    if what != "fastdim triton" or not known:
         return None
     return cost.search(cost.CHIPS[known[0]], n, d).total
 
@@ -325,6 +326,8 @@ def measure(dry: bool, tuning: bool, repeats: int, rows: list[Path]) -> dict[str
     chip = "interpreter" if dry else torch.cuda.get_device_name()
     judged = list(checks(backends, dry))
     check_estimators(like_tokens(300 if dry else 4_000, 64), device)
+    if not dry:
+        check_wide(backends)
     if "cuda" in backends:
         check_strategies(torch.from_numpy(like_tokens(5_000, 200)).cuda())
     times: list[dict[str, Any]] = []

@@ -158,3 +158,33 @@ def check_estimators(values: np.ndarray, device: str) -> None:
         print(name, flush=True)
         if not abs(float(there) / float(here) - 1) < 1e-6:
             raise SystemExit(name)
+
+
+def check_wide(backends: list[str], n: int = 600_000, d: int = 4_096) -> None:
+    """Neighbours of some rows among more than 2^31 values, in 16 bits; SystemExit where wrong.
+
+    Takes 10 GB on the device.
+    """
+    import torch
+
+    from fastdim import knn
+
+    x = torch.empty(n, d, dtype=torch.float16, device="cuda")
+    for part in x.split(50_000):
+        part.copy_(torch.randn(part.shape, device="cuda"))
+    chosen = [0, 7, n // 2, n - 3, n - 1, *range(n - 45_000, n - 44_980)]
+    want = torch.empty((len(chosen), n), dtype=torch.float64, device="cuda")
+    for first in range(0, n, 20_000):
+        block = x[first : first + 20_000].double()
+        for place, query in enumerate(chosen):
+            difference = block - x[query].double()
+            want[place, first : first + 20_000] = difference.square().sum(dim=1).sqrt()
+    want[range(len(chosen)), chosen] = torch.inf
+    near = want.topk(2, largest=False)
+    for backend in backends:
+        found = knn(x, 2, queries=chosen, backend=backend)
+        distances, places = torch.as_tensor(found.distances), torch.as_tensor(found.indices)
+        error = float((distances.double() / near.values - 1).abs().max())
+        print(f"{n:,} x {d:,} in float16, {backend}: {error:.1e}", flush=True)
+        if not error <= LARGEST_ERROR or not torch.equal(places, near.indices):
+            raise SystemExit(f"{backend} is wrong on {n} x {d} values: nothing is timed")

@@ -115,22 +115,51 @@ def sass_facts(sass: str, registers: int, stack: int, shared: int) -> Facts:
         local=local,
         wide=len(re.findall(r"\b(?:LDG|LDGSTS)\.[^ ]*\b128\b", sass)),
         tensor=count_tensor(sass),
-        loops=filter_loops(sass),
+        loops=sass_loops(sass),
     )
 
 
-def filter_loops(sass: str) -> tuple[int, int, int] | None:
-    """Instructions of a filter's loop over slices, of a round of its end, which takes out one
-    candidate, and of the rest of a tile; None for a kernel without a loop over tiles and one after.
-    """
+def sass_loops(sass: str) -> tuple[int, int, int] | None:
+    """`filter_loops` of SASS."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
+    jumps = [(at, re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)) for at, text in code]
+    return filter_loops(code, [(at, int(jump[1], 16)) for at, jump in jumps if jump], r"MMA")
+
+
+def amd_loops(assembly: str) -> tuple[int, int, int] | None:
+    """`filter_loops` of AMD assembly: its vector instructions, beside which scalar ones run."""
+    code, jumps, labels = [], [], {}
+    for at, line in enumerate(assembly.splitlines()):
+        label = re.match(r"(\.LBB\w+):", line)
+        text = line.split(";")[0].strip()
+        jump = re.match(r"s_c?branch\w*\s+(\.LBB\w+)", text)
+        if label is not None:
+            labels[label[1]] = at
+        elif jump is not None:
+            jumps.append((at, jump[1]))
+        elif re.match(r"(?:v|ds|global|buffer)_", text):
+            code.append((at, text))
+    return filter_loops(code, [(at, labels[name]) for at, name in jumps], r"v_mfma")
+
+
+def filter_loops(
+    code: list[tuple[int, str]], jumps: list[tuple[int, int]], products: str
+) -> tuple[int, int, int] | None:
+    """Instructions of a filter's loop over slices, of a round of its end, which takes out one
+    candidate, and of the rest of a tile, products apart, for slices may be peeled off their loop;
+    None for a kernel without a loop over tiles and one after.
+
+    code: places and texts of the instructions that count. jumps: from where to where. products:
+    what matches those of the matrix units.
+    """
+    # A loop ends where the last jump goes back to its begin.
+    ends = {to: max(at for at, there in jumps if there == to) for _, to in jumps}
     spans = []
-    for at, text in code:
-        jump = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
-        if jump is not None and int(jump[1], 16) < at:
-            body = [line for place, line in code if int(jump[1], 16) <= place <= at]
-            multiplies = any(re.search(r"MMA", line) for line in body)
-            spans.append((len(body), int(jump[1], 16), at, multiplies))
+    for to, at in ends.items():
+        if to < at:
+            body = [line for place, line in code if to <= place <= at]
+            multiplying = sum(re.search(products, line) is not None for line in body)
+            spans.append((len(body), to, at, multiplying))
     slices = min((span for span in spans if span[3]), default=None)
     if slices is None:
         return None
@@ -141,7 +170,7 @@ def filter_loops(sass: str) -> tuple[int, int, int] | None:
     after = [span for span in spans if not span[3] and span[1] >= tile[2]]
     if not after:
         return None
-    return slices[0], max(after)[0], tile[0] - slices[0]
+    return slices[0], max(after)[0], tile[0] - slices[0] - (tile[3] - slices[3])
 
 
 def nvidia(cubin: bytes, shared: int) -> Facts:
@@ -172,6 +201,7 @@ def amd(assembly: str, shared: int) -> Facts:
         local=len(re.findall(r"\bscratch_(?:load|store)_", assembly)),
         wide=len(re.findall(r"\b(?:global|buffer)_load_dwordx4\b", assembly)),
         tensor=count_tensor(assembly),
+        loops=amd_loops(assembly),
     )
 
 

@@ -278,18 +278,17 @@ def queue_size() -> int:
 LOOPS = """
 ### Loops of the Triton filter by places in float16, 8 kept
 Instructions of a slice of 64 columns (products), of taking out one candidate at the end, and of the
-rest of a tile: what `fastdim/backends/cost.py` counts with.
+rest of a tile but its products: what `fastdim/backends/cost.py` counts with. Of gfx942 vector
+instructions alone; scalar ones are issued beside them.
 
 | target | slice | taking out | rest of a tile |
 |---|---|---|---|"""
 
 
 def loop_lines(targets: list[str]) -> list[str]:
-    """The table of the filter's loops, of NVIDIA targets."""
+    """The table of the filter's loops."""
     lines = [LOOPS]
     for name in targets:
-        if TARGETS[name].backend != "cuda":
-            continue
         loops = next(cases(name, True)).compile(TARGETS[name]).loops
         if loops is None:
             raise RuntimeError(f"the filter's loops are not found in its code for {name}")

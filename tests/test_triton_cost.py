@@ -30,10 +30,12 @@ def test_a_matrix_of_distances_as_measured_within_30_percent(size: tuple[int, in
 
 def test_instructions_are_those_of_the_report() -> None:
     page = (ROOT / "docs/gpu-report.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| (sm_\d+) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    found = re.findall(r"^\| (sm_\d+|gfx942) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     counts = {name: tuple(map(int, numbers)) for name, *numbers in found}
-    assert counts == {"sm_80": cost.SM_80, "sm_90": cost.SM_90, "sm_100": cost.SM_100}
-    for name, chip in (("sm_80", "A100"), ("sm_90", "H100"), ("sm_100", "B200")):
+    nvidia = {"sm_80": cost.SM_80, "sm_90": cost.SM_90, "sm_100": cost.SM_100}
+    assert counts == {**nvidia, "gfx942": cost.GFX942}
+    chips = {"sm_80": "A100", "sm_90": "H100", "sm_100": "B200", "gfx942": "MI300X"}
+    for name, chip in chips.items():
         assert cost.CHIPS[chip].tile_rows == tiles.filter_tile(name, places=True)["BLOCK_ROWS"]
 
 

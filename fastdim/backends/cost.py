@@ -19,7 +19,7 @@ Assumptions:
   warp's instruction a cycle each, and `ISSUE` of the cycles are used.
 - Operands reach the tensor cores through shared memory, which moves 128 bytes a cycle: a tile's
   are written once and read once by each group of warps that multiplies them: on sm_80 eight warps
-  of 32 x 64 pairs, on sm_90 two of 64 x 128, on sm_100 one.
+  of 32 x 64 pairs, on gfx942 eight waves of 64 x 32, on sm_90 two of 64 x 128, on sm_100 one.
 - A program's end takes out its candidates, a round each; the best of all programs of a query go on.
 """
 
@@ -47,7 +47,7 @@ class Chip:
 
     loops: instructions of the Triton filter's slice of 64 columns, of a round of its end, and of
     the rest of a tile; tile_rows: its rows; blocks: how many fit a multiprocessor
-    (docs/gpu-report.md). None where the code was not disassembled.
+    (docs/gpu-report.md).
     """
 
     name: str
@@ -58,15 +58,18 @@ class Chip:
     multiprocessors: int
     clock: float
     tile_rows: int
-    loops: tuple[int, int, int] | None
+    loops: tuple[int, int, int]
     blocks: int = 1
     # Rows of operands, of both sides, that a tile's warps read from shared memory.
     operands: int = 384
+    # Cycles of a scheduler for an instruction of a warp: AMD's 16 lanes take a wave of 64 in four.
+    issue_cycles: int = 1
 
 
 SM_80 = (176, 729, 573)
 SM_90 = (73, 424, 434)
-SM_100 = (86, 456, 377)
+SM_100 = (86, 456, 373)
+GFX942 = (62, 299, 394)
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -76,7 +79,8 @@ CHIPS = {
         Chip("B200", 2_250, 75, 37, 7_700, 148, 1.85, 128, SM_100, 1, 256),
         # The code of sm_80 runs there; float16 with float32 sums.
         Chip("RTX 4090", 165, 82.6, 1.3, 1_008, 128, 2.52, 128, SM_80, 1, 768),
-        Chip("MI300X", 1_307, 163, 163, 5_300, 304, 2.1, 128, None),
+        # Eight waves multiply 64 x 32 pairs each.
+        Chip("MI300X", 1_307, 163, 163, 5_300, 304, 2.1, 128, GFX942, 1, 768, 4),
     )
 }
 
@@ -119,10 +123,8 @@ def search(chip: Chip, n: int, d: int, keep: int = 8, value_bytes: int = 4) -> P
     products = 2.0 * TILE_QUERIES * chip.tile_rows * width / (GEMM * per_multiprocessor)
     moved = 2.0 * (TILE_QUERIES + chip.tile_rows + chip.operands) * width
     products = max(products, moved / (SHARED * chip.clock * 1e9))
-    cycles = chip.clock * 1e9 * 4 * ISSUE / WARPS
-    select = end = 0.0
-    if chip.loops is not None:
-        select, end = chip.loops[2] / cycles, chip.loops[1] * keep / cycles
+    cycles = chip.clock * 1e9 * 4 * ISSUE / WARPS / chip.issue_cycles
+    select, end = chip.loops[2] / cycles, chip.loops[1] * keep / cycles
     tile = products + select if chip.blocks == 1 else max(products, select)
     filtering = waves * (tiles_each * tile + end)
     memory = chip.memory * 1e9
@@ -188,7 +190,7 @@ def symmetric_table() -> str:
     head = " | ".join(f"{n:,} x {d:,}" for n, d in SIZES)
     lines = [f"| chip | {head} |", "|---|" + "---|" * len(SIZES)]
     for chip in CHIPS.values():
-        if chip.loops is not None:
+        if chip.loops is not GFX942:  # CUDA's
             shares = [symmetric_share(chip, n, d, 8) for n, d in SIZES]
             told = [f"{100 * s:.0f} %" + ("" if s <= WORTH else ", not chosen") for s in shares]
             lines.append(f"| {chip.name} | {' | '.join(told)} |")
@@ -197,7 +199,7 @@ def symmetric_table() -> str:
 
 def chip_of(name: str) -> Chip | None:
     """The chip of a device's name, e.g. "NVIDIA H100 80GB HBM3"; None for one that is not known."""
-    known = [chip for key, chip in CHIPS.items() if key in name and chip.loops is not None]
+    known = [chip for key, chip in CHIPS.items() if key in name]
     return known[0] if known else None
 
 
@@ -222,7 +224,7 @@ SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
 
 
 def table() -> str:
-    """Predictions as a table in Markdown; "-" where the code was not disassembled."""
+    """Predictions as a table in Markdown."""
     lines = [
         "| chip | n x d | torchid | Triton search | its filter | "
         "share of float16 rate | search against torchid |",
@@ -231,12 +233,10 @@ def table() -> str:
     for chip in CHIPS.values():
         for n, d in SIZES:
             matrix = matrix_search(chip, n, d)
-            ours = "- | - | - | -"
-            if chip.loops is not None:
-                found = search(chip, n, d)
-                ours = (
-                    f"{1e3 * found.total:.1f} ms | {1e3 * found.filter:.1f} ms | "
-                    f"{100 * found.filter_share:.0f} % | {matrix / found.total:.0f}x"
-                )
+            found = search(chip, n, d)
+            ours = (
+                f"{1e3 * found.total:.1f} ms | {1e3 * found.filter:.1f} ms | "
+                f"{100 * found.filter_share:.0f} % | {matrix / found.total:.0f}x"
+            )
             lines.append(f"| {chip.name} | {n:,} x {d:,} | {1e3 * matrix:,.0f} ms | {ours} |")
     return "\n".join(lines)
