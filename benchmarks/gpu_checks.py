@@ -170,7 +170,7 @@ def check_wide(backends: list[str], n: int = 600_000, d: int = 4_096) -> None:
     from fastdim import knn
 
     x = torch.empty(n, d, dtype=torch.float16, device="cuda")
-    for part in x.split(50_000):
+    for part in torch.split(x, 50_000):
         part.copy_(torch.randn(part.shape, device="cuda"))
     chosen = [0, 7, n // 2, n - 3, n - 1, *range(n - 45_000, n - 44_980)]
     want = torch.empty((len(chosen), n), dtype=torch.float64, device="cuda")

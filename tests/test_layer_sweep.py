@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import gaussian, token_like
+from conftest import gaussian
 from cosine_cases import with_zero_rows
 from cuda_cases import Extension, compiled, emulated, use
 from host_reads import HostReads
+from layer_cases import layers_of, same_cosines
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdim import BackendError, InputError, LayerSweep, cosine_stats, knn, naive
@@ -156,16 +157,11 @@ class Operations(TorchDispatchMode):
         return made
 
 
-def layers_of(count: int, n: int = 150, d: int = 20, seed: int = 0) -> torch.Tensor:
-    """Layers that differ in scale, offset and massive rows, float32."""
-    made = [token_like(n, d) * (i + 1) + 10.0 * i for i in range(count)]
-    noise = np.random.default_rng(seed).standard_normal((count, n, d))
-    return torch.from_numpy((np.stack(made) + noise).astype(np.float32))
-
-
-def same_neighbours(found: Any, x: torch.Tensor, queries: Any = None) -> None:
+def same_neighbours(
+    found: Any, x: torch.Tensor, queries: Any = None, backend: str = "cuda"
+) -> None:
     """Assert that a layer's result is that of a call for it alone, bit for bit, and right."""
-    alone = knn(x, found.k, queries=queries, backend="cuda")
+    alone = knn(x, found.k, queries=queries, backend=backend)
     assert torch.equal(found.distances, alone.distances)
     assert torch.equal(found.indices, alone.indices)
     assert torch.equal(found.queries, alone.queries)
@@ -173,18 +169,6 @@ def same_neighbours(found: Any, x: torch.Tensor, queries: Any = None) -> None:
     assert shared == alone.plan
     want, _ = naive.knn(x.numpy(), found.k, found.queries.numpy())
     np.testing.assert_allclose(found.distances.numpy(), want, rtol=1e-6)
-
-
-def same_cosines(found: Any, x: torch.Tensor, **options: Any) -> None:
-    alone = cosine_stats(x, backend="cuda", **options)
-    assert (found.mean, found.std, found.min, found.max, found.band) == (
-        alone.mean, alone.std, alone.min, alone.max, alone.band
-    )  # fmt: skip
-    np.testing.assert_array_equal(found.histogram, alone.histogram)
-    assert (found.backend, found.pairs) == (alone.backend, alone.pairs)
-    assert found.mean_estimate == alone.mean_estimate
-    want = naive.cosine_stats(x.numpy().astype(np.float64), bins=len(found.histogram))
-    assert (found.mean, found.std) == pytest.approx((want.mean, want.std), abs=1e-9)
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -406,6 +390,8 @@ def test_refusals(on_device: Both, monkeypatch: pytest.MonkeyPatch) -> None:
             LayerSweep().knn(bad)
     for options, message in (
         ({"graph": "yes"}, "True, False or 'auto'"),
+        ({"backend": "cpu"}, "one of auto, cuda, triton, got 'cpu'"),
+        ({"backend": "triton", "graph": True}, "graph=True records backend 'cuda'"),
         ({"streams": 0}, "streams must be"),
         ({"bins": 0}, "bins must be"),
         ({"pairs": -1}, "pairs must be"),
@@ -416,7 +402,7 @@ def test_refusals(on_device: Both, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InputError, match=message):
             LayerSweep(**options)
     with pytest.raises(BackendError, match="8192 bins"):
-        LayerSweep(bins=9000)
+        LayerSweep(bins=9000).cosine_stats(xs)
     with pytest.raises(InputError, match="k = 150 neighbours"):
         LayerSweep(k=150).knn(xs)
     with pytest.raises(InputError, match="at least 2 columns"):
@@ -441,4 +427,4 @@ def test_without_the_extension_the_error_says_how_to_build_it(
     use(monkeypatch, on_device)
     monkeypatch.setattr(cuda, "extension", missing)
     with pytest.raises(BackendError, match=r"needs the extension"):
-        LayerSweep().knn(layers_of(1))
+        LayerSweep(backend="cuda").knn(layers_of(1))

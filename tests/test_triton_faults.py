@@ -23,6 +23,7 @@ from triton_cases import (
 
 from fastdim import as_rows, naive
 from fastdim.backends import devices
+from fastdim.backends.lanes import Lanes
 from fastdim.backends import triton as proper
 
 __all__ = ["shared_storage", "worst_sums"]  # fixtures
@@ -65,7 +66,9 @@ def far_apart(engine: ModuleType) -> None:
     check(engine, rows)
     search = importlib.import_module(f"{engine.__name__}.search")
     chosen = torch.tensor([39, 0], dtype=torch.int32)
-    distances, _ = search.Search(devices.upload(rows, "cpu"), 2).in_full(chosen)
+    whole = search.Search(devices.upload(rows, "cpu"), 2)
+    search._together([whole.steps(chosen)], Lanes(torch.device("cpu"), 0))
+    distances, _ = whole.in_full(chosen)
     np.testing.assert_allclose(distances.numpy(), naive.knn(rows, 2, chosen.numpy())[0], rtol=1e-12)
 
 

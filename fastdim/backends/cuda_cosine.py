@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.backends import cuda
-from fastdim.backends.pairs import PairStatistics, UnitRows, directions, fetched_statistics
+from fastdim.backends.pairs import (
+    PairStatistics,
+    UnitRows,
+    directions,
+    edges_of,
+    fetched_statistics,
+)
 from fastdim.errors import BackendError, require
 
 if TYPE_CHECKING:
@@ -62,12 +68,6 @@ def check_bins(bins: int) -> None:
             f"backend 'cuda' counts up to {LARGEST_BINS} bins, got {bins}: pass fewer, or "
             "backend='cpu'"
         )
-
-
-def edges_of(bins: int, on: Tensor) -> Tensor:
-    """Edges (bins + 1,) of equal bins over [-1, 1], on the device of a tensor."""
-    edges: Tensor = require("torch", "torch").from_numpy(np.linspace(-1.0, 1.0, bins + 1))
-    return edges.to(on.device)
 
 
 def visit(unit: UnitRows, edges: Tensor) -> tuple[Tensor, Tensor]:

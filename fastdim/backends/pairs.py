@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.errors import InputError
+from fastdim.errors import InputError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,12 @@ def directions(x: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
             f"cosines need at least two rows that are not zero, got {len(chosen)} of {len(x)}"
         )
     return torch.where(zero, 0.0, 1.0 / norms), chosen
+
+
+def edges_of(bins: int, on: Tensor) -> Tensor:
+    """Edges (bins + 1,) of equal bins over [-1, 1], on the device of a tensor."""
+    edges: Tensor = require("torch", "torch").from_numpy(np.linspace(-1.0, 1.0, bins + 1))
+    return edges.to(on.device)
 
 
 def reduced(moments: Tensor) -> Tensor:

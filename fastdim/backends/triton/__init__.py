@@ -77,7 +77,7 @@ def some_pairs(unit: UnitRows, left: Int64, right: Int64) -> NDArray[np.float64]
 
     device = unit.w.device
     pairs = (torch.from_numpy(numbers).to(device) for numbers in (left, right))
-    found: NDArray[np.float64] = launch.some_pairs(unit, *pairs).cpu().numpy()
+    found: NDArray[np.float64] = launch.cosines_of(unit, *pairs).cpu().numpy()
     return found
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from fastdim.backends.pairs import PairStatistics, UnitRows, directions, fetched_statistics
+from fastdim.backends.pairs import (
+    PairStatistics,
+    UnitRows,
+    directions,
+    edges_of,
+    fetched_statistics,
+)
 from fastdim.errors import BackendError
 
 from . import cosine, rows
@@ -101,37 +106,57 @@ def scaled(
     return out, slopes
 
 
-def unit_rows(x: Tensor) -> UnitRows:
-    """The unit rows of x (n, d). InputError where a row's squares vanish in float64."""
-    norms, _ = row_statistics(x)
-    inverse, chosen = directions(x, norms)
+def norms_of(x: Tensor) -> Tensor:
+    """Euclidean norms (n,) float64 of the rows of x (n, d)."""
+    return row_statistics(x)[0]
+
+
+def centered(x: Tensor, inverse: Tensor, chosen: Tensor) -> UnitRows:
+    """Rows chosen (m,) of x times inverse (n,), less their mean. Waits for nothing."""
     mean = column_sums(x, inverse)[0] / len(chosen)
     w, slopes = scaled(x, chosen, inverse, mean)
     return UnitRows(x, inverse, chosen, w, slopes, mean.square().sum().reshape(1))
 
 
-def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
-    """Every pair visited once. BackendError on more bins than a program holds."""
+def unit_rows(x: Tensor) -> UnitRows:
+    """The unit rows of x (n, d). InputError where a row's squares vanish in float64."""
+    return centered(x, *directions(x, norms_of(x)))
+
+
+def check_bins(bins: int) -> None:
+    """Raise BackendError on more bins than a program holds."""
     if bins > LARGEST_BINS:
         raise BackendError(
             f"backend 'triton' counts up to {LARGEST_BINS} bins, got {bins}: pass fewer, or "
             "backend='cpu'"
         )
-    m, device = len(unit.chosen), unit.w.device
+
+
+def visit(unit: UnitRows, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments (tiles, parts, 4) and histogram (bins,) int64 of all pairs i < j, of `edges_of`.
+
+    Waits for nothing.
+    """
+    m, device, bins = len(unit.chosen), unit.w.device, len(edges) - 1
     tile = tile_of("cosine_tiles", interpreted())
     tiles = triton.cdiv(m, tile["BLOCK_ROWS"])
     parts = min(tiles, max(1, triton.cdiv(8 * multiprocessors(unit.x), tiles)))
-    edges = torch.from_numpy(np.linspace(-1.0, 1.0, bins + 1)).to(device)
     moments = unit.w.new_empty((tiles, parts, 4))
     histogram = torch.zeros(bins, dtype=torch.int64, device=device)
     cosine.cosine_tiles[(tiles, parts)](
         unit.w, unit.slopes, unit.center, edges, moments, histogram, m, unit.w.shape[1], tiles,
         parts, bins, BINS=max(16, triton.next_power_of_2(bins + 1)), **tile, **COSINE,
     )  # fmt: skip
-    return fetched_statistics(unit, moments, histogram)
+    return moments, histogram
 
 
-def some_pairs(unit: UnitRows, left: Tensor, right: Tensor) -> Tensor:
+def all_pairs(unit: UnitRows, bins: int) -> PairStatistics:
+    """Every pair visited once. BackendError on more bins than a program holds."""
+    check_bins(bins)
+    return fetched_statistics(unit, *visit(unit, edges_of(bins, unit.w)))
+
+
+def cosines_of(unit: UnitRows, left: Tensor, right: Tensor) -> Tensor:
     """Cosines (pairs,) float64 of rows left[p] and right[p], counted among those not zero."""
     out = unit.w.new_empty(len(left))
     tile = tile_of("pair_cosines", interpreted())

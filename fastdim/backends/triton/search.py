@@ -30,13 +30,16 @@ and, where these are more than fit, through all rows in float64. All distances c
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from fastdim.backends.lanes import Lanes
 from fastdim.errors import BackendError
 
 from . import filter as filters
@@ -58,6 +61,9 @@ from .tiles import (
     tile_of,
 )
 
+# Distances (m, k) float64, indices (m, k) int64 and the plan; what yields counts until it has them.
+Found = tuple[Tensor, Tensor, dict[str, int | str]]
+Steps = Generator[Tensor, int, Found]
 SLACK = 2.0**-9
 LARGEST_K = 128
 # Columns are padded to a multiple of this, a slice of the filter.
@@ -97,10 +103,10 @@ def _rounded(value: Tensor, towards: float) -> Tensor:
     return torch.where(past, torch.nextafter(single, torch.full_like(single, towards)), single)
 
 
-def pack(x: Tensor, marks: int = 0) -> tuple[Packed, bool]:
+def pack(x: Tensor, marks: int = 0) -> Generator[Tensor, int, tuple[Packed, bool]]:
     """x as the filter reads it, and whether float16 had to give way to bfloat16.
 
-    marks: mask of the bits of p that hold the number of a tile.
+    marks: mask of the bits of p that hold the number of a tile. As `Search.steps`.
     """
     n, d = x.shape
     total, low, high = column_sums(x)
@@ -123,7 +129,7 @@ def pack(x: Tensor, marks: int = 0) -> tuple[Packed, bool]:
 
     values = into(torch.float16)
     # Rows that float16 rounds worse than 2^-10: where its range does not hold them.
-    coarse = bool((sums[0, :n] > sums[2, :n] * 2.0**-20).sum() > n // 16)
+    coarse = (yield (sums[0, :n] > sums[2, :n] * 2.0**-20).sum()) > n // 16
     if coarse:
         values = into(torch.bfloat16)
     margin = (1.5 * width + 2 + marks) * 2.0**-23
@@ -166,7 +172,6 @@ class Search:
         self.lists = triton.cdiv(2 * k, self.keep) if k + 1 + SPARE > self.keep else 1
         each = triton.cdiv(self.tiles, self.splits(self.n, self.lists))
         self.low = (1 << (each - 1).bit_length()) - 1 if self.places else 0
-        self.packed, self.coarse = pack(x, self.low)
         self.room = max(ROOM, triton.next_power_of_2(4 * k))
 
     def splits(self, m: int, lists: int = 1) -> int:
@@ -247,24 +252,30 @@ class Search:
         order = out.sort(dim=1, stable=True).indices[:, : min(self.n - 1, self.k + 8)]
         return self.nearest(queries, order.int())
 
-    def run(self, queries: Tensor) -> tuple[Tensor, Tensor, dict[str, int | str]]:
-        """Distances (m, k) float64 and indices (m, k) int64 of rows numbered queries (m,) int32."""
+    def steps(self, queries: Tensor) -> Steps:
+        """Distances (m, k) float64 and indices (m, k) int64 of rows numbered queries (m,) int32.
+
+        Yields counts on the device, each of which decides what is queued next, and takes their
+        values: the one who fetches them waits for the device, and nothing here does.
+        """
         m, k, device = len(queries), self.k, self.x.device
+        self.packed, self.coarse = yield from pack(self.x, self.low)
         distances = torch.full((m, k), torch.nan, dtype=torch.float64, device=device)
         indices = torch.full((m, k), -1, dtype=torch.int64, device=device)
         certain = torch.zeros(m, dtype=torch.bool, device=device)
         listed = self.keep * self.splits(self.height, self.lists)
         for part in _parts(torch.arange(m, device=device), max(self.height, HELD // listed)):
             distances[part], indices[part], certain[part] = self.first_pass(queries[part])
-        again = certain.logical_not().nonzero().flatten()
-        for part in _parts(again, max(self.height, HELD // self.room)):
+        again = yield certain.logical_not().sum()
+        for part in _parts(_first(certain, again), max(self.height, HELD // self.room)):
             near, found, done = self.second_pass(queries[part], distances[part, -1])
-            distances[part[done]], indices[part[done]] = near[done], found[done]
+            distances[part] = torch.where(done[:, None], near, distances[part])
+            indices[part] = torch.where(done[:, None], found, indices[part])
             certain[part] = done
-        rest = certain.logical_not().nonzero().flatten()
-        for part in _parts(rest, min(1 << 17, max(1, HELD // self.n))):
+        rest = (yield certain.logical_not().sum()) if again else 0
+        for part in _parts(_first(certain, rest), min(1 << 17, max(1, HELD // self.n))):
             distances[part], indices[part] = self.in_full(queries[part])
-        return distances, indices, self.plan(len(again), len(rest))
+        return distances, indices, self.plan(again, rest)
 
     def plan(self, again: int, in_full: int) -> dict[str, int | str]:
         """What the search did, as `Neighbors.plan` holds it."""
@@ -285,24 +296,82 @@ def knn_tensor(
 
     x: (n, d) float16, bfloat16, float32 or float64, finite. queries: (m,) row numbers on the same
     device, None for every row. 1 <= k < n. tuned: see `tiles.filter_launch`. Runs on torch's
-    current stream; the host waits three times, for what decides on the next step. Raises
+    current stream; the host waits two or three times, for what decides on the next step. Raises
     BackendError on k above 128, on 2^31 rows, and when memory runs out.
+    """
+    return knn_tensors([x], k, queries, tuned)[0]
+
+
+def knn_tensors(
+    xs: Sequence[Tensor],
+    k: int,
+    queries: Tensor | None = None,
+    tuned: dict[str, int] | None = None,
+    lanes: Lanes | None = None,
+) -> list[Found]:
+    """The same of each of several tensors (n, d) of one shape on one device.
+
+    Queued on the streams of `lanes`, on the current one without; the host waits two or three times
+    for all of them together.
     """
     if k > LARGEST_K:
         raise BackendError(
             f"backend 'triton' finds up to {LARGEST_K} neighbours, k = {k} was asked for: pass "
             "backend='cpu'"
         )
-    x = x.detach()
-    if x.stride(1) != 1 and x.shape[1] > 1:
-        x = x.contiguous()
+    first = xs[0]
     if queries is None:
-        queries = torch.arange(len(x), device=x.device)
-    with torch.cuda.device(x.device if x.is_cuda else -1):
+        queries = torch.arange(len(first), device=first.device)
+    numbers = queries.to(torch.int32)
+    with torch.cuda.device(first.device if first.is_cuda else -1):
         try:
-            return Search(x, k, tuned).run(queries.to(torch.int32))
+            searches = [Search(_adjacent(x), k, tuned).steps(numbers) for x in xs]
+            return _together(searches, lanes or Lanes(first.device, 0))
         except torch.OutOfMemoryError as error:
-            raise BackendError(_memory(x, k, error)) from None
+            raise BackendError(_memory(first, k, error)) from None
+
+
+def _adjacent(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _together(searches: Sequence[Steps], lanes: Lanes) -> list[Found]:
+    """Results of searches that go on side by side, their counts fetched at once.
+
+    A search stays on its lane, for what it frees there may be taken by what is queued there next.
+    """
+    results: list[Found | None] = [None] * len(searches)
+    values: list[int | None] = [None] * len(searches)
+    while None in results:
+        jobs = [
+            partial(_advance, search, value, result)
+            for search, value, result in zip(searches, values, results, strict=True)
+        ]
+        came = lanes.run(jobs)
+        counts = {number: item for number, item in enumerate(came) if isinstance(item, Tensor)}
+        results = [None if isinstance(item, Tensor) else item for item in came]
+        if counts:
+            fetched = torch.stack(list(counts.values())).tolist()
+            for number, value in zip(counts, fetched, strict=True):
+                values[number] = value
+    return [result for result in results if result is not None]
+
+
+def _advance(search: Steps, value: int | None, result: Found | None) -> Tensor | Found:
+    """What a search yields after a value (None: before any), or its result."""
+    if result is not None:
+        return result
+    try:
+        return next(search) if value is None else search.send(value)
+    except StopIteration as end:
+        found: Found = end.value
+        return found
+
+
+def _first(done: Tensor, count: int) -> Tensor:
+    """Numbers (count,) of the rows that are not done, in order, without a wait for how many."""
+    return done.to(torch.uint8).argsort(stable=True)[:count]
 
 
 def _parts(numbers: Tensor, size: int) -> tuple[Tensor, ...]:
