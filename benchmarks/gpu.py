@@ -3,11 +3,11 @@
     python -m benchmarks.gpu                # on a machine with a GPU
     python -m benchmarks.gpu --dry          # here: Triton's interpreter, small sizes, CPU peers
 
-Writes benchmarks/results/gpu-CHIP.json and .md; --tune also writes the best tile of the filter for
-this chip into fastdim/backends/triton/tuned.json, which searches read; where the extension of
-docs/cuda.md runs too, which of both is faster goes into fastdim/backends/faster.json, which
-backend="auto" reads. A backend that is wrong is not timed. Peers are timed where they are
-installed: torch.cdist with topk, faiss, cuVS, torchid.
+Writes benchmarks/results/gpu-CHIP.json and .md, and what was measured into docs/triton.md; --tune
+also writes the best tile of the filter for this chip into fastdim/backends/triton/tuned.json, which
+searches read; where the extension of docs/cuda.md runs too, which of both is faster goes into
+fastdim/backends/faster.json, which backend="auto" reads. A backend that is wrong is not timed.
+Peers are timed where they are installed: torch.cdist with topk, faiss, cuVS, torchid.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +40,10 @@ from gpu_checks import (
     checks,
     like_tokens,
 )
+from study_page import fill
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PAGE = RESULTS.parent.parent / "docs/triton.md"
 SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
 DRY_SIZES = ((200, 32),)
 # All pairs in float64 take seconds beyond.
@@ -366,6 +369,29 @@ def measure(dry: bool, tuning: bool, repeats: int, rows: list[Path]) -> dict[str
     }
 
 
+def measured(folder: Path = RESULTS) -> dict[tuple[str, int, int], float]:
+    """Seconds of the Triton search on rows like tokens by chip, n and d, of all result files."""
+    from fastdim.backends import cost
+
+    found = {}
+    for path in sorted(folder.glob("gpu-*.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        chip = cost.chip_of(facts["chip"])
+        for row in facts["times"]:
+            like = row["rows"] == f"{row['n']:,} x {row['d']:,}"
+            if chip is not None and like and row["what"] == "fastdim triton":
+                found[chip.name, row["n"], row["d"]] = row["seconds"]
+    return found
+
+
+def update(page: Path = PAGE, folder: Path = RESULTS) -> None:
+    """Put predictions, and what was measured beside them, into the page."""
+    from fastdim.backends import cost
+
+    text = fill(page.read_text(encoding="utf-8"), {"predictions": cost.table(measured(folder))})
+    page.write_text(text, encoding="utf-8")
+
+
 def keep(path: Path, chip: str, found: object) -> None:
     """Write what was found on a chip into a table of chips."""
     table = json.loads(path.read_text(encoding="utf-8"))
@@ -386,6 +412,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.dry:
         os.environ["TRITON_INTERPRET"] = "1"
+    subprocess.run([sys.executable, "-m", "fastdim", "doctor"], check=True)
     facts = measure(given.dry, given.tune, 1 if given.dry else given.repeats, given.rows)
     folder = given.output or (None if given.dry else RESULTS)
     if folder is not None:
@@ -403,6 +430,8 @@ def main() -> int:
             keep(TUNED, facts["chip"], facts["tiles"][0][1])
         if facts["faster"]:
             keep(MEASURED, facts["chip"], facts["faster"])
+        if folder == RESULTS:
+            update()
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ from fastdim.backends import cost
 from fastdim.backends.triton import tiles
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import gpu  # noqa: E402
+
 # docs/cuda.md: torch.cdist and topk on an H100.
 MEASURED = {(20_000, 1_024): 23.8e-3, (50_000, 576): 102e-3, (200_000, 576): 1.605}
 
@@ -87,4 +93,21 @@ def test_the_page_shows_the_predictions() -> None:
     page = (ROOT / "docs/cuda.md").read_text(encoding="utf-8")
     assert cost.symmetric_table() in page, "docs/cuda.md: replace it by cost.symmetric_table()"
     page = (ROOT / "docs/triton.md").read_text(encoding="utf-8")
-    assert cost.table() in page, "docs/triton.md: replace the table by cost.table()"
+    assert cost.table(gpu.measured()) in page, "docs/triton.md: run benchmarks.gpu.update()"
+
+
+def test_what_was_measured_stands_beside_the_predictions(tmp_path: Path) -> None:
+    times = [
+        {"rows": "20,000 x 1,024", "n": 20_000, "d": 1_024, "what": what, "seconds": seconds}
+        for what, seconds in (("fastdim triton", 0.0021), ("fastdim cuda", 0.5))
+    ]
+    times.append({**times[0], "rows": "a file, 20,000 x 1,024", "seconds": 0.7})
+    facts = {"chip": "NVIDIA H100 80GB HBM3", "times": times}
+    (tmp_path / "gpu-H100.json").write_text(json.dumps(facts))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: predictions -->\nold\n<!-- end -->\nafter\n")
+    gpu.update(page, tmp_path)
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert [line for line in lines if "2.1 ms" in line and "H100 | 20,000" in line]
+    assert sum("not measured" in line for line in lines) == 3 * len(cost.CHIPS) - 1

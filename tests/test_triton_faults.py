@@ -23,8 +23,8 @@ from triton_cases import (
 
 from fastdim import as_rows, naive
 from fastdim.backends import devices
-from fastdim.backends.lanes import Lanes
 from fastdim.backends import triton as proper
+from fastdim.backends.lanes import Lanes
 
 __all__ = ["shared_storage", "worst_sums"]  # fixtures
 

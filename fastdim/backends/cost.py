@@ -26,6 +26,7 @@ Assumptions:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastdim.backends.triton.tiles import splits_of
@@ -223,20 +224,29 @@ PUBLISHED = {"H100": 28.4e-3, "A100": 64.9e-3}  # torchid's TwoNN, n = 20,000, d
 SIZES = ((20_000, 1_024), (50_000, 576), (200_000, 576))
 
 
-def table() -> str:
-    """Predictions as a table in Markdown."""
+def table(measured: Mapping[tuple[str, int, int], float] | None = None) -> str:
+    """Predictions as a table in Markdown, with what was measured beside them.
+
+    measured: seconds of the Triton search by name of the chip as in `CHIPS`, n and d.
+    """
     lines = [
         "| chip | n x d | torchid | Triton search | its filter | "
-        "share of float16 rate | search against torchid |",
-        "|---|---|---|---|---|---|---|",
+        "share of float16 rate | search against torchid | search, measured |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for chip in CHIPS.values():
         for n, d in SIZES:
-            matrix = matrix_search(chip, n, d)
-            found = search(chip, n, d)
-            ours = (
-                f"{1e3 * found.total:.1f} ms | {1e3 * found.filter:.1f} ms | "
-                f"{100 * found.filter_share:.0f} % | {matrix / found.total:.0f}x"
+            matrix, found = matrix_search(chip, n, d), search(chip, n, d)
+            seen = (measured or {}).get((chip.name, n, d))
+            cells = (
+                chip.name,
+                f"{n:,} x {d:,}",
+                f"{1e3 * matrix:,.0f} ms",
+                f"{1e3 * found.total:.1f} ms",
+                f"{1e3 * found.filter:.1f} ms",
+                f"{100 * found.filter_share:.0f} %",
+                f"{matrix / found.total:.0f}x",
+                "not measured" if seen is None else f"{1e3 * seen:.1f} ms",
             )
-            lines.append(f"| {chip.name} | {n:,} x {d:,} | {1e3 * matrix:,.0f} ms | {ours} |")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
