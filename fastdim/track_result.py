@@ -96,8 +96,15 @@ class Track(Sweep):
 
     @property
     def steps(self) -> dict[str, int]:
-        """Step of each checkpoint, by its name in the column `revision`."""
-        return {run.sample["revision"]: int(run.sample["step"]) for run in self.runs}
+        """Step of each checkpoint, by its name in the column `revision`; of several models with the
+        model's name before, as in `failed`: "MODEL step1000".
+        """
+        several = len({run.sample["model"] for run in self.runs}) > 1
+        return {
+            f"{run.sample['model']} {run.sample['revision']}" if several else run.sample["revision"]:
+            int(run.sample["step"])
+            for run in self.runs
+        }  # fmt: skip
 
     @cached_property
     def table(self) -> pandas.DataFrame:
@@ -126,11 +133,33 @@ def _is_settled(path: Path) -> bool:
 
 
 def trainings(folder: Path) -> list[Path]:
-    """Folders of trainings in that of a track: itself, or those right inside where it has none."""
-    if (folder / FAILED).is_file() or any(folder.glob("*/run.json")):
-        return [folder]
+    """Folders of trainings in that of a track: itself where it has runs, and those right inside."""
+    inside = trainings_inside(folder)
+    return [folder, *inside] if is_training(folder) or not inside else inside
+
+
+def is_training(folder: Path) -> bool:
+    """Whether runs lie right inside, or a list of checkpoints that failed."""
+    return (folder / FAILED).is_file() or any(folder.glob("*/run.json"))
+
+
+def trainings_inside(folder: Path) -> list[Path]:
+    """Folders of trainings right inside: of a track of several models."""
     inside = {path.parent.parent for path in folder.glob("*/*/run.json")}
-    return sorted(inside | {path.parent for path in folder.glob(f"*/{FAILED}")}) or [folder]
+    return sorted(inside | {path.parent for path in folder.glob(f"*/{FAILED}")})
+
+
+def check_output(folder: Path, several: bool) -> None:
+    """Raise StoreError where the folder holds a track of one model, and this one is of several, or
+    the other way round: their results have one place.
+    """
+    held = trainings_inside(folder) if not several else []
+    if held or (several and is_training(folder)):
+        there, now = ("several models", "one") if held else ("one model", "several")
+        raise StoreError(
+            f"{folder} holds a track or runs of {there}, and this is a track of {now}, whose "
+            "results would take their place: choose another output folder"
+        )
 
 
 def runs_in(training: Path) -> list[Path]:
