@@ -177,8 +177,9 @@ def track(
     Raises InputError and ModelError as `find_checkpoints`, on an unknown `keep`, and the first
     checkpoint's own error if none can be measured; StoreError as a sweep, where the activations
     that are to be kept are gone, and where the folder holds a track of one model and this is of
-    several, or the other way round; with Ray BackendError where the cluster lacks what a task needs,
-    and rows with status "failed" of a checkpoint whose worker ended more often than `ray` allows.
+    several, or the other way round; with Ray BackendError where the cluster lacks what a task
+    needs, and rows with status "failed" of a checkpoint whose worker ended more often than `ray`
+    allows.
     """
     if keep not in KEEP:
         raise InputError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")

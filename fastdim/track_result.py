@@ -99,12 +99,10 @@ class Track(Sweep):
         """Step of each checkpoint, by its name in the column `revision`; of several models with the
         model's name before, as in `failed`: "MODEL step1000".
         """
-        several = len({run.sample["model"] for run in self.runs}) > 1
-        return {
-            f"{run.sample['model']} {run.sample['revision']}" if several else run.sample["revision"]:
-            int(run.sample["step"])
-            for run in self.runs
-        }  # fmt: skip
+        samples = [run.sample for run in self.runs]
+        several = len({sample["model"] for sample in samples}) > 1
+        start = {sample["model"]: f"{sample['model']} " if several else "" for sample in samples}
+        return {f"{start[one['model']]}{one['revision']}": int(one["step"]) for one in samples}
 
     @cached_property
     def table(self) -> pandas.DataFrame:
