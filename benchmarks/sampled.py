@@ -1,6 +1,6 @@
 """Sampled queries against all: time, and how often the interval covers the value of all rows.
 
-    python benchmarks/sampled.py --rows 200000 --queries 10000 --seeds 200 --output benchmarks/results
+    python benchmarks/sampled.py --queries 10000 --seeds 200 --output benchmarks/results
 
 SmolLM2-135M, hidden_states[20] (block 20), 200,000 tokens of docstrings. Rows are prepared once,
 which both searches need. TwoNN of all rows comes from the exact search of all; the first queries of
