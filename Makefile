@@ -30,7 +30,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 PROJECT := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench parity compat compare-estimators differences coverage study-estimators gpu-report test-gpu million disk install clean
+.PHONY: help demo test lint bench parity compat compare-estimators differences coverage study-estimators gpu-report test-gpu million disk sampled install clean
 
 help:
 	@echo "make demo    build and install into .venv, then sweep a decoder and an encoder (TOKENS=$(TOKENS))"
@@ -46,6 +46,7 @@ help:
 	@echo "make gpu-report        compile every GPU kernel for every target (nvcc 13) and write docs/gpu-report.md"
 	@echo "make test-gpu          the engines' contract on this machine's GPU, with the Python and torch of PYTHON"
 	@echo "make million           a million tokens of prose (Debian's packages) through SmolLM2; goes on if stopped"
+	@echo "make sampled           10,000 sampled queries against all of 200,000 rows: time, and coverage over 200 seeds"
 	@echo "make disk              rows larger than memory: writes 8 GB, needs as much disk"
 	@echo "make clean   remove .venv, build products and caches"
 	@echo "Variables: PYTHON=$(PYTHON) TORCH=$(TORCH) PIP_ARGS=$(PIP_ARGS) CONSTRAINTS=$(CONSTRAINTS)"
@@ -93,6 +94,9 @@ test-gpu:
 
 million: $(STAMPS)/test
 	$(PY) benchmarks/million.py --output benchmarks/results $(BENCH_ARGS)
+
+sampled: $(STAMPS)/test
+	$(PY) benchmarks/sampled.py --output benchmarks/results $(BENCH_ARGS)
 
 disk: $(STAMPS)/native
 	$(PY) benchmarks/disk.py $(BENCH_ARGS)

@@ -14,6 +14,7 @@ from fastdim.arrays import whole_number
 from fastdim.errors import InputError, ModelError, require
 from fastdim.plan_work import (
     FORWARD_SHARE,
+    TORCH_SHARE,
     Analysis,
     Cores,
     few_queries,
@@ -46,7 +47,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Machines:
-    """What runs it: GPUs, and for each the cores beside it, network and disk in bytes/s."""
+    """What runs it: GPUs, and for each the cores beside it, network and disk in bytes/s.
+
+    forward_flops: products of a forward pass in a second, on each GPU or on the CPU's cores.
+    """
 
     gpus: int
     forward_flops: float
@@ -93,7 +97,7 @@ def model_shape(name: str, revision: str | None = None, trust_remote_code: bool 
     """
     from fastdim.extract.facts import multiplied_parameters
     from fastdim.extract.model import check_source, gguf_file, local_path
-    from fastdim.extract.sites import find_stacks
+    from fastdim.extract.sites import count_blocks, find_stacks
 
     torch: Any = require("torch", "models")
     transformers: Any = require("transformers", "models")
@@ -117,11 +121,10 @@ def model_shape(name: str, revision: str | None = None, trust_remote_code: bool 
     width = getattr(config, "hidden_size", None)
     if not isinstance(width, int):
         raise ModelError(f"the config of {name} names no hidden_size: its rows have no known width")
-    stacks = find_stacks(model)
-    blocks = sum(len(model.get_submodule(stack.blocks)) for stack in stacks)
+    blocks = count_blocks(model)
     parameters = sum(item.numel() for item in model.parameters())
     # The embedding before each stack of blocks, and a norm behind it where there is one.
-    sites = blocks + 2 * len(stacks)
+    sites = blocks + 2 * len(find_stacks(model))
     return Shape(name, parameters, multiplied_parameters(model), blocks, width, sites)
 
 
@@ -146,7 +149,7 @@ def scale_plan(
     normalized = sum(FILTERS[name].normalize for name in filters)
     searches = (len(filters) > normalized) + normalized
     own = tokens / ranks
-    site = site_analysis(machines.cores, tokens, d, m, drawn, len(filters), normalized, ranks)
+    site = site_analysis(machines.cores, tokens, d, m, drawn, len(filters), normalized, ranks, item)
     # A search of many queries sends every shard but one's own past each rank, directions as
     # float32; one of few sends the queries. Sampled pairs send half of the shards; sums are sliced,
     # added and joined; what every row has one of is gathered.
@@ -199,7 +202,7 @@ def machines_for(
     here = resolve_threads(None)
     one = flops_per_second() / here if core_flops is None else core_flops
     if gpus is None:
-        return Machines(1, one * here, Cores(here, one * here), network, disk)
+        return Machines(1, TORCH_SHARE * one * here, Cores(here, one * here), network, disk)
     count = whole_number("cores_per_gpu", cores_per_gpu, 1)
     return Machines(
         whole_number("gpus", gpus, 1),

@@ -1,33 +1,50 @@
-"""The work of a run, in operations and in seconds of one core: the one definition for every plan.
+"""The work of a run, in operations and in seconds of its cores: the one definition for every plan.
 
-Rates are relative to the float32 matrix product of the same cores. The gains below were fitted to
-runs of `make demo` and of single layers on two cores of a Zen 5 EPYC; tests/test_plan.py holds them
-to within 30 % of what was measured.
+Rates are relative to the float32 matrix product of numpy on the same cores, and were found on two
+cores of a Zen 5 EPYC (AVX-512 with VNNI), where that is 250 GFLOP/s. `benchmarks/plan.py` holds the
+model against measured runs; tests/test_plan.py asks for 30 %.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import astuple, dataclass
 
 from fastdim.distributed.search import ROWS_PER_QUERY
 
-# Norms, activations and small products beside the large ones (measured 1.1 on SmolLM2-135M, 1.5 on
+# Norms, activations and small products beside the large ones (1.1 times on SmolLM2-135M, 1.5 on
 # MiniLM-L6 with its 384 columns).
 FORWARD_SHARE = 1.25
+# torch's product on a CPU beside numpy's: 208 and 250 GFLOP/s.
+TORCH_SHARE = 0.83
 
-# A pair of rows that a search looks at counts 2 d operations; filters leave most of them out.
-# Few queries are searched in int8 on all columns.
-SEARCH_GAIN = 6.0
-# All rows as queries: measured 6 at 12,500 rows of SmolLM2-135M, 20 at 50,000, 45 at 200,000. More
-# rows may gain more; that was not measured and is not counted.
-PRUNED_GAIN, PRUNED_ROWS, PRUNED_GROWTH, PRUNED_MOST = 20.0, 50_000, 0.65, 45.0
-DIRECT_PAIRS, QUERIES_SHARE = 144_000_000, 8  # beyond these a search is pruned, backends/cpu.py
+# A search in which few take part looks at each pair on all columns, in int8: an instruction has
+# four times as many products as in float32, and numpy's BLAS uses half of the width of AVX-512.
+INT8_GAIN = 8.0
+PAIR_OPERATIONS = 40.0  # beside the products of a pair: its bound, and its part of the other lists
+# Such rows are rounded after a Hadamard transform: core seconds of an element and level of it.
+LEVEL_SECONDS = 7e-10
+MOST_LEVELS = 12
 
-FORMS_GAIN = 3.0  # forms of every row in the eigenbasis, int16
-SUMS_GAIN = 1.6  # sums of outer products, float64, one triangle
+# A pruned search looks at each pair once, on the leading axes alone: 95 to 191 of them, whatever
+# the columns are. Rows without structure take about 1.6 times as long.
+PRUNED_PAIR = 41.0
+# For each of its rows: projections, order, rounding, and the pairs that the first look leaves.
+PRUNED_ROW, PRUNED_COLUMN = 1.5e6, 1900.0
+# Up to so many pairs, or with so few queries, a search is not pruned: backends/cpu.py.
+DIRECT_PAIRS, QUERIES_SHARE = 144_000_000, 8
+
+FORMS_GAIN = 2.8  # forms of every row in the eigenbasis, int16
+SUMS_GAIN = 1.2  # sums of outer products, float64, one triangle
 EIGEN_GAIN = 0.5  # an eigendecomposition, 9 d^3 operations by one core
-PAIR_SHARE = 8.0  # sampled pairs: rows far apart in memory, so slower than a product
-ROW_SECONDS = 1.5e-6  # of each row and filter on one core: norms, counts, intervals
+AHEAD_COLUMNS = 1024  # up to these the decompositions of a site run side by side: sweeps/shared.py
+PAIR_SHARE = 40.0  # sampled pairs: rows far apart in memory, so slower than a product
+TILE_SHARE = 0.7  # every pair, in tiles of int16
+CHECKED_BYTES = 1.5e9  # bytes/s of one core: a stored layer is read and held against its checksum
+# How often ranks wait for each other for a filter of a site (sums, rows, decompositions by rank 0),
+# and for how long each time: gloo, two ranks on two cores, the one run that was taken apart.
+MEETINGS, MEETING_SECONDS = 60, 1.4e-3
+ROW_SECONDS = 1.2e-6  # of each row and filter on one core: norms, counts, intervals
 
 
 @dataclass(frozen=True)
@@ -48,11 +65,13 @@ class Analysis:
     pairs: float
     eigen: float
     rows: float
+    check: float
+    meetings: float
 
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.search + self.sums + self.forms + self.pairs + self.eigen + self.rows
+        return sum(astuple(self))
 
 
 def forward_operations(
@@ -66,17 +85,45 @@ def forward_operations(
     return tokens * (2.0 * parameters + 4.0 * blocks * width * context)
 
 
+def forward_seconds(cores: Cores, operations: float) -> float:
+    """Seconds of a forward pass on these cores."""
+    return FORWARD_SHARE * operations / (TORCH_SHARE * cores.flops)
+
+
 def few_queries(n: float, m: float) -> bool:
     """Whether m queries among n rows go to all ranks, so that no row travels."""
     return ROWS_PER_QUERY * m <= n
 
 
-def search_gain(n: float, m: float) -> float:
-    """How many times faster than the product of all m x n pairs a search is."""
+def search_seconds(cores: Cores, n: float, d: int, m: float) -> float:
+    """Seconds of an exact search of m of n rows of d columns for their neighbours, all counted.
+
+    Of rows that have structure, as hidden states do; a search of all has m = n.
+    """
+    # Of two queries each is in the other's list: their pair is looked at once.
+    looked = m * n - m * m / 2
     if m * n <= DIRECT_PAIRS or m * QUERIES_SHARE < n:
-        return SEARCH_GAIN
-    grown: float = PRUNED_GAIN * (n / PRUNED_ROWS) ** PRUNED_GROWTH
-    return max(SEARCH_GAIN, min(PRUNED_MOST, grown))
+        # The transform mixes blocks of a power of two that divides the columns.
+        levels = min(MOST_LEVELS, (d & -d).bit_length() - 1)
+        rounding = n * d * levels * LEVEL_SECONDS / cores.count
+        return looked * (2.0 * d / INT8_GAIN + PAIR_OPERATIONS) / cores.flops + rounding
+    return (looked * PRUNED_PAIR + n * (PRUNED_ROW + PRUNED_COLUMN * d)) / cores.flops
+
+
+def spread_search_seconds(cores: Cores, n: float, d: int, m: float, ranks: int) -> float:
+    """Seconds of a search of rows spread over ranks, each with `cores`; transfers apart.
+
+    Few queries go to all ranks. Else a rank takes its own rows along with each visitor: rows are
+    prepared anew each time, and own pairs looked at again.
+    """
+    if ranks == 1 or few_queries(n, m):
+        return search_seconds(cores, n / ranks, d, m)
+    return (ranks - 1) * search_seconds(cores, 2.0 * n / ranks, d, m / ranks)
+
+
+def tiled_search_seconds(cores: Cores, n: float, d: int, m: float, tiles: int) -> float:
+    """Seconds of a search on disk whose queries fit in memory: they go along with every tile."""
+    return tiles * search_seconds(cores, n / tiles + m, d, m)
 
 
 def site_analysis(
@@ -88,30 +135,31 @@ def site_analysis(
     filters: int,
     normalized: int,
     ranks: int = 1,
+    item: int = 4,
 ) -> Analysis:
     """Seconds of one site of n rows and d columns, m of them queries.
 
     filters: token filters, `normalized` of them of directions: these are searched once more.
-    pairs: cosines sampled. ranks: processes the rows are spread over, each with `cores`. Many
-    queries are searched among a rank's rows and one visitor, so that half of the pairs are seen
-    again; few go to all ranks.
+    pairs: cosines sampled. ranks: processes the rows are spread over, each with `cores`.
+    item: bytes of a stored number.
     """
     searches = (filters > normalized) + normalized
     plain = max(1, filters - normalized)
-    ring = ranks > 1 and not few_queries(n, m)
-    local = 2.0 * n / ranks if ring else n / ranks
-    looked = 2.0 * m * n * d * (2.0 * (ranks - 1) / ranks if ring else 1.0)
     one = cores.flops / cores.count
     # Of rows and of their directions, under each filter that keeps other rows.
     covariances = 2 * plain
+    beside = min(cores.count, covariances) if d <= AHEAD_COLUMNS else 1
     share = cores.flops * ranks
     # Every pair is counted in tiles.
-    pair_share = PAIR_SHARE if pairs < n * n / 4 else 1.0
+    pair_share = PAIR_SHARE if pairs < n * n / 4 else TILE_SHARE
     return Analysis(
-        search=searches * looked / (search_gain(local, m / ranks if ring else m) * share),
+        search=searches * spread_search_seconds(cores, n, d, m, ranks),
         sums=2 * 2.0 * n * d * d / (SUMS_GAIN * share),
         forms=covariances * 2.0 * n * d * d / (FORMS_GAIN * share),
         pairs=pair_share * 2.0 * pairs * d / share,
-        eigen=covariances * 9.0 * float(d) ** 3 / (EIGEN_GAIN * one),
+        eigen=covariances * 9.0 * float(d) ** 3 / (EIGEN_GAIN * one * beside),
         rows=ROW_SECONDS * n * filters,
+        check=item * n * d / (CHECKED_BYTES * ranks),
+        # Trees of collectives are as deep as the logarithm of the ranks.
+        meetings=MEETINGS * filters * MEETING_SECONDS * math.log2(ranks),
     )

@@ -27,7 +27,14 @@ from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.record import RunRecord
 from fastdim.sweeps.result import require_formats, run_folders
 from fastdim.sweeps.run import all_finished
-from fastdim.track_result import FAILED, Checkpoint, Track, failed_record, run_path
+from fastdim.track_result import (
+    FAILED,
+    Checkpoint,
+    Track,
+    check_output,
+    failed_record,
+    run_path,
+)
 
 KEEP = ("none", "stats", "rows")
 # In a pattern of checkpoints: the name of a model.
@@ -168,9 +175,11 @@ def track(
     checkpoints can be measured has no rows, and stands in `failed` of the result.
 
     Raises InputError and ModelError as `find_checkpoints`, on an unknown `keep`, and the first
-    checkpoint's own error if none can be measured; StoreError as a sweep, and where the activations
-    that are to be kept are gone; with Ray BackendError where the cluster lacks what a task needs,
-    and rows with status "failed" of a checkpoint whose worker ended more often than `ray` allows.
+    checkpoint's own error if none can be measured; StoreError as a sweep, where the activations
+    that are to be kept are gone, and where the folder holds a track of one model and this is of
+    several, or the other way round; with Ray BackendError where the cluster lacks what a task
+    needs, and rows with status "failed" of a checkpoint whose worker ended more often than `ray`
+    allows.
     """
     if keep not in KEEP:
         raise InputError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
@@ -191,6 +200,7 @@ def track(
     check_approximate(*(settings.get(name) for name in APPROXIMATE))
     corpus = texts if isinstance(texts, Corpus) else load_texts(texts)
     output = Path(output)
+    check_output(output, several=len(names) > 1)
     named = [
         name or Path(chosen[0].source).resolve().parent.name
         for name, chosen in zip(names, found, strict=True)

@@ -96,8 +96,13 @@ class Track(Sweep):
 
     @property
     def steps(self) -> dict[str, int]:
-        """Step of each checkpoint, by its name in the column `revision`."""
-        return {run.sample["revision"]: int(run.sample["step"]) for run in self.runs}
+        """Step of each checkpoint, by its name in the column `revision`; of several models with the
+        model's name before, as in `failed`: "MODEL step1000".
+        """
+        samples = [run.sample for run in self.runs]
+        several = len({sample["model"] for sample in samples}) > 1
+        start = {sample["model"]: f"{sample['model']} " if several else "" for sample in samples}
+        return {f"{start[one['model']]}{one['revision']}": int(one["step"]) for one in samples}
 
     @cached_property
     def table(self) -> pandas.DataFrame:
@@ -126,11 +131,33 @@ def _is_settled(path: Path) -> bool:
 
 
 def trainings(folder: Path) -> list[Path]:
-    """Folders of trainings in that of a track: itself, or those right inside where it has none."""
-    if (folder / FAILED).is_file() or any(folder.glob("*/run.json")):
-        return [folder]
+    """Folders of trainings in that of a track: itself where it has runs, and those right inside."""
+    inside = trainings_inside(folder)
+    return [folder, *inside] if is_training(folder) or not inside else inside
+
+
+def is_training(folder: Path) -> bool:
+    """Whether runs lie right inside, or a list of checkpoints that failed."""
+    return (folder / FAILED).is_file() or any(folder.glob("*/run.json"))
+
+
+def trainings_inside(folder: Path) -> list[Path]:
+    """Folders of trainings right inside: of a track of several models."""
     inside = {path.parent.parent for path in folder.glob("*/*/run.json")}
-    return sorted(inside | {path.parent for path in folder.glob(f"*/{FAILED}")}) or [folder]
+    return sorted(inside | {path.parent for path in folder.glob(f"*/{FAILED}")})
+
+
+def check_output(folder: Path, several: bool) -> None:
+    """Raise StoreError where the folder holds a track of one model, and this one is of several, or
+    the other way round: their results have one place.
+    """
+    held = trainings_inside(folder) if not several else []
+    if held or (several and is_training(folder)):
+        there, now = ("several models", "one") if held else ("one model", "several")
+        raise StoreError(
+            f"{folder} holds a track or runs of {there}, and this is a track of {now}, whose "
+            "results would take their place: choose another output folder"
+        )
 
 
 def runs_in(training: Path) -> list[Path]:

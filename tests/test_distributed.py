@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from conftest import gaussian, token_like
 from gloo_ranks import run_ranks
 
 import fastdim
+from fastdim.distributed.ranks import Ranks
 
 N = 700
 # Where the rows are cut between ranks: even, uneven, and with ranks that hold none.
@@ -241,3 +244,28 @@ def test_without_a_process_group() -> None:
 
     with pytest.raises(fastdim.InputError, match="there is no process group"):
         distributed.knn(np.ones((3, 2)))
+
+
+def on_a_device(rank: int, folder: str) -> None:
+    """What ranks exchange where arrays are copied to a device and back, as for nccl."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    made = []
+    # The CPU stands in for a GPU: what is received lies in memory of its own until copied back.
+    for device in (None, torch.device("cpu")):
+        ranks = Ranks()
+        ranks._device = device
+        x = np.random.default_rng(rank).standard_normal((3 + rank, 4))
+        seen: list[Any] = []
+        ranks.ring(x, 1, lambda owner, rows, seen=seen: seen.append((owner, rows.copy())))
+        made.append((ranks.concatenate(x), ranks.total(x[:3]), *seen[0], ranks.from_first(str)))
+    first, second = [np.random.default_rng(r).standard_normal((3 + r, 4)) for r in (0, 1)]
+    for whole, total, owner, rows, told in made:
+        np.testing.assert_array_equal(whole, np.concatenate([first, second]))
+        np.testing.assert_array_equal(total, first[:3] + second[:3])
+        assert (owner, told) == (1 - rank, "")
+        np.testing.assert_array_equal(rows, (first, second)[owner])
+    dist.destroy_process_group()
+
+
+def test_arrays_that_travel_over_a_device(tmp_path: Path) -> None:
+    run_ranks(on_a_device, tmp_path, 2)

@@ -19,6 +19,8 @@ from test_distributed_sweep import same
 from tiny_model import TEXT, save_tiny
 
 from fastdim.cli import main
+from fastdim.cli.ranks import own_gpu
+from fastdim.errors import InputError
 
 AGAIN = "what is finished is kept: start the same command again"
 OPTIONS = ["--context", "16", "--max-tokens", "1500", "--batch-size", "4", "--threads", "1"]
@@ -170,3 +172,23 @@ def test_other_commands_take_one_process(
         monkeypatch.setenv("RANK", rank)
         assert main(["ls", "."]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a machine with two GPUs: what nccl would be given, and refuse."""
+    assert own_gpu() is None  # no GPU here: gloo
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for place in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(place))
+        assert own_gpu() == place
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(SystemExit):
+        own_gpu()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(InputError, match="3 processes of this machine would share 2 GPUs"):
+        own_gpu()
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: False)
+    assert own_gpu() is None

@@ -1,12 +1,20 @@
 """The definition of a run: what it holds, its hash, and how a mismatch is told."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from fastdim.errors import StoreError
+from fastdim.metrics import METRICS
 from fastdim.sweeps.definition import Definition, require_same, sha256_of_files
+from fastdim.sweeps.filters import FILTERS
+from fastdim.sweeps.schema import SCHEMA_VERSION
+
+# What the columns `filter` and `metric` meant in each version: hashes of all rules and formulas.
+MEANINGS = {1: "cbc1e1e43d7b0892", 2: "0387c56b55670b73"}
 
 
 def definition(**changes):
@@ -90,3 +98,18 @@ def test_files_are_hashed_by_name_and_content(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"23")
     assert sha256_of_files(files, tmp_path) != first
+
+
+def test_a_changed_rule_or_formula_has_a_new_version():
+    """Else a stopped run would go on under another rule, with both in one table."""
+    rules = {name: item.rule for name, item in FILTERS.items()}
+    formulas = {name: item.formula for name, item in METRICS.items()}
+    found = hashlib.sha256(json.dumps([rules, formulas]).encode()).hexdigest()[:16]
+    assert MEANINGS[SCHEMA_VERSION] == found
+    assert max(MEANINGS) == SCHEMA_VERSION
+
+
+def test_a_run_under_the_rules_of_another_version_is_refused():
+    stored = definition().to_json() | {"schema_version": 1}
+    with pytest.raises(StoreError, match="fastdim's table format: 1 there, 2 now"):
+        require_same(stored, definition(), Path("out"))

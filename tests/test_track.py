@@ -249,6 +249,39 @@ def test_several_models_in_one_command(
     assert before == (out / "results.csv").read_bytes()
 
 
+def test_steps_of_several_models_are_told_apart(checkpoints: Path, tmp_path: Path) -> None:
+    """Checkpoints of one name, of other steps: as where one training started from another."""
+    given = OPTIONS | {"checkpoints": [checkpoints / "*"]}
+    for name, steps in (("early", [1, 10, 100]), ("late", [1001, 1010, 1100])):
+        track(name, TEXTS, tmp_path / "out" / name, steps=steps, **given)
+    found = Track.load(tmp_path / "out")
+    assert found.steps == {
+        "early checkpoint-1": 1, "early checkpoint-10": 10, "early checkpoint-100": 100,
+        "late checkpoint-1": 1001, "late checkpoint-10": 1010, "late checkpoint-100": 1100,
+    }  # fmt: skip
+    assert phases(found, "anisotropy", model="early").steps == (1, 10, 100)
+    assert phases(found, "anisotropy", model="late").steps == (1001, 1010, 1100)
+
+
+def test_one_folder_holds_one_track(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, checkpoints.with_name("other"))
+    one: dict[str, Any] = OPTIONS | {"checkpoints": [checkpoints / "*"]}
+    both = OPTIONS | {"checkpoints": [f"{tmp_path}/{{model}}/checkpoint-*"]}
+    models = ["training", "other"]
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    track(None, TEXTS, alone, **one)
+    track(models, TEXTS, several, **both)
+    before = [(folder / "results.csv").read_bytes() for folder in (alone, several)]
+    with pytest.raises(StoreError, match=r"of one model, and this is a track of several"):
+        track(models, TEXTS, alone, **both)
+    with pytest.raises(StoreError, match=r"of several models, and this is a track of one"):
+        track(None, TEXTS, several, **one)
+    assert before == [(folder / "results.csv").read_bytes() for folder in (alone, several)]
+    # Put together by hand, all is read.
+    shutil.move(several / "other", alone / "other")
+    assert set(Track.load(alone).table["model"]) == set(models)
+
+
 def test_several_models_of_which_some_cannot_be_measured(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

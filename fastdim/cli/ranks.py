@@ -52,6 +52,28 @@ def threads_each(asked: int | None) -> int | None:
     return max(1, resolve_threads(None) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def own_gpu() -> int | None:
+    """Number of the GPU that this process and nccl use; None for gloo, where torch has no GPU.
+
+    Raises InputError where this machine has more processes than GPUs; the first of them tells.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not (torch.cuda.is_available() and dist.is_nccl_available()):
+        return None
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    processes = max(place + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if processes <= gpus:
+        return place
+    if place:
+        sys.exit(USAGE)
+    raise InputError(
+        f"{processes} processes of this machine would share {gpus} GPUs, and nccl takes one for "
+        f"each: start {gpus} (--nproc-per-node), or hide the GPUs (CUDA_VISIBLE_DEVICES=) to use gloo"
+    )
+
+
 @contextlib.contextmanager
 def joined(seconds: float, exit_code: Callable[[FastdimError], int]) -> Iterator[Ranks]:
     """The ranks of this run, met at MASTER_ADDR:MASTER_PORT; ends the group with the block.
@@ -59,7 +81,7 @@ def joined(seconds: float, exit_code: Callable[[FastdimError], int]) -> Iterator
     seconds: the longest that a rank waits for another. An error ends the process with
     `exit_code(error)` after one of the ranks has printed it.
 
-    Raises RankError where the ranks do not meet.
+    Raises RankError where the ranks do not meet, InputError as `own_gpu`.
     """
     require("torch", "models")
     import torch
@@ -67,16 +89,16 @@ def joined(seconds: float, exit_code: Callable[[FastdimError], int]) -> Iterator
 
     # torch documents rendezvous and PrefixStore, and its annotations leave them out.
     limit = datetime.timedelta(seconds=seconds)
+    gpu = own_gpu()
     store, rank, size = _meet(limit)
-    on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     said = _Once(store)
     with _stopped(lambda: said.tell(f"rank {rank} of {size} was stopped, as another ended")):
         try:
             try:
                 dist.init_process_group(
-                    "nccl" if on_gpu else "gloo",
+                    "gloo" if gpu is None else "nccl",
                     store=dist.PrefixStore("fastdim", store),  # type: ignore[attr-defined]
                     rank=rank,
                     world_size=size,

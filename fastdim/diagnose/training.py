@@ -153,9 +153,10 @@ def phases(
         raise InputError(f"family must be 'layer' or 'all', got {family!r}")
     rows, documents = rows_of(table, metric, filter)
     rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
-    _same_tokens(table, {row["model"] for row in rows})
+    models = {row["model"] for row in rows}
+    _same_tokens(table, models)
     known = steps_of(
-        [str(row["revision"]) for row in rows], _tracked(table) if steps is None else steps
+        [str(row["revision"]) for row in rows], _tracked(table, models) if steps is None else steps
     )
     if len(known) < 3:
         names = ", ".join(known) or "none"
@@ -253,11 +254,12 @@ def step_of(revision: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def _tracked(table: Any) -> dict[str, int] | None:
-    """Steps that the runs of a track know, by revision; None for other tables."""
+def _tracked(table: Any, models: set[Any]) -> dict[str, int] | None:
+    """Steps that the runs of a model in a track know, by revision; None for other tables."""
     if not (isinstance(table, Sweep) and all("step" in run.sample for run in table.runs)):
         return None
-    return {run.sample["revision"]: int(run.sample["step"]) for run in table.runs}
+    runs = [run for run in table.runs if run.sample["model"] in models]
+    return {run.sample["revision"]: int(run.sample["step"]) for run in runs}
 
 
 def steps_of(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:

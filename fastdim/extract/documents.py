@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,10 @@ class Documents:
     def n_tokens(self) -> int:
         """Tokens the model reads."""
         return len(self.input_ids)
+
+    def tokens_of(self, batches: Iterable[slice]) -> int:
+        """Tokens the model reads in some of `batches`."""
+        return sum(int(self.offsets[part.stop] - self.offsets[part.start]) for part in batches)
 
     @property
     def longest(self) -> int:

@@ -87,6 +87,11 @@ def architecture_of(model: Any) -> str:
     return "decoder" if (one - other).abs().max() <= 1e-5 * one.abs().max() else "encoder"
 
 
+def count_blocks(model: Any) -> int:
+    """Blocks of all stacks of a model."""
+    return sum(len(model.get_submodule(stack.blocks)) for stack in find_stacks(model))
+
+
 def find_stacks(model: Any) -> list[Stack]:
     """The stacks of blocks: one, or encoder and decoder. Raises ModelError if there is none."""
     from torch import nn

@@ -67,12 +67,7 @@ class ShardWriter:
                 f"{self.directory} holds other activations (they differ in {', '.join(differ)}): "
                 "choose another folder, or the options they were made with"
             )
-        return {
-            int(named[1]): shard
-            for shard in manifest["shards"]
-            if (named := _SHARD.fullmatch(shard["file"]))
-            and (self.directory / shard["file"]).is_file()
-        }
+        return _listed(self.directory, manifest)
 
     def write(
         self, number: int, tensors: Tensors, rows: list[int], *, kind: str = "shard", **beside: Any
@@ -123,6 +118,24 @@ class ShardWriter:
             "shards": self.listed(),
         }
         write_json(self.directory / MANIFEST, content)
+
+
+def _listed(directory: Path, manifest: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Shards of the manifest that are still there, by number."""
+    return {
+        int(named[1]): shard
+        for shard in manifest["shards"]
+        if (named := _SHARD.fullmatch(shard["file"])) and (directory / shard["file"]).is_file()
+    }
+
+
+def finished_shards(directory: Path) -> set[int]:
+    """Numbers of the shards that need not be made again; none where there is no folder yet.
+
+    Raises StoreError if the manifest is not readable.
+    """
+    manifest = read_manifest(directory)
+    return set() if manifest is None else set(_listed(directory, manifest))
 
 
 def _is_first_shard(path: Path) -> bool:

@@ -17,7 +17,7 @@ from fastdim.extract.store import MANIFEST, Site, Store
 from fastdim.extract.texts import Corpus
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.folder import RunFolder, write_json
-from fastdim.sweeps.plan import Plan, check_space, make_plan
+from fastdim.sweeps.plan import Plan, check_space, flops_per_second, make_plan
 from fastdim.sweeps.progress import Progress
 from fastdim.sweeps.source import Source
 
@@ -52,11 +52,31 @@ class ModelInput:
         self.tokenizer = tokenizer
         self._prepared: tuple[Any, Any, list[Site]] | None = None
 
-    def plan(self, definition: Definition, folder: Path | None) -> Plan:
-        """Loads the model: sites and sizes are its own."""
+    def plan(
+        self,
+        definition: Definition,
+        folder: Path | None,
+        *,
+        ranks: int = 1,
+        threads: int | None = None,
+    ) -> Plan:
+        """Loads the model: sites and sizes are its own. folder: where its rows go, if anywhere.
+
+        ranks: processes that share the rows, each with so many `threads`; the folder is that of the
+        first, whose share is taken for everybody's.
+        """
+        from fastdim.extract.sites import count_blocks
+        from fastdim.extract.writer import finished_shards
+
         loaded, documents, sites = self.prepare(definition)
         parameters = list(loaded.model.parameters())
-        stored = folder is not None and (folder / MANIFEST).is_file()
+        done = set() if folder is None else finished_shards(folder)
+        batches = list(documents.batches(_batch_size(definition)))
+        own = batches[: len(batches) // ranks] if len(batches) >= ranks else batches[:1]
+        left = [batch for number, batch in enumerate(own) if number not in done]
+        share = documents.tokens_of(left) / documents.tokens_of(own)
+        cores = resolve_threads(None)
+        own_threads = cores if threads is None else threads
         return make_plan(
             model=definition.model,
             n_rows=documents.n_rows,
@@ -68,12 +88,15 @@ class ModelInput:
             parameters=sum(item.numel() for item in parameters),
             parameter_bytes=sum(item.numel() * item.element_size() for item in parameters),
             batch_tokens=_batch_size(definition) * documents.context,
-            forward_tokens=documents.n_tokens,
-            extract=not stored,
+            forward_tokens=round(share * documents.n_tokens),
+            extract=bool(left),
             multiplied=multiplied_parameters(loaded.model),
+            blocks=count_blocks(loaded.model),
             context=documents.context,
             pairs=definition.pairs,
-            threads=resolve_threads(None),
+            threads=own_threads,
+            speed=flops_per_second() * min(1.0, own_threads / cores),
+            ranks=ranks,
         )
 
     def open(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from fastdim.errors import StoreError
-from fastdim.plan_work import FORWARD_SHARE, Cores, forward_operations, site_analysis
+from fastdim.plan_work import Cores, forward_operations, forward_seconds, site_analysis
 from fastdim.sweeps.filters import FILTERS
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -18,12 +19,12 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # Document, position and token id as int64 and the special flag, beside the activations.
 TOKEN_BYTES = 25
 PIECE_BYTES = 16_000
-_PROBE_SIZE = 1024
+_PROBE_SIZE, _PROBE_SECONDS = 1024, 0.3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do. Times are rough: from this machine's speed on one product."""
+    """What is left of a run. Times are rough, of an idle machine: from its speed on one product."""
 
     model: str
     n_sites: int
@@ -61,17 +62,22 @@ def make_plan(
     forward_tokens: int,
     extract: bool,
     multiplied: int | None = None,
+    blocks: int = 0,
     context: int = 0,
     pairs: int | None = None,
     threads: int = 1,
     speed: float | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Work out a Plan.
 
-    `forward_tokens`: tokens that go through the model, more than `n_rows` where documents are
-    thinned out; `extract`: whether the forward pass is still to be done (else its costs are 0);
-    `multiplied`: parameters without embedding tables; `pairs`: cosines sampled, None for all;
-    `speed`: of this machine on a float32 product, None to measure it.
+    `forward_tokens`: tokens that still go through the model, more than `n_rows` where documents are
+    thinned out; `extract`: whether there are any (else the costs of the forward pass are 0);
+    `multiplied`: parameters without embedding tables; `blocks`: those that attend;
+    `pairs`: cosines sampled, None for all;
+    `speed`: of `threads` cores on a float32 product, None to measure it on all of this machine;
+    `ranks`: processes that share the rows, each with so many cores. Disk is of all together, memory
+    of one that holds all rows.
     """
     item = BYTES[store_dtype]
     widest = max(columns)
@@ -82,9 +88,9 @@ def make_plan(
     every = n_rows * (n_rows - 1) / 2
     drawn = every if pairs is None else min(pairs, every)
     work = sum(
-        site_analysis(cores, n_rows, d, m, drawn, len(filters), normalized).seconds for d in columns
+        site_analysis(cores, n_rows, d, m, drawn, len(filters), normalized, ranks, item).seconds
+        for d in columns
     )
-    blocks = len(columns) if extract else 0
     forward = forward_operations(
         parameters if multiplied is None else multiplied, forward_tokens, blocks, widest, context
     )
@@ -109,18 +115,22 @@ def make_plan(
         disk_bytes=n_rows * (sum(columns) * item + TOKEN_BYTES)
         + len(columns) * len(filters) * PIECE_BYTES,
         memory_bytes=max(extraction, analysis),
-        forward_seconds=FORWARD_SHARE * forward / flops if extract else 0.0,
+        forward_seconds=forward_seconds(cores, forward) / ranks if extract else 0.0,
         analysis_seconds=work,
     )
 
 
+@cache
 def flops_per_second() -> float:
-    """Speed of this machine on a float32 matrix product, the best of some 0.1 s."""
+    """Speed of this machine on a float32 matrix product: the best within 0.3 s, once a process.
+
+    The first products are slow while threads and clocks start, and those that another program
+    disturbs are too: the best of five was from 0.4 to 1 of the speed of the idle machine.
+    """
     a = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
-    a @ a
     best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
+    end = time.perf_counter() + _PROBE_SECONDS
+    while (start := time.perf_counter()) < end:
         a @ a
         best = min(best, time.perf_counter() - start)
     return 2.0 * _PROBE_SIZE**3 / best

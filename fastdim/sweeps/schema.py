@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SCHEMA_VERSION = 1
+# 2: `no_outliers` takes the median norm of the rows that are not zero.
+SCHEMA_VERSION = 2
 
 # Column -> pandas dtype. "Int64" is the nullable integer: `block` is empty for embedding and norm.
 COLUMNS: dict[str, str] = {

@@ -116,7 +116,7 @@ def _open(
         own = folder.part(ranks.rank, ranks.size)
 
         def planned() -> None:
-            plan = given.plan(definition, own)
+            plan = given.plan(definition, own, ranks=ranks.size, threads=job.threads)
             progress.plan(plan)
             already = sum(item.stat().st_size for item in folder.path.rglob("*") if item.is_file())
             check_space(plan, folder.path, already)
