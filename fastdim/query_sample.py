@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, generator, whole_number
+from fastdim.arrays import as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.neighbors import find_distinct
+from fastdim.query_far import center_of, from_center, references
 
 Int64 = NDArray[np.int64]
 
@@ -45,7 +46,8 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
             f"{wanted}: pass fewer, or queries=None for all rows"
         )
     count = len(first)
-    farthest = first[np.argsort(-_from_mean(rows)[first], kind="stable")]
+    center = center_of(rows.take(first[references(count)]))
+    farthest = first[np.argsort(-from_center(rows, center)[first], kind="stable")]
     rng = generator(seed)
     # In random order within layers of ceil(n/m) rows, or neighbours in the list would always come
     # together, or never.
@@ -54,18 +56,3 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
     # In whole numbers each row has probability m/n to the last bit, and none comes twice.
     places = (int(rng.integers(count)) + np.arange(wanted) * count) // wanted
     return np.sort(farthest[places])
-
-
-def _from_mean(rows: Rows) -> NDArray[np.float64]:
-    """Distance of each row (n,) from the mean of all."""
-    total = np.zeros(rows.d)
-    for start, stop in rows.spans():
-        total += rows.float64(start, stop).sum(axis=0)
-    mean = total / rows.n
-    found = np.empty(rows.n)
-    for start, stop in rows.spans():
-        centered = rows.float64(start, stop) - mean
-        largest = np.abs(centered).max(axis=1)  # squares of tiny values vanish
-        centered /= np.where(largest > 0.0, largest, 1.0)[:, None]
-        found[start:stop] = largest * np.sqrt(np.einsum("ij,ij->i", centered, centered))
-    return found

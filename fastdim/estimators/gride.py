@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +173,7 @@ def estimate(
     if compat is not None:
         log_mu, less = _published(log_mu, compat)
         sample = Sample(sample.n_points, sample.n_distinct, len(log_mu))
+        found = dataclasses.replace(found, far=None)  # which ratios were dropped is not known
     if not (log_mu > 0.0).any():
         raise InputError(
             f"neighbours {n1} and {n2} of every point are equally far (all ratios are 1), as on a "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -261,12 +261,18 @@ def query_parts(neighbors: Neighbors, plan: Plan, value: float) -> tuple[Int64, 
     Where it first stands in `neighbors.queries` (m,), in the order of the ratios, and its part (m,)
     in units of the dimension: the parts sum to 0.
     """
+    which, log_mu = ratio_order(neighbors)
+    return which, value * influence(log_mu, plan.method, plan.discard) / len(log_mu)
+
+
+def ratio_order(neighbors: Neighbors) -> tuple[Int64, Array]:
+    """Where each distinct query row first stands in `neighbors.queries`, in the order of log r2/r1,
+    and these logarithms; no distance is zero."""
     once = np.unique(neighbors.queries, return_index=True)[1]
     distances = neighbors.distances[once, :2].astype(np.float64)
     log_mu = np.log(distances[:, 1] / distances[:, 0])
     order = np.argsort(log_mu, kind="stable")
-    moved = influence(log_mu[order], plan.method, plan.discard)
-    return once[order], value * moved / len(log_mu)
+    return once[order], log_mu[order]
 
 
 def _robust(
@@ -280,7 +286,10 @@ def _robust(
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = math.log(plan.fit(log_mu * (1.0 + step)) / value) / math.log1p(step)
         moved = influence(log_mu, plan.method, plan.discard, slope)
-    spread = dependent_stderr(moved, neighbors, SHARING)
+    if plan.zeros in ("reject", "collapse"):
+        spread = dependent_stderr(moved, neighbors, SHARING, ratio_order(neighbors)[0])
+    else:  # zeros are treated before the ratios are put in order
+        spread = dependent_stderr(moved, replace(neighbors, far=None), SHARING)
     if not math.isfinite(spread):
         return math.nan, math.nan, math.nan
     factor = math.exp(normal_quantile(confidence) * spread)
