@@ -231,7 +231,7 @@ def dependent_stderr(
     of all; without strata V is S^2/m, and so is the sum (Cochran, Sampling Techniques, 1977, 5.5).
     """
     plain = float(clustered_stderr(influence, None))
-    if found.far is not None and len(influence) > 1:
+    if found.far is not None and len(found.far) and len(influence) > 1:
         queries = found.queries if order is None else found.queries[order]
         share = min(1.0, len(influence) / _searched(found))
         within = _of_strata(influence, np.isin(queries, found.far), found)
