@@ -216,6 +216,6 @@ def test_intervals_of_a_count_hold_where_few_rows_carry_the_error(estimator: str
         plain.append(of(dataclasses.replace(part, far=None)).stderr)
         held.append(found.lower <= target <= found.upper)
     assert np.mean(held) >= 0.92
-    # Beside the spread what all rows differ by from others like them, 160 of 2,025 of a plain error.
+    # Beside the spread what all rows differ by from others like them, 160 / 2,025 of a plain one.
     expected = np.sqrt(np.var(values, ddof=1) + 160 / 2025 * np.mean(np.square(plain)))
     assert 0.85 < np.mean(errors) / expected < 1.2
