@@ -100,6 +100,31 @@ def large_ratios(sets: int) -> Iterator[Line]:
         [v[0] for v in found],
         [v[1] for v in found],
     )
+    yield from tied_ratios(sets)
+
+
+def tied_ratios(sets: int) -> Iterator[Line]:
+    """Distances rounded to 0.1, so that a tenth or a fifth of the ratios are 1: DADApy counts those
+    as if they told of d what two neighbours in a row do, scikit-dimension drops them."""
+    for code, n1 in (("dadapy", 2), ("dadapy", 4), ("skdim", 1), ("skdim", 2)):
+        values = []
+        for r in rngs(31, 10 * sets):
+            near = ideal_neighbors(1000, 5.0, r)
+            near.distances[:] = np.maximum(0.1, np.round(near.distances, 1))
+            options = (n1, 2 * n1, "fisher", 0.95, 0)
+            values.append(
+                (
+                    gride.estimate(near, *options, code).value,
+                    gride.estimate(near, *options).value,
+                )
+            )
+        name = {"dadapy": "DADApy", "skdim": "skdim"}[code]
+        yield Line(
+            f"1,000 ideal ratios, d = 5, n1 = {n1}, distances rounded to 0.1 ({name})",
+            5.0,
+            [v[0] for v in values],
+            [v[1] for v in values],
+        )
 
 
 def _mixture(rows: int, rng: np.random.Generator) -> fastdim.Neighbors:

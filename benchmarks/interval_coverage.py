@@ -7,9 +7,9 @@ ideal:    independent rows from each model's own law.
 tori:     every row of a uniform set on a flat torus, through the search; the mean over all sets.
 curved:   the same on a sphere, a helicoid sheet and a Gaussian, which have curvature or borders.
 subsets:  every row of random subsets of a layer's rows; the mean over all subsets.
-sampled:  500 query rows against all rows of a layer; the value of all queries. "no long rows": of
-          the rows up to 5 times the median norm (docs/estimators.md says why). "stratified":
-          drawn by `stratified_queries`.
+sampled:  500 query rows against all rows of a layer; the value of all queries. Three tables: drawn
+          by a count ("far rows in proportion", the default of `knn` and of sweeps), plainly, and by
+          `stratified_queries`.
 
 Factors of the intervals were chosen on other seeds: sets here begin at seed 3,000,000.
 """
@@ -23,7 +23,7 @@ import platform
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -74,6 +74,14 @@ ESTIMATORS: dict[str, Estimator] = {
     # Balls of its own for each set, as its interval allows for their draw.
     "danco": lambda x, r: fastdim.danco(x, seed=zlib.crc32(np.ascontiguousarray(x).tobytes())),
 }
+
+
+def gride_at(x: Matrix, near: Neighbors, n1: int) -> Any:
+    return fastdim.gride(near, n1)
+
+
+# Of DEEP neighbours, for the queries of a layer alone.
+OF_LAYERS: dict[str, Estimator] = {f"gride {n1}": partial(gride_at, n1=n1) for n1 in (2, 8, 32, 64)}
 # These take no sample of queries.
 ALL_ROWS = (
     "gride 16 jackknife",
@@ -90,12 +98,16 @@ FIRST_SEED = 3_000_000
 NOTHING = (np.nan,) * 4
 PARTS = ("ideal", "tori", "curved", "subsets", "sampled")
 COLUMNS = 50
+DEEP = 128
 QUERIES = 500
 FEWER = 4
-LONG = 5.0  # times the median norm, as the filter of sweeps
 LAYERS = (1, 9, 20)
-# Of the queries of a layer: in the title, with long rows, stratified.
-SAMPLES = (("", True, False), (", no long rows", False, False), (", stratified", True, True))
+SAMPLED_LAYERS = (0, 1, 4, 9, 19, 20, 28, 29)
+DRAWS = {
+    "by a count (the default)": "far rows in proportion",
+    "plainly": "every sample equally likely",
+    "by `stratified_queries`": "evenly over the distance from the center",
+}
 
 
 def helicoid(n: int, d: int, rng: np.random.Generator) -> Array:
@@ -145,13 +157,15 @@ def values_of(name: str, x: Matrix, near: Neighbors, without: tuple[str, ...]) -
 
 
 @lru_cache(maxsize=1)
-def layer_rows(layer: int, pool: int, cache: Path, long_rows: bool = True) -> Matrix:
-    """A layer's rows, read once a process; those over LONG times the median norm if wanted."""
-    x = hidden_states(layer, pool, cache)
-    if long_rows:
-        return x
-    norms = np.linalg.norm(x.astype(np.float64), axis=1)
-    return np.asarray(x[norms <= LONG * np.median(norms)])
+def layer_rows(layer: int, pool: int, cache: Path) -> Matrix:
+    """A layer's rows, read once a process."""
+    return hidden_states(layer, pool, cache)
+
+
+@lru_cache(maxsize=1)
+def every_query(layer: int, pool: int, cache: Path) -> Neighbors:
+    """DEEP neighbours of all distinct rows of a layer, searched once a process."""
+    return fastdim.knn(layer_rows(layer, pool, cache), DEEP, duplicates="collapse", threads=1)
 
 
 def subset(
@@ -163,21 +177,28 @@ def subset(
     return measured(x[chosen], left_out(seed, costly))
 
 
-def sampled(
-    seed: int,
-    layer: int,
-    pool: int,
-    cache: Path,
-    first: int,
-    long_rows: bool = True,
-    stratified: bool = False,
-) -> list[Values]:
+def sampled(seed: int, layer: int, pool: int, cache: Path, first: int, draw: str) -> list[Values]:
     """The same of sampled queries; nan of estimators that take every row."""
-    x = layer_rows(layer, pool, cache, long_rows)
+    x, near = layer_rows(layer, pool, cache), every_query(layer, pool, cache)
     seed += first
-    drawn = fastdim.stratified_queries(x, QUERIES, seed=seed, threads=1) if stratified else QUERIES
-    near = fastdim.knn(x, COLUMNS, queries=drawn, seed=seed, duplicates="collapse", threads=1)
-    return [values_of(name, x, near, ALL_ROWS) for name in ESTIMATORS]
+    far = None
+    if draw == "plainly":
+        chosen = np.random.default_rng(seed).permutation(near.queries)[:QUERIES]
+    elif draw == "by `stratified_queries`":
+        chosen = fastdim.stratified_queries(x, QUERIES, seed=seed, threads=1)
+    else:
+        drawn = fastdim.knn(x, 1, queries=QUERIES, seed=seed, duplicates="collapse", threads=1)
+        chosen, far = drawn.queries, drawn.far
+    # A row's neighbours are the same however many queries there are.
+    at = np.searchsorted(near.queries, np.sort(chosen))
+    part = dataclasses.replace(
+        near,
+        distances=near.distances[at],
+        indices=near.indices[at],
+        queries=near.queries[at],
+        far=far,
+    )
+    return [values_of(name, x, part, ALL_ROWS) for name in ESTIMATORS]
 
 
 def ideal_neighbors(rows: int, d: float, rng: np.random.Generator) -> Neighbors:
@@ -281,16 +302,41 @@ def columns(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]
             yield shape, len(found), cells(found)
     for layer in options.layers:
         place = {"layer": layer, "pool": options.pool, "cache": options.cache}
-        for label, long_rows, stratified in SAMPLES if "sampled" in options.parts else ():
-            x = layer_rows(layer, options.pool, options.cache, long_rows)
-            truth = np.array([value for value, *_ in measured(x, ALL_ROWS)])
-            task = partial(sampled, first=options.seed, stratified=stratified, **place)
-            found = run(partial(task, long_rows=long_rows), sets=few)
-            yield f"block {layer}, sampled{label}", len(found), cells(found, truth)
         if "subsets" in options.parts:
             hidden_states(layer, options.pool, options.cache)
             found = run(partial(subset, **fewer, **place), sets=few)
             yield f"block {layer}, subsets", len(found), cells(found)
+
+
+def samples(options: argparse.Namespace) -> Iterator[tuple[str, str, int, list[str]]]:
+    """Draw, title, sets and cells of each column of the tables of sampled queries."""
+    run = partial(spread, workers=options.workers)
+    for layer in options.sampled_layers:
+        place = {"layer": layer, "pool": options.pool, "cache": options.cache}
+        x, near = layer_rows(**place), every_query(**place)
+        truth = np.array([values_of(name, x, near, ALL_ROWS)[0] for name in ESTIMATORS])
+        for draw in DRAWS:
+            task = partial(sampled, first=options.seed, draw=draw, **place)
+            found = run(task, sets=min(options.sets, 200))
+            yield draw, f"block {layer}", len(found), cells(found, truth)
+
+
+def table_of(columns: Iterable[tuple[str, int, list[str]]], start: float) -> list[str]:
+    """Lines of one table, told while it grows."""
+    table: dict[str, list[str]] = {name: [] for name in ESTIMATORS}
+    titles = []
+    for title, sets, column in columns:
+        titles.append(f"{title} ({sets})")
+        print(f"{titles[-1]}: {time.perf_counter() - start:.0f} s so far", flush=True)
+        for name, cell in zip(ESTIMATORS, column, strict=True):
+            table[name].append(cell)
+            print(f"  {name:24s} {cell}", flush=True)
+    told = [(name, line) for name, line in table.items() if any(line)]
+    return [
+        f"| estimator | {' | '.join(titles)} |",
+        f"|---|{'---|' * len(titles)}",
+        *(f"| {name} | {' | '.join(line)} |" for name, line in told),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -304,6 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--only", nargs="+", choices=ESTIMATORS, metavar="ESTIMATOR")
     parser.add_argument("--layers", nargs="+", type=int, default=LAYERS, metavar="BLOCK")
+    parser.add_argument("--sampled-layers", nargs="+", type=int, default=SAMPLED_LAYERS)
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first set")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"))
     parser.add_argument("--output", type=Path)
@@ -311,14 +358,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name in set(ESTIMATORS) - set(options.only or ESTIMATORS):
         del ESTIMATORS[name]
     start = time.perf_counter()
-    table: dict[str, list[str]] = {name: [] for name in ESTIMATORS}
-    titles = []
-    for title, sets, column in columns(options):
-        titles.append(f"{title} ({sets})")
-        print(f"{titles[-1]}: {time.perf_counter() - start:.0f} s so far", flush=True)
-        for name, cell in zip(ESTIMATORS, column, strict=True):
-            table[name].append(cell)
-            print(f"  {name:24s} {cell}", flush=True)
     lines = [
         f"{platform.machine()}, fastdim {fastdim.__version__}, numpy {np.__version__}, {today()}; "
         f"sets of {options.rows:,} rows, layers of SmolLM2-135M with {options.pool:,} rows. Share "
@@ -326,11 +365,16 @@ def main(arguments: list[str] | None = None) -> int:
         f"the head the number of sets, {options.costly} at most for {', '.join(COSTLY)}, "
         f"{options.costly // FEWER} on layers and curved shapes. Seeds "
         f"from {options.seed:,} on, which served to choose no factor.",
-        "",
-        f"| estimator | {' | '.join(titles)} |",
-        f"|---|{'---|' * len(titles)}",
-        *(f"| {name} | {' | '.join(line)} |" for name, line in table.items()),
     ]
+    if set(options.parts) - {"sampled"}:
+        lines += ["", *table_of(columns(options), start)]
+    if "sampled" in options.parts:
+        if options.only is None:
+            ESTIMATORS.update(OF_LAYERS)
+        found = list(samples(options))
+        for draw, meaning in DRAWS.items():
+            lines += ["", f"{QUERIES} queries of a layer, drawn {draw}: {meaning}.", ""]
+            lines += table_of((column[1:] for column in found if column[0] == draw), start)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +168,8 @@ def as_rows(
     Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
     on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
     """
+    min_rows = whole_number("min_rows", min_rows, 0)
+    min_columns = whole_number("min_columns", min_columns, 0)
     rows = x if isinstance(x, Rows) else _convert(x, name)
     if rows.n < max(1, min_rows) and not (empty and rows.n == 0):
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
@@ -182,6 +184,24 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
     return int(value)
+
+
+def real_number(name: str, value: Any) -> float:
+    """`value` as a float, NaN and infinities too. Raises InputError for anything but a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} is beyond the range of float64: pass a smaller number") from None
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """What a list or another collection holds. Raises InputError for one value, texts too."""
+    single = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
+    if single or (isinstance(values, np.ndarray) and values.ndim != 1):
+        raise InputError(f"{name} must be a list of values, got {values!r}")
+    return list(values)
 
 
 def generator(seed: Any) -> np.random.Generator:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups, as_rows
+from fastdim.arrays import Rows, as_groups, as_rows, several
 from fastdim.backends import cpu
 from fastdim.backends.faiss_index import EFFORT
 from fastdim.cosine import CosineStats, add_pairs, check_pairs, cosine_moments
@@ -146,8 +146,8 @@ def measure(
     metrics: names from METRICS, None for all; only what they need is computed. Errors of the
     arguments themselves, NaN in x among them, are raised.
     """
-    wanted = list(METRICS) if metrics is None else list(metrics)
-    unknown = [name for name in wanted if name not in METRICS]
+    wanted = list(METRICS) if metrics is None else several("metrics", metrics)
+    unknown = [name for name in wanted if not isinstance(name, str) or name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
     return measure_job(_job(x, queries, pairs, groups, seed, confidence, threads), wanted)

@@ -18,7 +18,8 @@ from fastdim.cosine import CosineStats, check_pairs, draw_pairs, sampled_pairs
 from fastdim.cosine_device import finished, stats
 from fastdim.errors import BackendError, InputError, require
 from fastdim.estimate import check_confidence
-from fastdim.neighbors import Neighbors, plan_queries
+from fastdim.neighbors import Neighbors
+from fastdim.query_plan import plan_queries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,8 @@ class LayerSweep:
     at once from then on.
 
     backend: "cuda", "triton", or "auto" for the one that `knn` and `cosine_stats` would take.
-    k, queries, seed: as of `knn`: None, a number of rows, or row numbers, the same in every layer.
+    k, queries, seed: as of `knn`: None, a number of rows, drawn plainly, or row numbers: the same
+        in every layer.
     bins, pairs, confidence: as of `cosine_stats`.
     streams: layers that may run side by side; each takes the memory of one search.
     graph: True, False, or "auto" for where launches are predicted to take longer than the work
@@ -94,7 +96,7 @@ class LayerSweep:
         torch, xs = require("torch", "torch"), as_layers(layers)
         n, device = len(xs[0]), xs[0].device
         on = self._backend(xs[0], "knn")
-        k, _, chosen = plan_queries(n, self.k, self.queries, None, self.seed)
+        k, _, chosen, _ = plan_queries(n, self.k, self.queries, None, self.seed)
         numbers = torch.from_numpy(np.arange(n) if chosen is None else chosen).to(device)
         asked = None if chosen is None else numbers
         search = self._by_triton if on == "triton" else self._by_cuda

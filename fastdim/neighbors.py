@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
 from fastdim.disk.calls import check_tiles, needs_tiles
 from fastdim.errors import BackendError, InputError
-from fastdim.query_error import is_error, query_count
-from fastdim.query_rows import choose, is_count
+from fastdim.query_far import far_of_tensor, far_rows
+from fastdim.query_plan import plan_queries, stated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,9 @@ class Neighbors:
     n_points: rows given. n_distinct: distinct rows, None if they were not counted ("keep").
     foreign: whether the queries were rows of another matrix, which `queries` then numbers.
         These three are torch tensors where x lay on a GPU, on that GPU: `numpy()` fetches them.
+    far: of queries drawn by a count, row numbers of the rows searched that lie far from all, of
+        which the queries have their share (`knn`); None where queries were not drawn so. In host
+        memory.
     audit: of an approximate search, how it compares with the exact one on a sample.
     backend: what computed it, e.g. "cpu-avx512". seconds: wall time. plan: what the search did:
         strategy, arithmetic of its filter, axes of the first level and of both, and the pairs that
@@ -57,6 +61,7 @@ class Neighbors:
     seconds: float
     foreign: bool = False
     audit: Audit | None = None
+    far: Int64 | None = None
 
     @property
     def k(self) -> int:
@@ -106,7 +111,9 @@ def knn(
     Euclidean, exact: winners are sums of squared differences in float64, within 1e-6 relative of
     brute force whatever the offset or scale of x; the same bits for any number of threads.
 
-    queries: None for every row; an int m for min(m, n) rows drawn by `seed` without replacement;
+    queries: None for every row; an int m for min(m, n) rows drawn by `seed` without replacement,
+        each with the same probability, rows over 3 times the median distance from the center in
+        proportion: intervals of estimators count on that (docs/estimators.md);
         "1%" for as many as keep the relative error that sampling adds to the dimension (standard
         error of TwoNN) at 1 %, stated in `plan` (docs/large-sets.md); an array of row numbers
         or a boolean mask. References are always all rows. Rows (m, d) of
@@ -208,6 +215,13 @@ class Prepared(Rows):
     """
 
     index: cpu.Index
+    _far: dict[bool, Int64] = field(default_factory=dict, init=False, repr=False)
+
+    def far(self, first: Int64 | None) -> Int64:
+        """`far_rows`, found once for all rows (None) and once for the distinct ones."""
+        if (first is None) not in self._far:
+            self._far[first is None] = far_rows(self, first)
+        return self._far[first is None]
 
     @property
     def strategy(self) -> str:
@@ -280,7 +294,8 @@ def search(
 ) -> Neighbors:
     """`knn` on validated rows; over the first row of each group where groups are given."""
     start = time.perf_counter()
-    k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
+    find_far = rows.far if isinstance(rows, Prepared) else partial(far_rows, rows)
+    k, count, chosen, far = plan_queries(rows.n, k, queries, groups, seed, find_far)
     by_group = groups is not None and count < rows.n
     index = (
         rows.index
@@ -291,7 +306,8 @@ def search(
     plan.update(stated(queries, count, chosen))
     duplicates = duplicates or ("keep" if groups is None else "collapse")
     backend = f"cpu-{plan['isa']}"
-    return found_in(rows, groups, chosen, (distances, indices, plan), duplicates, backend, start)
+    results = distances, indices, plan
+    return found_in(rows, groups, chosen, results, duplicates, backend, start, far=far)
 
 
 def found_in(
@@ -303,6 +319,7 @@ def found_in(
     backend: str,
     start: float,
     audit: Audit | None = None,
+    far: Int64 | None = None,
 ) -> Neighbors:
     """The result of a search begun at `start`: (distances, indices, plan) by row, or by group."""
     distances, indices, plan = results
@@ -310,6 +327,7 @@ def found_in(
     numbers = np.arange(count) if chosen is None else chosen
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
+        far = None if far is None else groups.first[far]
     return Neighbors(
         distances=in_precision(distances, rows.dtype),
         indices=indices,
@@ -321,31 +339,8 @@ def found_in(
         plan=plan,
         seconds=time.perf_counter() - start,
         audit=audit,
+        far=far,
     )
-
-
-def plan_queries(
-    n: int, k: int, queries: Any, groups: Distinct | None, seed: int
-) -> tuple[int, int, Int64 | None]:
-    """k, the rows (or groups) that are searched, and the chosen of them, None for all."""
-    count = n if groups is None else len(groups.first)
-    kind = "rows" if groups is None else "distinct rows"
-    k = whole_number("k", k, 1)
-    if k >= count:
-        raise InputError(f"k = {k} neighbours need at least {k + 1} {kind}, got {count}")
-    if is_error(queries):
-        queries = query_count(queries, count)
-    chosen = choose(queries, n, count, seed)
-    if groups is not None and count < n and chosen is not None and not is_count(queries):
-        chosen = groups.inverse[chosen]
-    return k, count, chosen
-
-
-def stated(queries: Any, count: int, chosen: Int64 | None) -> dict[str, int | str]:
-    """What the plan says of queries that were asked for by an error."""
-    if not is_error(queries):
-        return {}
-    return {"query_error": queries.strip(), "queries": count if chosen is None else len(chosen)}
 
 
 def _search_on(
@@ -361,7 +356,8 @@ def _search_on(
 ) -> Neighbors:
     """`search` on a device or by FAISS, of rows in host memory."""
     start = time.perf_counter()
-    k, count, chosen = plan_queries(rows.n, k, queries, groups, seed)
+    find_far = partial(far_rows, rows)
+    k, count, chosen, far = plan_queries(rows.n, k, queries, groups, seed, find_far)
     searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
     audit = None
     if backend in faiss_index.BACKENDS:
@@ -372,9 +368,8 @@ def _search_on(
     else:
         distances, indices, plan, name = devices.knn(backend, searched, chosen, k)
     plan.update(stated(queries, count, chosen))
-    return found_in(
-        rows, groups, chosen, (distances, indices, plan), duplicates, name, start, audit
-    )
+    results = distances, indices, plan
+    return found_in(rows, groups, chosen, results, duplicates, name, start, audit, far)
 
 
 def search_tensor(
@@ -395,7 +390,8 @@ def search_tensor(
         queries = queries.cpu().numpy()
     groups = None if duplicates == "keep" else Distinct(*devices.distinct(backend, x))
     check_duplicates(duplicates, groups, len(x))
-    k, count, chosen = plan_queries(len(x), k, queries, groups, seed)
+    find_far = partial(far_of_tensor, x)
+    k, count, chosen, far = plan_queries(len(x), k, queries, groups, seed, find_far)
     numbers = torch.from_numpy(np.arange(count) if chosen is None else chosen).to(x.device)
     asked = None if chosen is None else numbers
     first = None
@@ -411,6 +407,7 @@ def search_tensor(
         distances, indices, plan, name = devices.knn_tensor(backend, searched, asked, k, strategy)
     if first is not None:
         numbers, indices = first[numbers], first[indices]
+        far = None if far is None or groups is None else groups.first[far]
     plan.update(stated(queries, count, chosen))
     if x.dtype != torch.float64:
         distances = distances.float()
@@ -427,6 +424,7 @@ def search_tensor(
         plan=plan,
         seconds=time.perf_counter() - start,
         audit=audit,
+        far=far,
     )
 
 

@@ -48,6 +48,7 @@ def same(found: fd.Neighbors, expected: fd.Neighbors) -> None:
     np.testing.assert_array_equal(found.distances, expected.distances)
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.queries, expected.queries)
+    np.testing.assert_array_equal(found.far, expected.far)
     assert (found.n_points, found.n_distinct) == (expected.n_points, expected.n_distinct)
     assert (found.backend, found.duplicates) == (expected.backend, expected.duplicates)
     assert found.distances.dtype == expected.distances.dtype

@@ -173,6 +173,7 @@ def test_ranks_give_what_one_process_gives(ranks: Any, alone: Any, name: str, cu
             assert {found[kind].n_points for found in told} == {N}
             assert {found[kind].n_distinct for found in told} == {expected.n_distinct}
             for found in told:
+                np.testing.assert_array_equal(found[kind].far, expected.far)
                 low, high = found["cut"]
                 assert ((found[kind].queries >= low) & (found[kind].queries < high)).all()
         elif kind == "spectrum":

@@ -1,5 +1,6 @@
 """What filters share gives each of them what it would find alone."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import in_dtype, token_like
 
 from fastdim import Rows, measure
 from fastdim.layer import Measurement, measure_job
+from fastdim.query_far import far_rows
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, LayerRows, apply
 from fastdim.sweeps.shared import SharedJob, SharedLayer
@@ -85,6 +87,10 @@ def test_queries_are_the_same_rows_where_a_filter_keeps_them() -> None:
         kept = apply(FILTERS[name], shared.layer, 5.0).kept
         found = shared.neighbors(kept)
         assert len(found.queries) == 100
+        far = np.intersect1d(far_rows(shared.rows, shared.distinct.first), kept)
+        np.testing.assert_array_equal(found.far, far)
+        share = 100 * len(far) / len(kept)
+        assert int(np.isin(found.queries, far).sum()) in (math.floor(share), math.ceil(share))
         assert np.isin(found.queries, kept).all()
         assert np.isin(found.indices, kept).all()
         chosen[name] = set(found.queries.tolist())

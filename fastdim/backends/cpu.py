@@ -34,6 +34,9 @@ DIRECT_PAIRS = 144_000_000
 # csrc/gathered.cpp a search stays within 256 MB.
 SPARE_BYTES = 192 << 20
 
+# The kernels take a 32-bit count; more than there is work for are not started.
+MOST_THREADS = 1 << 20
+
 # Axes of the first level of a pruned search; 0: chosen from a sample of the rows.
 FIRST_AXES = 0
 
@@ -88,6 +91,8 @@ def resolve_threads(threads: int | None = None) -> int:
         value = int(text)
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{origin}={value!r} must be a whole number >= 1")
+    if value > MOST_THREADS:
+        raise InputError(f"{origin}={value!r} is more than {MOST_THREADS:,}: pass fewer threads")
     return int(value)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from fastdim.disk import budget, groups, state
 from fastdim.disk.rows import DiskRows, open_rows
 from fastdim.disk.tiles import Matrix, Tiles, opened
 from fastdim.errors import InputError
+from fastdim.query_far import center_of, far_places, from_center, references
+from fastdim.query_plan import plan_queries, stated
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -105,7 +108,10 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
     with state.opened(resume, definition) as kept:
         found = None if duplicates == "keep" else _groups(source, limit, workers, kept)
         neighbors.check_duplicates(duplicates, found, source.n)
-        k, count, chosen = neighbors.plan_queries(source.n, wanted.k, queries, found, wanted.seed)
+        find_far = partial(_far, source, kept)
+        k, count, chosen, far = plan_queries(
+            source.n, wanted.k, queries, found, wanted.seed, find_far
+        )
         ids = found.first if found is not None and count < source.n else None
         asked, inverse = None, None
         if chosen is not None:
@@ -116,7 +122,7 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
     distances, indices = result.distances, result.indices
     if inverse is not None and not np.array_equal(inverse, np.arange(len(inverse))):
         distances, indices = distances[inverse], indices[inverse]
-    plan.update(neighbors.stated(queries, count, chosen))
+    plan.update(stated(queries, count, chosen))
     return neighbors.found_in(
         source,
         found,
@@ -125,7 +131,21 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
         duplicates,
         f"cpu-{plan['isa']}",
         start,
+        far=far,
     )
+
+
+def _far(source: DiskRows, kept: state.State, first: Int64 | None) -> Int64:
+    """`far_rows`, in one reading of the files."""
+    saved = kept.load("far")
+    if saved is not None:
+        return saved["far"]
+    numbers = np.arange(source.n) if first is None else first
+    center = center_of(source.take(numbers[references(len(numbers))]))
+    distances = np.concatenate([from_center(part, center) for part in source.parts])
+    far = far_places(distances if first is None else distances[first])
+    kept.save("far", {"far": far})
+    return far
 
 
 def _groups(source: DiskRows, limit: int, threads: int, kept: state.State) -> neighbors.Distinct:

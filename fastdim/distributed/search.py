@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from fastdim.arrays import Rows
 from fastdim.backends import cpu
 from fastdim.distributed.shard import Shard
 from fastdim.errors import InputError
-from fastdim.neighbors import Distinct, Neighbors, in_precision, plan_queries, stated
+from fastdim.neighbors import Distinct, Neighbors, in_precision
+from fastdim.query_far import center_of, far_places, from_center, references
+from fastdim.query_plan import plan_queries, stated
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -44,7 +47,8 @@ def search(
     queries: as there, row numbers of the whole matrix. groups: its equal rows.
     """
     begun = time.perf_counter()
-    k, count, chosen = plan_queries(shard.n, k, queries, groups, seed)
+    find_far = partial(far_rows, shard)
+    k, count, chosen, far = plan_queries(shard.n, k, queries, groups, seed, find_far)
     collapsed = groups is not None and count < shard.n
     searched = shard.take(groups.first) if groups is not None and collapsed else shard
     numbers = np.arange(count) if chosen is None else chosen
@@ -58,6 +62,7 @@ def search(
         distances, indices = ranks.concatenate(distances), ranks.concatenate(indices)
     if groups is not None:
         numbers, indices = groups.first[numbers], groups.first[indices]
+        far = None if far is None else groups.first[far]
     isa = cpu.active_isa()
     plan: dict[str, int | str] = {
         "isa": isa,
@@ -74,7 +79,21 @@ def search(
         backend=f"cpu-{isa}",
         plan=plan | stated(queries, count, chosen),
         seconds=time.perf_counter() - begun,
+        far=far,
     )
+
+
+def distances_from_center(shard: Shard, first: Int64 | None) -> Float64:
+    """`from_center` of every row (n,), on every rank; the center is that of the rows `first`."""
+    numbers = np.arange(shard.n) if first is None else first
+    center = center_of(shard.fetch(numbers[references(len(numbers))]))
+    return shard.ranks.concatenate(shard.ranks.each(lambda: from_center(shard.rows, center)))
+
+
+def far_rows(shard: Shard, first: Int64 | None) -> Int64:
+    """`fastdim.query_far.far_rows` of the whole matrix, on every rank."""
+    distances = distances_from_center(shard, first)
+    return far_places(distances if first is None else distances[first])
 
 
 def own_part(found: Neighbors, shard: Shard) -> Neighbors:

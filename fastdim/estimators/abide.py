@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import real_number, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.gride import solve
@@ -55,7 +55,10 @@ def abide(
     """
     found = _every_row(x_or_neighbors, k_max, "abide", threads)
     whole_number("iterations", iterations, 1)
-    if start is None:
+    level = real_number("level", level)
+    if start is not None:
+        start = real_number("start", start)
+    else:
         start = float(solve(np.log(found.distances[:, 1] / found.distances[:, 0]), 1, 2))
     if not (math.isfinite(start) and start > 0.0):
         raise InputError(f"the first d must be finite and above 0, got {start!r}: pass start=")
@@ -94,6 +97,7 @@ def k_star(
     k_max >= their number is refused. Assumes that dimension for every row. Bias: a high dimension
     makes it small. Whole numbers, no interval. Cost: one search, then O(n k_max).
     """
+    level, dimension = real_number("level", level), real_number("dimension", dimension)
     if not dimension > 0.0:
         raise InputError(f"dimension must be above 0, got {dimension!r}")
     found = _every_row(x_or_neighbors, k_max, "k_star", threads)

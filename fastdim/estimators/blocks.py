@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import as_rows, generator, whole_number
+from fastdim.arrays import as_rows, generator, several, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError, require
 from fastdim.estimators.twonn import (
@@ -95,7 +95,9 @@ def block_analysis(
         while count // (2 * chosen[-1]) >= SMALLEST_BLOCK:
             chosen.append(2 * chosen[-1])
     else:
-        chosen = [whole_number("each of blocks", b, 1) for b in np.atleast_1d(blocks).tolist()]
+        one = isinstance(blocks, (int, np.integer))
+        given = [blocks] if one else several("blocks", blocks)
+        chosen = [whole_number("each of blocks", b, 1) for b in given]
     if not chosen or count // max(chosen) < 3:
         raise InputError(
             f"{count} distinct rows do not fill blocks={chosen} with 3 rows each: pass fewer blocks"

@@ -51,7 +51,7 @@ def ess(
     queries there. Cost: one search, then O(m k^2 d).
     """
     k = whole_number("k", k, 3)
-    if version not in VERSIONS:
+    if not isinstance(version, str) or version not in VERSIONS:
         raise InputError(f"version must be 'a' or 'b', got {version!r}")
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)
     local, sharing = ess_shared(rows, found, version, cpu.resolve_threads(threads))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, real_number, several
 from fastdim.backends import cpu
 from fastdim.covariance import decompose
 from fastdim.errors import InputError
@@ -50,9 +50,10 @@ def fishers(
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """
     rows = rows_of(x, "fishers")
-    levels = np.sort(np.asarray(alphas, dtype=np.float64))
-    if levels.ndim != 1 or len(levels) == 0 or not ((levels > 0.0) & (levels < 1.0)).all():
+    levels = np.sort([real_number("each of alphas", a) for a in several("alphas", alphas)])
+    if len(levels) == 0 or not ((levels > 0.0) & (levels < 1.0)).all():
         raise InputError(f"alphas must lie strictly between 0 and 1, got {alphas!r}")
+    condition = real_number("condition", condition)
     if not condition > 1.0:
         raise InputError(f"condition must be above 1, got {condition!r}")
     workers = cpu.resolve_threads(threads)

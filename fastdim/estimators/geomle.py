@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import generator, whole_number
+from fastdim.arrays import generator, real_number, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
@@ -65,8 +65,9 @@ def geomle(
     degree = whole_number("degree", degree, 1)
     if k2 - k1 + 1 <= degree:
         raise InputError(f"degree {degree} needs more than {degree} sizes k: widen k1..k2")
-    if not ridge >= 0.0:
-        raise InputError(f"ridge must be at least 0, got {ridge!r}")
+    ridge = real_number("ridge", ridge)
+    if not 0.0 <= ridge < math.inf:
+        raise InputError(f"ridge must be finite and at least 0, got {ridge!r}")
     bootstraps = whole_number("bootstraps", bootstraps, 2)
     found = _with_spare(x_or_neighbors, k2, threads)
     rng = generator(seed)

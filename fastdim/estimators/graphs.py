@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, generator, whole_number
+from fastdim.arrays import Rows, generator, real_number, several, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, bounded_exp, check_confidence
@@ -61,7 +61,9 @@ def knn_graph(
     subset), then O(sizes x draws) sums; the blocks add as much again at most.
     """
     rows, first, count = _distinct(x, "knn_graph", threads)
-    k = whole_number("k", k, 1)
+    k, gamma = whole_number("k", k, 1), _power("gamma", gamma)
+    if k >= count:
+        raise InputError(f"knn_graph with k = {k} needs more than {k} distinct rows, got {count}")
     counts = _sizes(sizes, count, max(k + 1, count // 4), count)
     if counts.min() <= k:
         raise InputError(f"knn_graph with k = {k} needs sizes above k, got {counts.tolist()}")
@@ -129,7 +131,7 @@ def ph_dimension(
     further than the draws allow. Cost: sizes x draws x p^2 d.
     """
     rows, first, count = _distinct(x, "ph_dimension", threads)
-    largest = min(count, LARGEST)
+    largest, alpha = min(count, LARGEST), _power("alpha", alpha)
     counts = _sizes(sizes, count, max(2, largest // 2), largest)
     if counts.min() < 2:
         raise InputError(f"ph_dimension needs sizes of at least 2, got {counts.tolist()}")
@@ -188,16 +190,23 @@ def _distinct(x: Any, name: str, threads: int | None) -> tuple[Rows, Int64, int]
     return rows, first, len(first)
 
 
+def _power(name: str, value: Any) -> float:
+    power = real_number(name, value)
+    if not 0.0 < power < math.inf:
+        raise InputError(f"{name}, the power of edge lengths, must be above 0, got {value!r}")
+    return power
+
+
 def _sizes(sizes: Sequence[int] | None, count: int, least: int, most: int) -> Int64:
     if sizes is None:
         return np.unique(np.geomspace(least, most, STEPS).round().astype(np.int64))
-    chosen = np.unique(np.array([whole_number("each of sizes", size, 1) for size in sizes]))
-    if len(chosen) < 2 or chosen.max() > count:
+    chosen = sorted({whole_number("each of sizes", size, 1) for size in several("sizes", sizes)})
+    if len(chosen) < 2 or chosen[-1] > count:
         raise InputError(
             f"sizes must be at least two numbers of points, none above the {count} distinct rows; "
-            f"got {chosen.tolist()}"
+            f"got {chosen}"
         )
-    return chosen
+    return np.array(chosen, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -219,8 +228,15 @@ class _Growth:
             [np.sort(rng.choice(len(chosen), size=size, replace=False)) for size in sizes]
             for _ in range(self.draws)
         ]
-        columns = (lengths(np.stack(column)) for column in zip(*parts, strict=True))
-        logs = np.log(np.stack(list(columns), axis=1))
+        with np.errstate(over="ignore", under="ignore"):
+            columns = [lengths(np.stack(column)) for column in zip(*parts, strict=True)]
+        found = np.stack(columns, axis=1)
+        if not ((found > 0.0) & np.isfinite(found)).all():
+            raise InputError(
+                f"lengths of edges to the power {self.power:g} leave the range of float64: pass a "
+                "smaller power, or divide the rows by a constant"
+            )
+        logs = np.log(found)
         x = np.log(sizes) - np.log(sizes).mean()
         return np.asarray(logs @ x / (x @ x))
 
@@ -236,8 +252,6 @@ def _grown(
 ) -> Estimate:
     """power / (1 - slope) of log length on log size, with the error of the slope over blocks."""
     power = growth.power
-    if not power > 0.0:
-        raise InputError(f"the power of edge lengths must be above 0, got {power!r}")
     check_confidence(confidence)
     rng = generator(seed)
     slopes = growth.slopes(first, sizes, rng)

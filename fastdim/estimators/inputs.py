@@ -210,8 +210,12 @@ def estimate_of(
     )
 
 
-def dependent_stderr(influence: Array, found: Neighbors, sharing: float) -> float:
+def dependent_stderr(
+    influence: Array, found: Neighbors, sharing: float, order: NDArray[np.int64] | None = None
+) -> float:
     """Standard error of a mean of influence values (m,) of query rows, neighbours dependent.
+
+    order: place of each value's query among the queries, None where they are in that order.
 
     Two rows that are each other's neighbours share a distance, so the variance is above that of
     independent rows, by up to 2 where every measurement is counted from both ends. `sharing` is
@@ -220,8 +224,42 @@ def dependent_stderr(influence: Array, found: Neighbors, sharing: float) -> floa
     and the excess is that share of it. Sums of products over neighbouring rows, the usual remedy,
     take a dimension that differs between regions for dependence: 2 to 5 times the true error on
     hidden states.
+
+    Queries drawn by a count have far rows in proportion (`found.far`). Of m among n the error of
+    looking at m alone is then that of a stratified sample, and what all n rows differ by from
+    others like them comes on top: (1 - m/n) V + (m/n) S^2/m, V of m queries from both strata, S^2
+    of all; without strata V is S^2/m, and so is the sum (Cochran, Sampling Techniques, 1977, 5.5).
     """
-    return float(clustered_stderr(influence, None)) * widening(found, len(influence), sharing)
+    plain = float(clustered_stderr(influence, None))
+    if found.far is not None and len(found.far) and len(influence) > 1:
+        queries = found.queries if order is None else found.queries[order]
+        share = min(1.0, len(influence) / _searched(found))
+        within = _of_strata(influence, np.isin(queries, found.far), found)
+        plain = math.sqrt((1.0 - share) * within + share * plain**2)
+    return plain * widening(found, len(influence), sharing)
+
+
+def _of_strata(influence: Array, is_far: NDArray[np.bool_], found: Neighbors) -> float:
+    """Variance of the mean where far rows were drawn in proportion, rounded at random."""
+    assert found.far is not None
+    m = len(influence)
+    parts = [part for part in (influence[is_far], influence[~is_far]) if len(part)]
+    # One value alone has no spread of its own: its distance from the mean of all is taken for it.
+    each = [
+        len(part) * float(part.var(ddof=1))
+        if len(part) > 1
+        else float(part[0] - influence.mean()) ** 2
+        for part in parts
+    ]
+    if len(parts) == 2:
+        rest = m * len(found.far) / _searched(found) % 1.0
+        each.append(rest * (1.0 - rest) * float(parts[0].mean() - parts[1].mean()) ** 2)
+    return sum(each) / m**2
+
+
+def _searched(found: Neighbors) -> int:
+    """Rows the queries were drawn from."""
+    return found.n_points if found.n_distinct is None else found.n_distinct
 
 
 def first_drawn(
@@ -237,8 +275,7 @@ def first_drawn(
 
 def widening(found: Neighbors, count: int, sharing: float) -> float:
     """What `dependent_stderr` multiplies the error of `count` independent query rows by."""
-    everything = found.n_points if found.n_distinct is None else found.n_distinct
-    share = min(1.0, (count - 1) / max(1, everything - 1))
+    share = min(1.0, (count - 1) / max(1, _searched(found) - 1))
     return math.sqrt(1.0 + (sharing - 1.0) * share)
 
 

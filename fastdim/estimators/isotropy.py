@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups
+from fastdim.arrays import Rows, as_groups, as_plain, real_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
@@ -55,9 +55,13 @@ def isoscore_star(
     and one.
     """
     rows = rows_of(x, "isoscore_star")
+    zeta = real_number("zeta", zeta)
     if not 0.0 <= zeta <= 1.0:
         raise InputError(f"zeta must lie in [0, 1], got {zeta!r}")
-    target = np.eye(rows.d) if covariance is None else np.asarray(covariance, dtype=np.float64)
+    given = as_plain("covariance", np.eye(rows.d) if covariance is None else covariance)
+    if given.dtype.kind not in "fiu":
+        raise InputError(f"covariance must hold real numbers, got {given.dtype}")
+    target = given.astype(np.float64)
     if target.shape != (rows.d, rows.d) or not np.isfinite(target).all():
         raise InputError(
             f"covariance must be a finite matrix ({rows.d}, {rows.d}), got shape {target.shape}"

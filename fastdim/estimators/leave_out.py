@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups
+from fastdim.arrays import Rows, as_groups, whole_number
 from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import Spectrum
 from fastdim.errors import InputError
@@ -119,7 +119,7 @@ def from_rows(
 def split(groups: Any, n: int, parts: int) -> NDArray[np.int64]:
     """Part (n,) of each row, 0..parts-1, documents whole."""
     labels = as_groups(groups, n)
-    if parts == 0:
+    if whole_number("jackknife", parts, 0) == 0:
         return np.zeros(n, dtype=np.int64)
     if parts < 2:
         raise InputError(f"jackknife must be 0 or at least 2 groups, got {parts}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import real_number
 from fastdim.backends import cpu
 from fastdim.covariance import Spectrum
 from fastdim.errors import InputError
@@ -78,6 +80,14 @@ def lpca(
         raise InputError(f"noise_variance is for MP, GD, KN and denoised, not for {rule!r}")
     if rule == "scRMT" and not center:
         raise InputError("scRMT standardizes the columns: leave center=True")
+    if noise_variance is not None:
+        noise_variance = real_number("noise_variance", noise_variance)
+        if not 0.0 < noise_variance < math.inf:
+            raise InputError(f"noise_variance must be finite and above 0, got {noise_variance!r}")
+    if alpha is not None:
+        alpha = real_number("alpha", alpha)
+        if not 0.0 <= alpha < math.inf:
+            raise InputError(f"alpha must be at least 0, got {alpha!r}")
     label = f"lPCA {rule}"
     if rule not in NULL_RULES:
         found, columns = spectra_of(

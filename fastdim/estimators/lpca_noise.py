@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, generator
+from fastdim.arrays import Rows, as_rows, generator, real_number, whole_number
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimators.leave_out import Statistic
@@ -108,11 +108,10 @@ def parallel_rule(
     """Leading eigenvalues above the quantile of those of permuted columns, or of flipped signs."""
     if null not in ("permute", "signflip"):
         raise InputError(f"null must be 'permute' or 'signflip', got {null!r}")
-    if not 0.0 < quantile <= 1.0 or permutations < 1:
-        raise InputError(
-            "quantile must lie in (0, 1] and permutations be at least 1, got "
-            f"{quantile!r} and {permutations!r}"
-        )
+    permutations = whole_number("permutations", permutations, 1)
+    quantile = real_number("quantile", quantile)
+    if not 0.0 < quantile <= 1.0:
+        raise InputError(f"quantile must lie in (0, 1], got {quantile!r}")
     rng = generator(seed)
     if null == "signflip" and center:
         values = values - values.mean(axis=0)

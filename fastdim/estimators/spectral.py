@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, real_number, whole_number
 from fastdim.backends import cpu
 from fastdim.covariance import Spectrum, spectrum
 from fastdim.errors import InputError
@@ -160,8 +160,9 @@ def alpha_req(
     """
     found, _ = spectra_of(x_or_spectrum, "alpha_req", groups, jackknife, threads)
     rank = int((found.whole > 0.0).sum())
-    stop = rank if last is None else last
-    if not 1 <= first < stop or stop > rank:
+    first = whole_number("first", first, 1)
+    stop = rank if last is None else whole_number("last", last, 2)
+    if not first < stop or stop > rank:
         raise InputError(
             f"alpha_req needs 1 <= first < last <= {rank} eigenvalues above zero, got {first} and "
             f"{last}"
@@ -235,6 +236,7 @@ def matrix_entropy(
     refused. Interval: jackknife over groups of rows. Cost: as many eigenvalue problems as groups,
     +1.
     """
+    alpha = real_number("alpha", alpha)
     if not alpha > 0.0:
         raise InputError(f"alpha must be above 0, got {alpha!r}")
     if normalize not in ("none", "max"):
@@ -252,7 +254,9 @@ def matrix_entropy(
         elif math.isinf(alpha):
             value = -math.log(float(share[0]))
         else:
-            value = math.log(float((share**alpha).sum())) / (1.0 - alpha)
+            # Of the largest share taken out, so that no power of all of them vanishes.
+            rest = math.log(float(((share / share.max()) ** alpha).sum()))
+            value = (alpha * math.log(float(share.max())) + rest) / (1.0 - alpha)
         return max(value, 0.0) / unit
 
     label = f"matrix entropy, alpha = {alpha:g}"

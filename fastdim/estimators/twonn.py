@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import Rows, as_rows, real_number, several
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
@@ -206,6 +206,7 @@ def resolve(
     """What the arguments ask for, or one InputError on a conflict."""
     method = None if isinstance(method, DefaultName) else method
     discard = None if isinstance(discard, DefaultFraction) else discard
+    discard = None if discard is None else real_number("discard_fraction", discard)
     if discard is not None and not 0.0 <= discard < 1.0:
         raise InputError(f"discard_fraction must lie in [0, 1), got {discard!r}")
     if prior is not None and (compat is not None or method != "bayes"):
@@ -227,7 +228,10 @@ def resolve(
             raise InputError("method='linear' needs discard_fraction > 0: F = 1 has no logarithm")
         return Plan(method, share, "reject", lambda log_mu: fits.linear(log_mu, share))
     if method == "bayes":
-        shape, rate = (fits.PRIOR_SHAPE, fits.PRIOR_RATE) if prior is None else prior
+        given = (fits.PRIOR_SHAPE, fits.PRIOR_RATE) if prior is None else several("prior", prior)
+        if len(given) != 2:
+            raise InputError(f"prior must be a shape and a rate, got {prior!r}")
+        shape, rate = (real_number("each of prior", part) for part in given)
         if not (shape > 0.0 and rate >= 0.0 and math.isfinite(shape) and math.isfinite(rate)):
             raise InputError(
                 f"prior must be a shape above 0 and a rate of at least 0, got {prior!r}"
@@ -238,11 +242,11 @@ def resolve(
 
 
 def _resolve_compat(method: str | None, compat: str, discard: float | None) -> Plan:
-    if compat not in fits.COMPAT:
+    if not isinstance(compat, str) or compat not in fits.COMPAT:
         raise InputError(f"compat must be one of {', '.join(fits.COMPAT)}, got {compat!r}")
     definition = fits.COMPAT[compat]
     name = next(iter(definition.fits)) if method is None else method
-    if name not in definition.fits:
+    if not isinstance(name, str) or name not in definition.fits:
         raise InputError(
             f"compat={compat!r} has no method {name!r}: it fixes {' or '.join(definition.fits)}"
         )
@@ -261,12 +265,18 @@ def query_parts(neighbors: Neighbors, plan: Plan, value: float) -> tuple[Int64, 
     Where it first stands in `neighbors.queries` (m,), in the order of the ratios, and its part (m,)
     in units of the dimension: the parts sum to 0.
     """
+    which, log_mu = ratio_order(neighbors)
+    return which, value * influence(log_mu, plan.method, plan.discard) / len(log_mu)
+
+
+def ratio_order(neighbors: Neighbors) -> tuple[Int64, Array]:
+    """Where each distinct query row first stands in `neighbors.queries`, in the order of log r2/r1,
+    and these logarithms; no distance is zero."""
     once = np.unique(neighbors.queries, return_index=True)[1]
     distances = neighbors.distances[once, :2].astype(np.float64)
     log_mu = np.log(distances[:, 1] / distances[:, 0])
     order = np.argsort(log_mu, kind="stable")
-    moved = influence(log_mu[order], plan.method, plan.discard)
-    return once[order], value * moved / len(log_mu)
+    return once[order], log_mu[order]
 
 
 def _robust(
@@ -280,7 +290,10 @@ def _robust(
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = math.log(plan.fit(log_mu * (1.0 + step)) / value) / math.log1p(step)
         moved = influence(log_mu, plan.method, plan.discard, slope)
-    spread = dependent_stderr(moved, neighbors, SHARING)
+    if plan.zeros in ("reject", "collapse"):
+        spread = dependent_stderr(moved, neighbors, SHARING, ratio_order(neighbors)[0])
+    else:  # zeros are treated before the ratios are put in order
+        spread = dependent_stderr(moved, replace(neighbors, far=None), SHARING)
     if not math.isfinite(spread):
         return math.nan, math.nan, math.nan
     factor = math.exp(normal_quantile(confidence) * spread)

@@ -38,6 +38,7 @@ from fastdim.neighbors import (
     prepare_rows,
     search,
 )
+from fastdim.query_far import far_rows, first_in_proportion
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 
@@ -173,18 +174,30 @@ class SharedLayer:
         return None if len(ids) == self.rows.n else ids
 
     @cached_property
-    def _query_order(self) -> Int64:
-        """Distinct rows in random order: a filter queries the first of those it keeps."""
-        count = len(self.distinct.first)
-        return np.random.default_rng(self.definition.seed).permutation(count)
+    def _query_order(self) -> tuple[Int64, float]:
+        """Distinct rows in random order, of which a filter queries the first it keeps, and a chance
+        that rounds the share of far rows."""
+        rng = np.random.default_rng(self.definition.seed)
+        return rng.permutation(len(self.distinct.first)), float(rng.random())
+
+    @cached_property
+    def _is_far(self) -> Mask:
+        """Which distinct rows lie far from all."""
+        far = np.zeros(len(self.distinct.first), dtype=bool)
+        far[self._far_places()] = True
+        return far
+
+    def _far_places(self) -> Int64:
+        return far_rows(self.rows, self.distinct.first)
 
     def _queries(self, present: Mask) -> Int64:
         """Groups of equal rows to query among those present, ascending."""
         wanted = self.definition.queries
         if wanted is None or wanted >= int(present.sum()):
             return np.flatnonzero(present)
-        order = self._query_order
-        return np.sort(order[present[order]][:wanted])
+        order, chance = self._query_order
+        order = order[present[order]]
+        return np.sort(first_in_proportion(order, self._is_far[order], wanted, chance))
 
     @cached_property
     def _neighbors(self) -> Neighbors:
@@ -234,11 +247,13 @@ class SharedLayer:
             more = self._search(asked[mine][short], k)
             distances[short], indices[short] = _two_nearest(more, np.arange(len(short)), present)
             short = short[indices[short, 1] < 0]
+        sampled = int(mine.sum()) < int(present.sum())
         return replace(
             found,
             distances=distances,
             indices=groups.first[indices],
             queries=groups.first[asked[mine]],
+            far=groups.first[present & self._is_far] if sampled else None,
             n_points=len(kept),
             n_distinct=int(present.sum()),
             duplicates="collapse",

@@ -21,7 +21,7 @@ from fastdim.covariance import Decomposition, Spectrum
 from fastdim.distributed import moments
 from fastdim.distributed.pairs import add_pairs_together, pair_cosines
 from fastdim.distributed.ranks import Ranks
-from fastdim.distributed.search import search
+from fastdim.distributed.search import far_rows, search
 from fastdim.distributed.shard import Shard, open_shard
 from fastdim.estimators.twonn import check_distinct
 from fastdim.extract.store import Site, TokenTable
@@ -100,6 +100,9 @@ class SpreadLayer(SharedLayer):
     def _search(self, places: Int64 | None, k: int) -> Neighbors:
         k = min(k, len(self.distinct.first) - 1)
         return search(self._distinct_shard, k, places, None, self.threads, self.definition.seed)
+
+    def _far_places(self) -> Int64:
+        return far_rows(self.shard, self.distinct.first)
 
     def job(self, filtered: Filtered, groups: Int64 | None) -> SharedJob:
         return SpreadJob(self, filtered, groups)
