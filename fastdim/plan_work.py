@@ -71,7 +71,8 @@ class Analysis:
     @property
     def seconds(self) -> float:
         """All of it."""
-        return sum(astuple(self))
+        parts: tuple[float, ...] = astuple(self)
+        return sum(parts)
 
 
 def forward_operations(

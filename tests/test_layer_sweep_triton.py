@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import gaussian
@@ -26,7 +27,7 @@ def spoilt_layers() -> torch.Tensor:
 def test_triton_layers_are_as_alone(tensors_on_gpu: None) -> None:
     xs = spoilt_layers()
     sweep = LayerSweep(backend="triton", bins=50)
-    for options in ({}, {"queries": 20, "seed": 3}):
+    for options in ({}, {"queries": np.array([299, 3, 41])}):
         for found, x in zip(LayerSweep(backend="triton", **options).knn(xs), xs, strict=True):
             alone = knn(x, 2, backend="triton", **options)
             assert torch.equal(found.distances, alone.distances)
