@@ -190,8 +190,8 @@ def cosine_stats(
     there = cosine_device.tensor_for(x, backend)
     if there is not None:
         return cosine_device.stats(*there, int(bins), pairs, groups, seed, confidence)
-    rows = as_rows(x, min_rows=2, min_columns=2)
     workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, min_rows=2, min_columns=2, threads=workers)
     labels = as_groups(groups, rows.n)
     found, inverse = cosine_moments(rows, labels, confidence, rows.norms(), workers)
     return add_pairs(found, rows, inverse, bins, pairs, seed, workers, precision=precision)

@@ -112,9 +112,9 @@ def spectrum(
 
     Raises InputError on fewer than 2 rows, a single column, or rows that are all equal.
     """
-    rows = as_rows(x, min_rows=2, min_columns=2)
-    labels = as_groups(groups, rows.n)
-    return spectrum_of(rows, labels, confidence, cpu.resolve_threads(threads))
+    workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, min_rows=2, min_columns=2, threads=workers)
+    return spectrum_of(rows, as_groups(groups, rows.n), confidence, workers)
 
 
 def spectrum_of(
@@ -175,8 +175,9 @@ def anisotropy(x: Any, *, threads: int | None = None) -> float:
     rows are float32, added in float64: errors of up to 2e-8 of the value were seen (6e-6
     (1 + 1 / value) of it if all roundings had one sign). Same errors raised as `spectrum`.
     """
-    rows = as_rows(x, min_rows=2, min_columns=2)
-    gram = _gram_for_the_first(rows, cpu.resolve_threads(threads))
+    workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, min_rows=2, min_columns=2, threads=workers)
+    gram = _gram_for_the_first(rows, workers)
     with one_blas_thread():
         top = largest_eigenvalue(gram) if len(gram) > FULL_SIZE else None
         if top is not None:

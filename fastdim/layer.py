@@ -252,7 +252,8 @@ def _job(
     confidence: float,
     threads: int | None,
 ) -> Job:
-    rows = as_rows(x)
+    workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, threads=workers)
     check_pairs(pairs)
     return Job(
         rows,
@@ -261,7 +262,7 @@ def _job(
         as_groups(groups, rows.n),
         seed,
         check_confidence(confidence),
-        cpu.resolve_threads(threads),
+        workers,
     )
 
 
