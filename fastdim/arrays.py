@@ -94,13 +94,14 @@ class Rows:
         for start in range(0, self.n, step):
             yield start, min(start + step, self.n)
 
-    def norms(self) -> NDArray[np.float64]:
+    def norms(self, threads: int = 1) -> NDArray[np.float64]:
         """Euclidean norm of each row, summed in float64 (float16 squares cannot overflow)."""
-        norms = np.empty(self.n)
-        for start, stop in self.spans():
-            block = self.float64(start, stop)
-            norms[start:stop] = np.sqrt(np.einsum("ij,ij->i", block, block))
+        norms = np.full(self.n, np.nan)
+        _core.row_norms(*self._matrix(), threads, _core.active_level(), norms.ctypes.data)
         return norms
+
+    def _matrix(self) -> tuple[int, int, int, int, str]:
+        return self.data.ctypes.data, self.n, self.d, self.row_stride, self.dtype
 
     def check_finite(self, name: str, threads: int = 1) -> None:
         """Raise InputError on NaN, Inf, or float64 values whose squares overflow.
@@ -113,15 +114,7 @@ class Rows:
             self._finite.append(True)
 
     def _all_usable(self, threads: int) -> bool:
-        return _core.all_within(
-            self.data.ctypes.data,
-            self.n,
-            self.d,
-            self.row_stride,
-            self.dtype,
-            LARGEST_FLOAT64,
-            threads,
-        )
+        return _core.all_within(*self._matrix(), LARGEST_FLOAT64, threads)
 
 
 def check_finite(parts: Sequence[Rows], name: str) -> None:

@@ -220,7 +220,7 @@ class Job:
 
     @cached_property
     def norms(self) -> Array:
-        return self.rows.norms()
+        return self.rows.norms(self.threads)
 
     @cached_property
     def moments(self) -> tuple[CosineStats, Array]:
@@ -236,10 +236,12 @@ class Job:
         moments, inverse = self.moments
         return add_pairs(moments, self.rows, inverse, BINS, self.pairs, self.seed, self.threads)
 
-    @property
+    @cached_property
     def top_rows(self) -> tuple[NDArray[np.int64], Array]:
         share = self.spectrum.row_share
-        order = np.argsort(-share, kind="stable")[:TOP_ROWS]
+        place = max(0, len(share) - TOP_ROWS)
+        first = np.flatnonzero(share >= np.partition(share, place)[place])  # ties included
+        order = first[np.argsort(-share[first], kind="stable")][:TOP_ROWS]
         return order, share[order]
 
 

@@ -43,7 +43,7 @@ class Layer:
         found = self.source.rows(self.site.layer)
         rows = as_rows(found, name=self.site.label, threads=threads)
         self.tokens = self.source.tokens(self.site.layer)
-        layer = layer_rows(rows, rows.norms(), self.tokens)
+        layer = layer_rows(rows, rows.norms(threads), self.tokens)
         return SharedLayer(layer, filters, self.definition, threads)
 
 
