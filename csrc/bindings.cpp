@@ -16,6 +16,7 @@
 #include "knn.h"
 #include "moments.h"
 #include "unit.h"
+#include "within.h"
 
 namespace py = pybind11;
 using namespace fastdim;
@@ -154,6 +155,22 @@ void bind_divide_rows(std::uintptr_t data, std::int64_t n, std::int64_t d, std::
   const py::gil_scoped_release release;
   divide_rows(rows, pointer<const std::int64_t>(ids), count, pointer<const double>(divisors),
               threads, level, check_signals, pointer<float>(out));
+}
+
+void bind_row_norms(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+                    const std::string& dtype, int threads, const std::string& isa,
+                    std::uintptr_t out) {
+  const Rows rows = make_rows(data, n, d, row_stride, dtype);
+  const Isa level = resolve_isa(isa);
+  const py::gil_scoped_release release;
+  row_norms(rows, threads, level, check_signals, pointer<double>(out));
+}
+
+bool bind_all_within(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+                     const std::string& dtype, double largest, int threads) {
+  const Rows rows = make_rows(data, n, d, row_stride, dtype);
+  const py::gil_scoped_release release;
+  return all_within(rows, largest, threads, check_signals);
 }
 
 std::int64_t bind_distinct(std::uintptr_t data, std::int64_t n, std::int64_t d,
@@ -311,6 +328,11 @@ PYBIND11_MODULE(_core, module) {
       [](std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
          const std::string& dtype) { return row_hashes(make_rows(data, n, d, row_stride, dtype)); },
       py::arg("data"), py::arg("n"), py::arg("d"), py::arg("row_stride"), py::arg("dtype"));
+  module.def("row_norms", bind_row_norms, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
+             py::arg("out"));
+  module.def("all_within", bind_all_within, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("largest"), py::arg("threads"));
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
              py::arg("out_inverse"));

@@ -12,6 +12,12 @@ namespace {
 
 constexpr std::int64_t kRowsPerTask = 256;
 
+// Rows are told apart by so many pieces of themselves first, each a cache line, spread evenly: rows
+// that differ nearly always differ there, and equal ones are compared whole anyway.
+constexpr std::int64_t kPieces = 4;
+constexpr std::int64_t kPieceBytes = 64;
+constexpr std::int64_t kAhead = 16;  // rows from one that is hashed to one whose pieces are fetched
+
 // Unsigned integers of the element's size: equal values have equal bits once -0 became +0.
 template <class Bits>
 Bits canonical(Bits bits) {
@@ -48,6 +54,16 @@ std::uint64_t hash_row(const void* data, std::int64_t d) {
   return hash[0];
 }
 
+// The processor does not foresee pieces: it would wait for each of them.
+void ask_for(const void* piece) {
+#if defined(__GNUC__)
+  __builtin_prefetch(piece);
+  __builtin_prefetch(static_cast<const char*>(piece) + kPieceBytes - 1);
+#else
+  (void)piece;
+#endif
+}
+
 template <class Bits>
 bool equal_rows(const void* x, const void* y, std::int64_t d) {
   if (std::memcmp(x, y, static_cast<std::size_t>(d) * sizeof(Bits)) == 0) return true;
@@ -66,6 +82,30 @@ std::vector<std::uint64_t> hash_rows(const Rows& rows, int threads,
     const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
     for (std::int64_t i = task * kRowsPerTask; i < stop; ++i)
       hashes[static_cast<std::size_t>(i)] = hash_row<Bits>(rows.row(i), rows.d);
+  });
+  return hashes;
+}
+
+// The same of a few pieces of every row; of all of it where they would be half of it or more.
+template <class Bits>
+std::vector<std::uint64_t> hash_pieces(const Rows& rows, int threads,
+                                       const std::function<void()>& poll) {
+  constexpr std::int64_t width = kPieceBytes / static_cast<std::int64_t>(sizeof(Bits));
+  if (rows.d < 2 * kPieces * width) return hash_rows<Bits>(rows, threads, poll);
+  const auto piece = [&](std::int64_t i, std::int64_t number) {
+    return static_cast<const Bits*>(rows.row(i)) + number * (rows.d - width) / (kPieces - 1);
+  };
+  std::vector<std::uint64_t> hashes(static_cast<std::size_t>(rows.n));
+  parallel_for(tasks(rows.n, kRowsPerTask), threads, poll, [&](std::int64_t task, int) {
+    const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
+    for (std::int64_t i = task * kRowsPerTask; i < stop; ++i) {
+      std::uint64_t hash = 0;
+      for (std::int64_t number = 0; number < kPieces; ++number) {
+        if (i + kAhead < stop) ask_for(piece(i + kAhead, number));
+        hash = mix(hash, hash_row<Bits>(piece(i, number), width));
+      }
+      hashes[static_cast<std::size_t>(i)] = hash;
+    }
   });
   return hashes;
 }
@@ -103,21 +143,26 @@ std::int64_t number(const std::vector<std::uint64_t>& hashes, const Same& same, 
 template <class Bits>
 std::int64_t group(const Rows& rows, int threads, const std::function<void()>& poll,
                    std::int64_t* first, std::int64_t* inverse) {
-  const std::vector<std::uint64_t> hashes = hash_rows<Bits>(rows, threads, poll);
   const auto same = [&](std::int64_t i, std::int64_t j) {
     return equal_rows<Bits>(rows.row(i), rows.row(j), rows.d);
   };
-  // By hash first, so that the values can be compared by all threads; where rows of one hash turn
-  // out to differ, again with the values.
-  const std::int64_t groups =
-      number(hashes, [](std::int64_t, std::int64_t) { return true; }, first, inverse);
-  std::atomic<bool> differ{false};
-  parallel_for(tasks(rows.n, kRowsPerTask), threads, poll, [&](std::int64_t task, int) {
-    const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
-    for (std::int64_t i = task * kRowsPerTask; i < stop; ++i)
-      if (first[inverse[i]] != i && !same(first[inverse[i]], i)) differ = true;
-  });
-  return differ ? number(hashes, same, first, inverse) : groups;
+  // By hash alone first, so that the values can be compared by all threads; where rows of one hash
+  // turn out to differ, again with all of their elements hashed; where they still do, with the
+  // values.
+  std::vector<std::uint64_t> hashes;
+  for (const auto hash : {hash_pieces<Bits>, hash_rows<Bits>}) {
+    hashes = hash(rows, threads, poll);
+    const std::int64_t groups =
+        number(hashes, [](std::int64_t, std::int64_t) { return true; }, first, inverse);
+    std::atomic<bool> differ{false};
+    parallel_for(tasks(rows.n, kRowsPerTask), threads, poll, [&](std::int64_t task, int) {
+      const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
+      for (std::int64_t i = task * kRowsPerTask; i < stop && !differ; ++i)
+        if (first[inverse[i]] != i && !same(first[inverse[i]], i)) differ = true;
+    });
+    if (!differ) return groups;
+  }
+  return number(hashes, same, first, inverse);
 }
 
 // Calls what(Bits{}) with the unsigned integer of the size of an element.

@@ -86,6 +86,16 @@ class Index:
 def filter_arithmetics(isa: str = "") -> list[str]:
     """Of "float32", "bfloat16" and "int8" those that the filters of a search can run in here."""
 
+def row_norms(
+    data: int, n: int, d: int, row_stride: int, dtype: str, threads: int, isa: str, out: int
+) -> None:
+    """out: float64 (n,). Contract: csrc/unit.h."""
+
+def all_within(
+    data: int, n: int, d: int, row_stride: int, dtype: str, largest: float, threads: int
+) -> bool:
+    """Contract: csrc/within.h."""
+
 def distinct(
     data: int,
     n: int,

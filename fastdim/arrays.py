@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim import _core
 from fastdim.errors import BackendError, InputError
 
 # Rows are decoded to float64 in blocks of about this size: large enough for BLAS, small enough
@@ -93,22 +94,27 @@ class Rows:
         for start in range(0, self.n, step):
             yield start, min(start + step, self.n)
 
-    def norms(self) -> NDArray[np.float64]:
+    def norms(self, threads: int = 1) -> NDArray[np.float64]:
         """Euclidean norm of each row, summed in float64 (float16 squares cannot overflow)."""
-        norms = np.empty(self.n)
-        for start, stop in self.spans():
-            block = self.float64(start, stop)
-            norms[start:stop] = np.sqrt(np.einsum("ij,ij->i", block, block))
+        norms = np.full(self.n, np.nan)
+        _core.row_norms(*self._matrix(), threads, _core.active_level(), norms.ctypes.data)
         return norms
 
-    def check_finite(self, name: str) -> None:
+    def _matrix(self) -> tuple[int, int, int, int, str]:
+        return self.data.ctypes.data, self.n, self.d, self.row_stride, self.dtype
+
+    def check_finite(self, name: str, threads: int = 1) -> None:
         """Raise InputError on NaN, Inf, or float64 values whose squares overflow.
 
         A passed check is remembered: the values are read once however many estimators run.
         """
         if not self._finite:
-            check_finite([self], name)
+            if not self._all_usable(threads):
+                check_finite([self], name)
             self._finite.append(True)
+
+    def _all_usable(self, threads: int) -> bool:
+        return _core.all_within(*self._matrix(), LARGEST_FLOAT64, threads)
 
 
 def check_finite(parts: Sequence[Rows], name: str) -> None:
@@ -155,7 +161,13 @@ def as_unchecked_rows(array: NDArray[Any], name: str) -> Rows:
 
 
 def as_rows(
-    x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1, empty: bool = False
+    x: Any,
+    *,
+    name: str = "x",
+    min_rows: int = 1,
+    min_columns: int = 1,
+    empty: bool = False,
+    threads: int = 1,
 ) -> Rows:
     """Validate x (n, d) and return it as Rows, without a copy where its layout allows.
 
@@ -163,7 +175,7 @@ def as_rows(
     with `__dlpack__` in CPU memory or with `__array__`, and Rows. float16, bfloat16, float32 and
     float64 keep their precision. A copy is made only if columns are not adjacent, rows overlap or
     run backwards, or the byte order is foreign. empty: also a matrix without rows, as a rank of a
-    distributed run may hold.
+    distributed run may hold. threads: those that look at the values.
 
     Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
     on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
@@ -175,7 +187,7 @@ def as_rows(
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
     if rows.d < max(1, min_columns):
         raise InputError(f"{name} needs at least {max(1, min_columns)} columns, got {rows.d}")
-    rows.check_finite(name)
+    rows.check_finite(name, threads)
     return rows
 
 

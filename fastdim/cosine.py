@@ -190,10 +190,10 @@ def cosine_stats(
     there = cosine_device.tensor_for(x, backend)
     if there is not None:
         return cosine_device.stats(*there, int(bins), pairs, groups, seed, confidence)
-    rows = as_rows(x, min_rows=2, min_columns=2)
     workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, min_rows=2, min_columns=2, threads=workers)
     labels = as_groups(groups, rows.n)
-    found, inverse = cosine_moments(rows, labels, confidence, rows.norms(), workers)
+    found, inverse = cosine_moments(rows, labels, confidence, rows.norms(workers), workers)
     return add_pairs(found, rows, inverse, bins, pairs, seed, workers, precision=precision)
 
 
@@ -390,13 +390,12 @@ def draw_pairs(rng: np.random.Generator, n: int, count: int) -> tuple[Int64, Int
 
 
 def pair_cosines(rows: Rows, inverse: Array, first: Int64, second: Int64, threads: int) -> Array:
-    """Cosines (count,) of the pairs of rows, in their order; visited so that rows are read in turn.
-
-    inverse: 1/|row| (n,).
-    """
+    """Cosines (count,) of the pairs of rows, in their order. inverse: 1/|row| (n,)."""
+    # Visited so that rows are read in turn.
     lower, upper = np.minimum(first, second), np.maximum(first, second)
     # Near in order is enough; numpy sorts 16 bits by counting, ten times faster than 64.
-    order = np.argsort((lower // (rows.n // (1 << 16) + 1)).astype(np.uint16), kind="stable")
+    place = lower if rows.n < 1 << 16 else lower // (rows.n // (1 << 16) + 1)
+    order = np.argsort(place.astype(np.uint16), kind="stable")
     cosines = np.empty(len(first))
     cosines[order] = cpu.cosine_pairs(rows, inverse, lower[order], upper[order], threads)
     return cosines

@@ -61,9 +61,10 @@ def group_sums(
     influence: NDArray[np.float64], groups: NDArray[np.int64], count: int | None = None
 ) -> NDArray[np.float64]:
     """Sums (g, ...) of influence values (n, ...) within groups 0..g-1; count: g where larger."""
-    sums = np.zeros((count or int(groups.max()) + 1, *influence.shape[1:]))
-    np.add.at(sums, groups, influence)
-    return sums
+    size = count or int(groups.max()) + 1
+    columns = influence.reshape(len(influence), math.prod(influence.shape[1:])).T
+    sums = np.stack([np.bincount(groups, column, size) for column in columns], axis=-1)
+    return sums.reshape(-1, *influence.shape[1:])
 
 
 def clustered_stderr(

@@ -220,7 +220,7 @@ class Job:
 
     @cached_property
     def norms(self) -> Array:
-        return self.rows.norms()
+        return self.rows.norms(self.threads)
 
     @cached_property
     def moments(self) -> tuple[CosineStats, Array]:
@@ -236,10 +236,12 @@ class Job:
         moments, inverse = self.moments
         return add_pairs(moments, self.rows, inverse, BINS, self.pairs, self.seed, self.threads)
 
-    @property
+    @cached_property
     def top_rows(self) -> tuple[NDArray[np.int64], Array]:
         share = self.spectrum.row_share
-        order = np.argsort(-share, kind="stable")[:TOP_ROWS]
+        place = max(0, len(share) - TOP_ROWS)
+        first = np.flatnonzero(share >= np.partition(share, place)[place])  # ties included
+        order = first[np.argsort(-share[first], kind="stable")][:TOP_ROWS]
         return order, share[order]
 
 
@@ -252,7 +254,8 @@ def _job(
     confidence: float,
     threads: int | None,
 ) -> Job:
-    rows = as_rows(x)
+    workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, threads=workers)
     check_pairs(pairs)
     return Job(
         rows,
@@ -261,7 +264,7 @@ def _job(
         as_groups(groups, rows.n),
         seed,
         check_confidence(confidence),
-        cpu.resolve_threads(threads),
+        workers,
     )
 
 

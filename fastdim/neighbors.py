@@ -168,13 +168,13 @@ def knn(
         _check_for_device(on, x, queries, strategy, tensor is not None)
     if tensor is not None:
         return search_tensor(tensor, k, queries, seed, duplicates, on, strategy, options)
-    others = as_rows(queries, name="queries") if _is_matrix(queries) else None
-    rows = as_rows(x, min_rows=2 if others is None else 1)
+    workers = cpu.resolve_threads(threads)
+    others = as_rows(queries, name="queries", threads=workers) if _is_matrix(queries) else None
+    rows = as_rows(x, min_rows=2 if others is None else 1, threads=workers)
     if strategy != "auto" and isinstance(rows, Prepared):
         raise InputError(
             f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"
         )
-    workers = cpu.resolve_threads(threads)
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
     check_duplicates(duplicates, groups, rows.n)
     if on != "cpu":
@@ -247,10 +247,10 @@ def prepare(
 
     Raises InputError on bad values.
     """
-    rows = as_rows(x, min_rows=2)
+    workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, min_rows=2, threads=workers)
     check_strategy(strategy)
     asked = None if queries is None else whole_number("queries", queries, 1)
-    workers = cpu.resolve_threads(threads)
     return prepare_rows(rows, whole_number("k", k, 1), asked, strategy, workers)
 
 

@@ -36,8 +36,9 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
     Raises InputError where there are fewer distinct rows, or on bad values.
     """
     wanted = whole_number("queries", queries, 1)
-    rows = as_rows(x, min_rows=2)
-    first = find_distinct(rows, cpu.resolve_threads(threads)).first
+    workers = cpu.resolve_threads(threads)
+    rows = as_rows(x, min_rows=2, threads=workers)
+    first = find_distinct(rows, workers).first
     if wanted > len(first):
         raise InputError(
             f"queries must be at most the number of distinct rows, {len(first)} of {rows.n}; got "

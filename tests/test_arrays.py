@@ -152,6 +152,41 @@ def test_values_whose_squares_overflow_float64_are_refused() -> None:
         as_rows(np.array([[1.0, 2.0], [3.0, 1e200]]))
 
 
+# By type: bits of the largest value, and of values that are refused: the next, infinity, NaN.
+BITS = {
+    "float16": (0x7BFF, (0x7C00, 0x7E00)),
+    "bfloat16": (0x7F7F, (0x7F80, 0x7FC0)),
+    "float32": (0x7F7FFFFF, (0x7F800000, 0x7FC00000)),
+    "float64": (
+        int(np.float64(1e150).view(np.uint64)),
+        (int(np.nextafter(1e150, np.inf).view(np.uint64)), 0x7FF0 << 48, 0x7FF8 << 48),
+    ),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("adjacent", [True, False])
+@pytest.mark.parametrize("dtype", BITS)
+def test_one_unusable_value_anywhere(dtype: str, adjacent: bool, threads: int) -> None:
+    most, refused = BITS[dtype]
+    size = 64 if dtype == "float64" else 32 if dtype == "float32" else 16
+    bits = np.full((9000, 100), refused[0], dtype=f"uint{size}")  # more than a task
+    inside = bits if adjacent else bits[:, 1:-2]  # what lies between the rows is not looked at
+    inside[...] = most
+    inside[::7, ::2] |= np.array(1, bits.dtype) << (size - 1)  # the sign
+    stored = bits if dtype == "bfloat16" else bits.view(dtype)
+    data = stored if adjacent else stored[:, 1:-2]
+    as_rows(Rows(data, dtype), threads=threads)
+    last, end = data.shape[0] - 1, data.shape[1] - 1
+    for row, column in ((0, 0), (last // 2, 1), (last, 0), (last, end)):
+        kept = inside[row, column]
+        for value in refused:
+            inside[row, column] = value
+            with pytest.raises(InputError, match=rf"holds 1 .* row {row}, column {column}:"):
+                as_rows(Rows(data, dtype), threads=threads)
+        inside[row, column] = kept
+
+
 def test_rows_refuse_what_the_kernels_cannot_read() -> None:
     with pytest.raises(InputError, match="stored as uint16"):
         Rows(X, "bfloat16")

@@ -75,7 +75,9 @@ def test_products_outside_of_float32(scale: float, monkeypatch: pytest.MonkeyPat
     assert anisotropy(rows) == pytest.approx(expected, rel=1e-6)
 
 
-def test_how_many_products_are_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_floats(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For every pass over the rows whether its products were float32."""
     asked: list[bool] = []
     real = cpu.second_moments
 
@@ -84,21 +86,46 @@ def test_how_many_products_are_in_float32(monkeypatch: pytest.MonkeyPatch) -> No
         return real(*arguments, **named)
 
     monkeypatch.setattr("fastdim.backends.cpu.second_moments", watched)
+    return asked
+
+
+def test_how_many_products_are_in_float32(in_floats: list[bool]) -> None:
     for n, dtype in ((1000, "float32"), (2000, "float32"), (2000, "float64")):
         anisotropy(in_dtype(token_like(n, 500), dtype))
-    assert asked == [False, True, False]
+    assert in_floats == [False, True, False]
     anisotropy(in_dtype(token_like(2000, 500) * 1e30, "float32"))
-    assert asked == [False, True, False, True, False]
+    assert in_floats == [False, True, False, True, False]
 
 
-def test_products_about_a_point_far_from_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every 64th row is a massive one, as at sequence starts, and the shift is their mean alone."""
+def massive_at(every: int, length: float) -> np.ndarray:
+    """Every so many rows a massive one, as at sequence starts, all of them alike."""
     rows = 0.1 * gaussian(1 << 16, 12)
-    rows[::64] = 300.0 * gaussian(1, 12)
-    rows = rows.astype(np.float32)
+    rows[::every] = length * gaussian(1, 12)
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("every", [48, 64, 256, 4096, 65536])
+@pytest.mark.parametrize("length", [3.0, 300.0])
+def test_one_pass_where_massive_rows_recur(
+    every: int, length: float, in_floats: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = massive_at(every, length)
     expected = naive.spectrum(in_dtype(rows, "float32")).anisotropy
     monkeypatch.setattr("fastdim.moments.DIRECT_WORK", 0)
+    assert anisotropy(rows) == pytest.approx(expected, rel=1e-6)
+    assert in_floats == [True]
+
+
+def test_products_about_a_point_far_from_the_mean(
+    in_floats: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shift is the mean of massive rows alone."""
+    rows = massive_at(64, 300.0)
+    expected = naive.spectrum(in_dtype(rows, "float32")).anisotropy
+    monkeypatch.setattr("fastdim.moments.DIRECT_WORK", 0)
+    monkeypatch.setattr("fastdim.covariance.random_rows", lambda n: np.arange(0, n, 64))
     assert anisotropy(rows) == pytest.approx(expected, rel=1e-10)
+    assert in_floats == [True, False]
 
 
 LARGE = {

@@ -8,7 +8,7 @@ from fastdim import InputError, anisotropy, cosine_stats, spectrum
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import STATISTICS, decompose_sums
-from fastdim.moments import near_mean, sums
+from fastdim.moments import near_mean, random_rows, sums
 
 SIZES = (1, 2, 3, 7, 8, 9, 11, 12, 13, 23, 24, 25, 31, 33, 47, 48, 49, 64, 97)
 
@@ -176,3 +176,14 @@ def test_blas_threads_are_given_back() -> None:
         assert inside
         assert set(inside) == {1}
     assert [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()] == before
+
+
+@pytest.mark.parametrize("n", [1, 1024, 1025, 50_000, 3_000_000])
+def test_rows_drawn_for_the_shift(n: int) -> None:
+    drawn = random_rows(n)
+    assert len(drawn) == min(n, 1024)
+    assert (np.diff(drawn) > 0).all()
+    assert drawn[0] >= 0
+    assert drawn[-1] < n
+    if n > 1025:  # no place within documents of 256 rows has more than a few
+        assert np.bincount(drawn % 256).max() < 20

@@ -142,14 +142,21 @@ float turn_avx512(float* values, std::size_t count, bool transform) {
   float factor = transform ? 0.5f : 1.0f;
   for (; size < kMostTurned && count % (4 * size) == 0; size *= 4)
     if (transform) factor *= 0.5f;
-  for (std::size_t half = count / size; transform && half < count; half *= 2)
-    for (std::size_t from = 0; from < count; from += 2 * half)
-      for (std::size_t i = from; i < from + half; i += 16) {
-        const __mmask16 there = first16(from + half - i);
-        const __m512 a = _mm512_maskz_loadu_ps(there, values + i);
-        const __m512 b = _mm512_maskz_loadu_ps(there, values + i + half);
-        _mm512_mask_storeu_ps(values + i, there, _mm512_add_ps(a, b));
-        _mm512_mask_storeu_ps(values + i + half, there, _mm512_sub_ps(a, b));
+  // Two of the log2(size) steps, an even number, at each pass: a pass waits for the stores of the
+  // one before it.
+  for (std::size_t step = count / size; transform && step < count; step *= 4)
+    for (std::size_t from = 0; from < count; from += 4 * step)
+      for (std::size_t i = from; i < from + step; i += 16) {
+        const __mmask16 there = first16(from + step - i);
+        const auto at = [&](std::size_t part) {
+          return _mm512_maskz_loadu_ps(there, values + i + part * step);
+        };
+        const __m512 a = _mm512_add_ps(at(0), at(1)), b = _mm512_sub_ps(at(0), at(1));
+        const __m512 c = _mm512_add_ps(at(2), at(3)), d = _mm512_sub_ps(at(2), at(3));
+        _mm512_mask_storeu_ps(values + i, there, _mm512_add_ps(a, c));
+        _mm512_mask_storeu_ps(values + i + step, there, _mm512_add_ps(b, d));
+        _mm512_mask_storeu_ps(values + i + 2 * step, there, _mm512_sub_ps(a, c));
+        _mm512_mask_storeu_ps(values + i + 3 * step, there, _mm512_sub_ps(b, d));
       }
   __m512 most = _mm512_setzero_ps();
   for (std::size_t i = 0; i < count; i += 16) {

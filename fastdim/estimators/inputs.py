@@ -83,8 +83,8 @@ def neighbors_of(
     elif (there := neighbors_on_device(x_or_neighbors, k, queries, seed)) is not None:
         found = there
     else:
-        rows = as_rows(x_or_neighbors, min_columns=2)
         workers = cpu.resolve_threads(threads)
+        rows = as_rows(x_or_neighbors, min_columns=2, threads=workers)
         advice = "pass more rows or a smaller k"
         groups = distinct_of(rows, k + 1, f"{name} with k = {k}", workers, advice)
         found = search(rows, k, queries, groups, workers, seed)

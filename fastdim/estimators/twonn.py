@@ -120,8 +120,8 @@ def twonn(
             raise InputError("compat='llm-microscope' reads the rows in host memory: pass x.cpu()")
         neighbors = there
     else:
-        rows = as_rows(x_or_neighbors, min_columns=2)
         workers = cpu.resolve_threads(threads)
+        rows = as_rows(x_or_neighbors, min_columns=2, threads=workers)
         groups = find_distinct(rows, workers) if distinct else None
         neighbors = search_pairs(rows, queries, groups, workers, seed)
         if plan.zeros == "microscope":

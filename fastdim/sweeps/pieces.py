@@ -40,9 +40,10 @@ class Layer:
 
     def _share(self, filters: list[Filter], threads: int) -> SharedLayer:
         """Read rows and tokens."""
-        rows = as_rows(self.source.rows(self.site.layer), name=self.site.label)
+        found = self.source.rows(self.site.layer)
+        rows = as_rows(found, name=self.site.label, threads=threads)
         self.tokens = self.source.tokens(self.site.layer)
-        layer = layer_rows(rows, rows.norms(), self.tokens)
+        layer = layer_rows(rows, rows.norms(threads), self.tokens)
         return SharedLayer(layer, filters, self.definition, threads)
 
 

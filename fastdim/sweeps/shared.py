@@ -274,7 +274,8 @@ class SharedLayer:
             if self.shares(int((mask & (self.inverse > 0)).sum()))
         ]
         first, second = draw_pairs(rng, self.rows.n, wanted)
-        while min(int((mask[first] & mask[second]).sum()) for mask in used) < wanted:
+        distinct = {mask.tobytes(): mask for mask in used if not mask.all()}.values()
+        while any(int((mask[first] & mask[second]).sum()) < wanted for mask in distinct):
             more = draw_pairs(rng, self.rows.n, max(1, wanted // 8))
             first, second = np.append(first, more[0]), np.append(second, more[1])
         return first, second, self._cosines(first, second)
@@ -293,7 +294,8 @@ class SharedLayer:
                 return replace(found, **{name: getattr(known, name) for name in PAIRWISE})
         elif int(wanted) < count * (count - 1) // 2 and self.shares(count):
             first, second, cosines = self._pairs
-            sample = cosines[used[first] & used[second]][: int(wanted)]
+            inside = slice(None) if used.all() else used[first] & used[second]
+            sample = cosines[inside][: int(wanted)]
         result = self._add_pairs(found, inverse, wanted, sample)
         if wanted == "all":
             self._histograms[used.tobytes()] = result
