@@ -64,7 +64,7 @@ def group_sums(
     size = count or int(groups.max()) + 1
     columns = influence.reshape(len(influence), math.prod(influence.shape[1:])).T
     sums = np.stack([np.bincount(groups, column, size) for column in columns], axis=-1)
-    return sums.reshape(-1, *influence.shape[1:])
+    return np.asarray(sums.reshape(-1, *influence.shape[1:]), dtype=np.float64)
 
 
 def clustered_stderr(

@@ -201,6 +201,17 @@ def test_norms_of_float16_do_not_overflow() -> None:
     np.testing.assert_allclose(as_rows(x).norms(), 2.0 * float(x[0, 0]), rtol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_norms_of_any_width(dtype: str, isa: str) -> None:
+    for d in (1, 2, 7, 8, 9, 15, 16, 17, 33, 97, 257):
+        rows = in_dtype(np.repeat(gaussian(150, d), 2, axis=1), dtype)
+        part = Rows(rows.data[:, : d + 1], dtype)
+        exact = np.sqrt(np.square(part.float64(0, 150)).sum(axis=1))
+        for threads in (1, 3):
+            np.testing.assert_allclose(part.norms(threads), exact, rtol=1e-14)
+    assert as_rows(np.array([[0.0, 0.0], [3.0, 4.0]])).norms().tolist() == [0.0, 5.0]
+
+
 def test_spans_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastdim.arrays.BLOCK_BYTES", 2 * 5 * 8)
     rows = as_rows(X)

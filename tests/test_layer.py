@@ -10,6 +10,7 @@ from conftest import gaussian, in_dtype, token_like
 
 import fastdim
 from fastdim import InputError, layer, measure, naive, profile
+from fastdim.estimate import group_sums
 from fastdim.layer import METRICS, Metric
 
 X = token_like(300, 24)
@@ -244,3 +245,23 @@ def test_near_copies_are_warned_of() -> None:
     # A line has such ratios by itself: a hundredth of them.
     line = np.random.default_rng(0).random((4000, 1)) * np.ones((1, 3))
     assert by_name(measure(line).metrics)["id_twonn"].reason == ""
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 200])
+def test_first_rows_with_ties(n: int) -> None:
+    x = np.repeat(token_like(n, 6), 2, axis=0)  # each row twice: equal shares
+    job = layer._job(x, None, None, None, 0, 0.95, 1)
+    share = job.spectrum.row_share
+    rows, shares = job.top_rows
+    np.testing.assert_array_equal(rows, np.argsort(-share, kind="stable")[: layer.TOP_ROWS])
+    np.testing.assert_array_equal(shares, share[rows])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+def test_sums_of_groups(shape: tuple[int, ...]) -> None:
+    values = gaussian(40, max(1, math.prod(shape))).reshape(40, *shape)
+    groups = np.arange(40) ** 2 % 7
+    expected = np.stack([values[groups == g].sum(axis=0) for g in range(9)])
+    np.testing.assert_allclose(group_sums(values, groups, 9), expected, atol=1e-14)
+    assert group_sums(values, groups).shape == (groups.max() + 1, *shape)
+    assert group_sums(values[:0], groups[:0], 4).tolist() == np.zeros((4, *shape)).tolist()
