@@ -71,7 +71,7 @@ class Analysis:
     @property
     def seconds(self) -> float:
         """All of it."""
-        return sum(astuple(self))
+        return math.fsum(astuple(self))
 
 
 def forward_operations(
