@@ -38,7 +38,8 @@ def forward(cores: Cores, run: dict[str, Any]) -> float:
     """Of all ranks together."""
     width, parameters, blocks = MODELS[run["model"]]
     work = forward_operations(parameters, run["rows"], blocks, width, Defaults.context)
-    return forward_seconds(cores, work) / int(run.get("ranks", 1))
+    ranks: int = run.get("ranks", 1)
+    return forward_seconds(cores, work) / ranks
 
 
 def analysis(cores: Cores, run: dict[str, Any]) -> float:
@@ -48,7 +49,8 @@ def analysis(cores: Cores, run: dict[str, Any]) -> float:
         cores, run["rows"], width, Defaults.queries, Defaults.pairs, 4, 1,
         run.get("ranks", 1), run["item"],
     )  # fmt: skip
-    return int(run["sites"]) * site.seconds
+    sites: int = run["sites"]
+    return sites * site.seconds
 
 
 def search(cores: Cores, run: dict[str, Any]) -> float:

@@ -71,8 +71,7 @@ class Analysis:
     @property
     def seconds(self) -> float:
         """All of it."""
-        parts: tuple[float, ...] = astuple(self)
-        return sum(parts)
+        return math.fsum(astuple(self))
 
 
 def forward_operations(

@@ -70,8 +70,7 @@ def own_gpu() -> int | None:
         sys.exit(USAGE)
     raise InputError(
         f"{processes} processes of this machine would share {gpus} GPUs, and nccl takes one for "
-        f"each: start {gpus} (--nproc-per-node), or hide the GPUs (CUDA_VISIBLE_DEVICES=) to use "
-        "gloo"
+        f"each: start {gpus} (--nproc-per-node), or hide the GPUs (CUDA_VISIBLE_DEVICES=) for gloo"
     )
 
 
