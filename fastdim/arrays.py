@@ -182,6 +182,7 @@ def as_rows(
     """
     min_rows = whole_number("min_rows", min_rows, 0)
     min_columns = whole_number("min_columns", min_columns, 0)
+    threads = whole_number("threads", threads, 1)
     rows = x if isinstance(x, Rows) else _convert(x, name)
     if rows.n < max(1, min_rows) and not (empty and rows.n == 0):
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
