@@ -172,7 +172,7 @@ def anisotropy(x: Any, *, threads: int | None = None) -> float:
     Float64 (as in `spectrum`) for float64 rows and for up to 2^28 multiplications (rows x
     columns^2), and where the mean of 1,024 rows drawn with a fixed seed is far from that of all
     (on any rows a chance of 0.3 % at most). Else sums of 64 products of half or single precision
-    rows are float32, added in float64: errors of up to 2e-8 of the value were seen (6e-6
+    rows are float32, added in float64: errors of up to 5e-8 of the value were seen (6e-6
     (1 + 1 / value) of it if all roundings had one sign). Same errors raised as `spectrum`.
     """
     workers = cpu.resolve_threads(threads)

@@ -44,7 +44,9 @@ class LayerSweep:
     k, queries, seed: as of `knn`: None, a number of rows, drawn plainly, or row numbers: the same
         in every layer.
     bins, pairs, confidence: as of `cosine_stats`.
-    streams: layers that may run side by side; each takes the memory of one search.
+    streams: layers that may run side by side; each takes the memory of one search. Beside that,
+        backend "triton" holds the rounded rows of all layers (2 bytes an element) until the last
+        search is done.
     graph: True, False, or "auto" for where launches are predicted to take longer than the work
         (`fastdim/backends/cost.py`; not measured). A graph reads its own copy of the layers. True
         is of backend "cuda" alone.

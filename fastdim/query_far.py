@@ -88,10 +88,13 @@ def far_of_tensor(x: Tensor, first: Int64 | None) -> Int64:
     asked = references(count) if first is None else first[references(count)]
     center = x[torch.from_numpy(asked).to(x.device)].double().median(dim=0).values
     step = max(1, (1 << 26) // (8 * x.shape[1]))
-    parts = [
-        torch.linalg.vector_norm(x[start : start + step].double() - center, dim=1)
-        for start in range(0, len(x), step)
-    ]
+    parts = []
+    for start in range(0, len(x), step):
+        moved = x[start : start + step].double() - center
+        # Squares of tiny values would vanish.
+        largest = moved.abs().amax(dim=1, keepdim=True)
+        unit = torch.where(largest > 0.0, moved / largest, 0.0)
+        parts.append(largest[:, 0] * torch.linalg.vector_norm(unit, dim=1))
     distances: Float64 = torch.cat(parts).cpu().numpy()
     return far_places(distances if first is None else distances[first])
 

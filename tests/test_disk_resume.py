@@ -246,3 +246,27 @@ def test_a_folder_of_others_is_left_alone(rows: Path, tmp_path: Path) -> None:
     (state / "found.safetensors.tmp").write_text("half of it")
     same("knn", fd.knn(rows, memory="1GB", resume=state), expected)
     assert [path.name for path in state.glob("*.tmp")] == ["notes.tmp"]
+
+
+@pytest.mark.parametrize("queries", [None, 50])
+def test_a_refused_limit_leaves_nothing_behind(
+    rows: Path, tmp_path: Path, queries: int | None
+) -> None:
+    folder = tmp_path / "state"
+    with pytest.raises(InputError, match="less than one tile needs"):
+        fd.knn(rows, 3, queries=queries, memory=5_000, resume=folder)
+    assert not list(folder.glob("*.safetensors"))
+    found = fd.knn(rows, 3, queries=queries, memory=LIMIT["knn"], resume=folder)
+    np.testing.assert_array_equal(found.indices, fd.knn(np.load(rows), 3, queries=queries).indices)
+
+
+def test_far_rows_are_read_once(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {"queries": 50, "memory": LIMIT["knn"], "resume": tmp_path / "state"}
+    found = fd.knn(rows, 3, **arguments)
+    monkeypatch.setattr("fastdim.disk.search.from_center", None)
+    again = fd.knn(rows, 3, **arguments)
+    assert found.far is not None
+    np.testing.assert_array_equal(again.far, found.far)
+    np.testing.assert_array_equal(again.queries, found.queries)

@@ -53,6 +53,15 @@ def test_far_rows_are_those_far_from_the_median(dtype: str, shift: float) -> Non
         np.testing.assert_array_equal(far_of_tensor(tensor, of), far_rows(rows, of))
 
 
+def test_far_rows_of_a_tensor_whose_squares_vanish() -> None:
+    x = with_far() * 1e-180
+    found = far_of_tensor(torch.from_numpy(x), None)
+    np.testing.assert_array_equal(found, far_rows(as_rows(x), None))
+    assert len(found) >= 30
+    equal = torch.zeros((9, 3), dtype=torch.float64)
+    assert len(far_of_tensor(equal, None)) == 0
+
+
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**60])
 def test_squares_that_leave_float32_are_taken_with_care(scale: float) -> None:
     x = with_far().astype(np.float32)

@@ -116,9 +116,12 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
         asked, inverse = None, None
         if chosen is not None:
             asked, inverse = np.unique(chosen, return_inverse=True)
-        plan, result = _search(
-            Matrix(source, ids), asked, k, limit, wanted.strategy, workers, kept, found is not None
-        )
+        matrix, grouped = Matrix(source, ids), found is not None
+        tiling = _tiling(matrix, asked, k, limit, grouped)
+        # Not before the limit is known to do: a call that is refused leaves nothing behind.
+        if far is not None and kept.load("far") is None:
+            kept.save("far", {"far": far})
+        plan, result = _search(matrix, asked, k, limit, tiling, wanted.strategy, workers, kept)
     distances, indices = result.distances, result.indices
     if inverse is not None and not np.array_equal(inverse, np.arange(len(inverse))):
         distances, indices = distances[inverse], indices[inverse]
@@ -143,9 +146,7 @@ def _far(source: DiskRows, kept: state.State, first: Int64 | None) -> Int64:
     numbers = np.arange(source.n) if first is None else first
     center = center_of(source.take(numbers[references(len(numbers))]))
     distances = np.concatenate([from_center(part, center) for part in source.parts])
-    far = far_places(distances if first is None else distances[first])
-    kept.save("far", {"far": far})
-    return far
+    return far_places(distances if first is None else distances[first])
 
 
 def _groups(source: DiskRows, limit: int, threads: int, kept: state.State) -> neighbors.Distinct:
@@ -164,21 +165,29 @@ def _groups(source: DiskRows, limit: int, threads: int, kept: state.State) -> ne
     return neighbors.Distinct(first, inverse)
 
 
+def _tiling(
+    matrix: Matrix, asked: Int64 | None, k: int, limit: int, grouped: bool
+) -> budget.Plan:
+    """The tiles that fit. Raises InputError where none does."""
+    source, count = matrix.source, matrix.count
+    m = count if asked is None else len(asked)
+    held = m * (16 * k + 16) + (16 * source.n + 8 * count if grouped else 0)
+    return budget.plan_search(limit, count, m, source.row_bytes, source.d, k, held)
+
+
 def _search(
     matrix: Matrix,
     asked: Int64 | None,
     k: int,
     limit: int,
+    plan: budget.Plan,
     strategy: str,
     threads: int,
     kept: state.State,
-    grouped: bool,
 ) -> tuple[dict[str, Any], Best]:
     """Plan and result over the tiles that are not finished yet. asked: ascending, None for all."""
-    source, count = matrix.source, matrix.count
+    count = matrix.count
     m = count if asked is None else len(asked)
-    held = m * (16 * k + 16) + (16 * source.n + 8 * count if grouped else 0)
-    plan = budget.plan_search(limit, count, m, source.row_bytes, source.d, k, held)
     tasks = list(_ranges(plan, count))
     done, counts = 0, dict.fromkeys(COUNTED, 0)
     best = Best(np.full((m, k), np.inf), np.full((m, k), -1))

@@ -328,7 +328,7 @@ def knn_tensors(
             searches = [Search(_adjacent(x), k, tuned).steps(numbers) for x in xs]
             return _together(searches, lanes or Lanes(first.device, 0))
         except torch.OutOfMemoryError as error:
-            raise BackendError(_memory(first, k, error)) from None
+            raise BackendError(_memory(first, k, len(xs), error)) from None
 
 
 def _adjacent(x: Tensor) -> Tensor:
@@ -378,11 +378,12 @@ def _parts(numbers: Tensor, size: int) -> tuple[Tensor, ...]:
     return torch.split(numbers, size) if len(numbers) else ()
 
 
-def _memory(x: Tensor, k: int, error: Any) -> str:
+def _memory(x: Tensor, k: int, layers: int, error: Any) -> str:
     n, d = x.shape
+    each = "" if layers == 1 else f" for each of {layers} layers, all held at once"
     rounded = 2 * n * triton.cdiv(d, SLICE) * SLICE
     return (
         f"backend 'triton' ran out of memory on {x.device}: beyond x it holds {rounded} bytes of "
-        f"rounded rows, about {n * (12 * k + 80)} of results and bounds, and up to 1 GiB of lists "
-        f"({error}): search fewer rows, free memory, or pass backend='cpu'"
+        f"rounded rows and about {n * (12 * k + 80)} of results and bounds{each}, and up to 1 GiB of "
+        f"lists a search ({error}): search fewer rows, free memory, or pass backend='cpu'"
     )
