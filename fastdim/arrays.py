@@ -182,7 +182,8 @@ def as_rows(
     """
     min_rows = whole_number("min_rows", min_rows, 0)
     min_columns = whole_number("min_columns", min_columns, 0)
-    threads = whole_number("threads", threads, 1)
+    # A count beyond what kernels take is more than there is work for.
+    threads = min(whole_number("threads", threads, 1), 1 << 20)
     rows = x if isinstance(x, Rows) else _convert(x, name)
     if rows.n < max(1, min_rows) and not (empty and rows.n == 0):
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
@@ -212,9 +213,10 @@ def real_number(name: str, value: Any) -> float:
 def several(name: str, values: Any) -> list[Any]:
     """What a list or another collection holds. Raises InputError for one value, texts too."""
     single = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
-    if single or (isinstance(values, np.ndarray) and values.ndim != 1):
+    # Tensors too say that they can be iterated over, whatever their shape.
+    if single or len(getattr(values, "shape", (1,))) != 1:
         raise InputError(f"{name} must be a list of values, got {values!r}")
-    return list(values)
+    return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
 def generator(seed: Any) -> np.random.Generator:

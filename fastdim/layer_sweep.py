@@ -41,8 +41,9 @@ class LayerSweep:
     at once from then on.
 
     backend: "cuda", "triton", or "auto" for the one that `knn` and `cosine_stats` would take.
-    k, queries, seed: as of `knn`: None, a number of rows, drawn plainly, or row numbers: the same
-        in every layer.
+    k, queries, seed: as of `knn`: None, a number of rows, or row numbers: the same in every layer.
+        A number is drawn plainly, where `knn` draws rows far from all others in proportion: which
+        rows these are differs between layers.
     bins, pairs, confidence: as of `cosine_stats`.
     streams: layers that may run side by side; each takes the memory of one search. Beside that,
         backend "triton" holds the rounded rows of all layers (2 bytes an element) until the last

@@ -12,7 +12,7 @@ from conftest import gaussian, in_dtype
 
 import fastdim
 from fastdim import BackendError, DependencyError, InputError, Rows, as_rows
-from fastdim.arrays import as_groups
+from fastdim.arrays import as_groups, several
 from fastdim.errors import require
 
 X = gaussian(7, 5)
@@ -233,6 +233,27 @@ def test_missing_package_names_the_extra() -> None:
     with pytest.raises(DependencyError, match=r"pip install 'fastdim\[report\]'"):
         require("no_such_package_here.part", "report")
     assert require("numpy.linalg", "report") is np.linalg
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.75], (0.5, 0.75), "array", "tensor"])
+def test_a_list_of_values_in_any_collection(values: Any) -> None:
+    made = {"array": np.array, "tensor": torch.tensor}
+    given = made[values]([0.5, 0.75]) if isinstance(values, str) else values
+    assert [(value, type(value)) for value in several("sizes", given)] == [
+        (0.5, float), (0.75, float)
+    ]  # fmt: skip
+    x = gaussian(60, 4)
+    assert fastdim.fishers(x, alphas=given).value == fastdim.fishers(x, alphas=[0.5, 0.75]).value
+
+
+@pytest.mark.parametrize("values", [3, "ab", np.array(3), torch.tensor(3), np.ones((2, 2))])
+def test_one_value_is_no_list(values: Any) -> None:
+    with pytest.raises(InputError, match="sizes must be a list of values"):
+        several("sizes", values)
+
+
+def test_more_threads_than_kernels_count() -> None:
+    assert as_rows(np.ones((3, 2)), threads=10**30).n == 3
 
 
 def test_import_is_light() -> None:

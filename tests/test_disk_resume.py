@@ -263,7 +263,11 @@ def test_a_refused_limit_leaves_nothing_behind(
 def test_far_rows_are_read_once(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: dict[str, Any] = {"queries": 50, "memory": LIMIT["knn"], "resume": tmp_path / "state"}
+    arguments: dict[str, Any] = {
+        "queries": 50,
+        "memory": LIMIT["knn"],
+        "resume": tmp_path / "state",
+    }
     found = fd.knn(rows, 3, **arguments)
     monkeypatch.setattr("fastdim.disk.search.from_center", None)
     again = fd.knn(rows, 3, **arguments)

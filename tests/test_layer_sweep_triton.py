@@ -14,6 +14,7 @@ from layer_cases import layers_of, same_cosines
 from triton.runtime import interpreter
 
 from fastdim import BackendError, InputError, LayerSweep, cosine_stats, knn, layer_sweep
+from fastdim.backends.triton import search
 
 
 def spoilt_layers() -> torch.Tensor:
@@ -75,3 +76,17 @@ def test_triton_layers_that_cannot_be(tensors_on_gpu: None) -> None:
         LayerSweep(backend="triton").knn(xs / xs.abs().max() * 3e38)
     with pytest.raises(BackendError, match="2047 bins"):
         LayerSweep(backend="triton", bins=3000).cosine_stats(xs)
+
+
+def test_triton_layers_that_do_not_fit(
+    tensors_on_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setattr(search.Search, "first_pass", full)
+    xs = layers_of(3)
+    with pytest.raises(BackendError, match="for each of 3 layers, all held at once"):
+        LayerSweep(backend="triton").knn(xs)
+    with pytest.raises(BackendError, match="results and bounds, and up to 1 GiB of lists"):
+        knn(xs[0], 2, backend="triton")

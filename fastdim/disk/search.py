@@ -165,9 +165,7 @@ def _groups(source: DiskRows, limit: int, threads: int, kept: state.State) -> ne
     return neighbors.Distinct(first, inverse)
 
 
-def _tiling(
-    matrix: Matrix, asked: Int64 | None, k: int, limit: int, grouped: bool
-) -> budget.Plan:
+def _tiling(matrix: Matrix, asked: Int64 | None, k: int, limit: int, grouped: bool) -> budget.Plan:
     """The tiles that fit. Raises InputError where none does."""
     source, count = matrix.source, matrix.count
     m = count if asked is None else len(asked)

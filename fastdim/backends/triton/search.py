@@ -384,6 +384,6 @@ def _memory(x: Tensor, k: int, layers: int, error: Any) -> str:
     rounded = 2 * n * triton.cdiv(d, SLICE) * SLICE
     return (
         f"backend 'triton' ran out of memory on {x.device}: beyond x it holds {rounded} bytes of "
-        f"rounded rows and about {n * (12 * k + 80)} of results and bounds{each}, and up to 1 GiB of "
-        f"lists a search ({error}): search fewer rows, free memory, or pass backend='cpu'"
+        f"rounded rows and about {n * (12 * k + 80)} of results and bounds{each}, and up to 1 GiB "
+        f"of lists a search ({error}): search fewer rows, free memory, or pass backend='cpu'"
     )
