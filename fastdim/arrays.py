@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from fastdim import _core
 from fastdim.errors import BackendError, InputError
 
+# The kernels take a 32-bit count; more than there is work for are not started.
+MOST_THREADS = 1 << 20
 # Rows are decoded to float64 in blocks of about this size: large enough for BLAS, small enough
 # that no pass over the data holds a second copy of it.
 BLOCK_BYTES = 16 << 20
@@ -182,8 +184,7 @@ def as_rows(
     """
     min_rows = whole_number("min_rows", min_rows, 0)
     min_columns = whole_number("min_columns", min_columns, 0)
-    # A count beyond what kernels take is more than there is work for.
-    threads = min(whole_number("threads", threads, 1), 1 << 20)
+    threads = check_threads("threads", threads)
     rows = x if isinstance(x, Rows) else _convert(x, name)
     if rows.n < max(1, min_rows) and not (empty and rows.n == 0):
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
@@ -194,9 +195,21 @@ def as_rows(
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`. Raises InputError for anything else, floats too."""
+    """`value` as an int of at least `least`, within 64 bits. Raises InputError for anything else,
+    floats too."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+    if value >= 1 << 63:
+        raise InputError(f"{name} is beyond 64 bits: pass a smaller number")
+    return int(value)
+
+
+def check_threads(origin: str, value: Any) -> int:
+    """`value` as a number of threads. Raises InputError, which names `origin`, unless it is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{origin}={value!r} must be a whole number >= 1")
+    if value > MOST_THREADS:
+        raise InputError(f"{origin}={value!r} is more than {MOST_THREADS:,}: pass fewer threads")
     return int(value)
 
 

@@ -252,10 +252,6 @@ def test_one_value_is_no_list(values: Any) -> None:
         several("sizes", values)
 
 
-def test_more_threads_than_kernels_count() -> None:
-    assert as_rows(np.ones((3, 2)), threads=10**30).n == 3
-
-
 def test_import_is_light() -> None:
     heavy = "torch transformers faiss triton matplotlib pandas pyarrow rich safetensors scipy"
     code = (

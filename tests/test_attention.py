@@ -231,6 +231,14 @@ def test_correlation_over_layers_and_over_steps() -> None:
     right = pd.concat([pair[1] for pair in pairs])
     found = correlate(left, right, over="steps").set_index("block")["correlation"]
     assert found.to_dict() == {0: 1.0, 1: -1.0}
+    # Another model may name the same steps otherwise.
+    other = [
+        table.assign(model="other", revision=table["revision"].str.replace("step", "checkpoint-"))
+        for table in (left, right)
+    ]
+    both = [pd.concat(pair) for pair in zip((left, right), other, strict=True)]
+    found = correlate(*both, over="steps").set_index(["model", "block"])["correlation"]
+    assert sorted(found.to_dict().values()) == [-1.0, -1.0, 1.0, 1.0]
     with pytest.raises(InputError, match="no 4 places in common"):
         correlate(left, right)
     with pytest.raises(InputError, match="unknown statistic"):

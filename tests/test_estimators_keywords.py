@@ -14,7 +14,7 @@ from fastdim.errors import FastdimError, InputError
 X, Y = gaussian(160, 4, seed=1), gaussian(160, 4, seed=2)
 WRONG: tuple[Any, ...] = (
     "x", b"x", None, -1, 0, 2.5, float("nan"), float("inf"), True, [], [1], ["a"], (1, 2, 3), {},
-    object(), np.array([1.5]), np.array(["a"]), 1e300, (1,), [[1, 2], [3]], 3 + 2j,
+    object(), np.array([1.5]), np.array(["a"]), 1e300, 10**30, (1,), [[1, 2], [3]], 3 + 2j,
 )  # fmt: skip
 # They read a model or a folder, or start processes; each has tests of what it refuses.
 WITHOUT_ROWS = ("sweep", "track", "extract_modules", "plan", "attention", "causes", "sweep_plan")

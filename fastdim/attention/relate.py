@@ -66,7 +66,12 @@ def correlate(
         right[[*keys, "value"]], on=keys, suffixes=("_a", "_s")
     )
     if over == "steps":
-        both["order"] = both["revision"].map(steps_of(list(map(str, both["revision"])), None))
+        steps = {
+            model: steps_of(list(map(str, part)), None)
+            for model, part in both.groupby("model")["revision"]
+        }
+        pairs = zip(both["model"], both["revision"], strict=True)
+        both["order"] = [steps[model][revision] for model, revision in pairs]
     else:
         both["order"] = both["block"]
     both = both.sort_values("order", kind="stable")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim import _core
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, check_threads
 from fastdim.backends.basis import DIRECT_COLUMNS, lacks_structure, middle, principal_axes
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import BackendError, InputError
@@ -34,8 +34,6 @@ DIRECT_PAIRS = 144_000_000
 # csrc/gathered.cpp a search stays within 256 MB.
 SPARE_BYTES = 192 << 20
 
-# The kernels take a 32-bit count; more than there is work for are not started.
-MOST_THREADS = 1 << 20
 
 # Axes of the first level of a pruned search; 0: chosen from a sample of the rows.
 FIRST_AXES = 0
@@ -89,11 +87,7 @@ def resolve_threads(threads: int | None = None) -> int:
         if not text.strip().isdigit():
             raise InputError(f"{origin}={text!r} must be a whole number >= 1")
         value = int(text)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{origin}={value!r} must be a whole number >= 1")
-    if value > MOST_THREADS:
-        raise InputError(f"{origin}={value!r} is more than {MOST_THREADS:,}: pass fewer threads")
-    return int(value)
+    return check_threads(origin, value)
 
 
 def _address(array: NDArray[np.generic]) -> int:

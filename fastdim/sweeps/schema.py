@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# 2: `no_outliers` takes the median norm of the rows that are not zero, and sampled queries hold rows
-# that lie far from all in proportion.
+# 2: `no_outliers` takes the median norm of the rows that are not zero, and sampled queries hold
+# rows that lie far from all in proportion.
 SCHEMA_VERSION = 2
 
 # Column -> pandas dtype. "Int64" is the nullable integer: `block` is empty for embedding and norm.
