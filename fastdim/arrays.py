@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -194,12 +195,12 @@ def as_rows(
     return rows
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`, within 64 bits. Raises InputError for anything else,
-    floats too."""
+def whole_number(name: str, value: Any, least: int, most: float = (1 << 63) - 1) -> int:
+    """`value` as an int from `least` to `most`, by default what 64 bits hold. Raises InputError for
+    anything else, floats too."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-    if value >= 1 << 63:
+    if value > most:
         raise InputError(f"{name} is beyond 64 bits: pass a smaller number")
     return int(value)
 
@@ -234,7 +235,7 @@ def several(name: str, values: Any) -> list[Any]:
 
 def generator(seed: Any) -> np.random.Generator:
     """Random numbers of a seed, a whole number >= 0. Raises InputError for anything else."""
-    return np.random.default_rng(whole_number("seed", seed, 0))
+    return np.random.default_rng(whole_number("seed", seed, 0, math.inf))
 
 
 def as_plain(name: str, values: Any) -> NDArray[Any]:

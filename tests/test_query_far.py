@@ -228,3 +228,11 @@ def test_intervals_of_a_count_hold_where_few_rows_carry_the_error(estimator: str
     # Beside the spread what all rows differ by from others like them, 160 / 2,025 of a plain one.
     expected = np.sqrt(np.var(values, ddof=1) + 160 / 2025 * np.mean(np.square(plain)))
     assert 0.85 < np.mean(errors) / expected < 1.2
+
+
+def test_seeds_of_any_size() -> None:
+    """Numpy takes whole numbers beyond 64 bits, as `SeedSequence().entropy` is one."""
+    x = gaussian(60, 4)
+    drawn = [fastdim.knn(x, 1, queries=20, seed=2**100 + part).queries for part in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
