@@ -8,6 +8,8 @@ queries can know of them. Which rows are far is seen from the rows, before any n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,11 +75,25 @@ def far_places(distances: Float64) -> Int64:
     return np.flatnonzero(distances > FAR * median)
 
 
+def far_among(
+    first: Int64 | None,
+    n: int,
+    take: Callable[[Int64], Rows],
+    from_center_of: Callable[[NDArray[Any]], Float64],
+) -> Int64:
+    """Places of the far rows among those numbered `first` (None: all n), wherever rows lie.
+
+    take: gives the rows (m, d) with these numbers. from_center_of: distances (n,) of all rows from
+    a center (d,).
+    """
+    numbers = np.arange(n) if first is None else first
+    distances = from_center_of(center_of(take(numbers[references(len(numbers))])))
+    return far_places(distances if first is None else distances[first])
+
+
 def far_rows(rows: Rows, first: Int64 | None) -> Int64:
     """Places of the far rows among the distinct rows with these numbers (None: all rows)."""
-    numbers = np.arange(rows.n) if first is None else first
-    distances = from_center(rows, center_of(rows.take(numbers[references(len(numbers))])))
-    return far_places(distances if first is None else distances[first])
+    return far_among(first, rows.n, rows.take, partial(from_center, rows))
 
 
 def far_of_tensor(x: Tensor, first: Int64 | None) -> Int64:

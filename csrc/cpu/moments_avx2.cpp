@@ -3,6 +3,7 @@
 
 #include "load_avx2.h"
 #include "moments_kernels.h"
+#include "moments_tiles.h"
 
 namespace fastdim {
 namespace {
@@ -43,7 +44,12 @@ struct Doubles {
   static Vector load(const Element* p) { return _mm256_loadu_pd(p); }
   static Vector all(const Element* p) { return _mm256_broadcast_sd(p); }
   static Vector add(Vector a, Vector b, Vector sum) { return _mm256_fmadd_pd(a, b, sum); }
+  static void keep(double* out, Vector sum) { store(out, sum); }
 };
+
+void add_to(double* out, __m128 value) {
+  _mm256_storeu_pd(out, _mm256_add_pd(_mm256_loadu_pd(out), _mm256_cvtps_pd(value)));
+}
 
 struct Floats {
   using Element = float;
@@ -53,61 +59,11 @@ struct Floats {
   static Vector load(const Element* p) { return _mm256_loadu_ps(p); }
   static Vector all(const Element* p) { return _mm256_broadcast_ss(p); }
   static Vector add(Vector a, Vector b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
+  static void keep(double* out, Vector sum) {
+    add_to(out, _mm256_castps256_ps128(sum));
+    add_to(out + 4, _mm256_extractf128_ps(sum, 1));
+  }
 };
-
-// Sums over count rows of two panels of 3 vectors; always inlined, for the sums to stay in
-// registers.
-template <class Type>
-__attribute__((always_inline)) inline void sum_products(
-    const typename Type::Element* a, const typename Type::Element* b, std::size_t count,
-    typename Type::Vector (&sum)[kTileRows][3]) {
-#pragma GCC unroll 4
-  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = Type::zero();
-  for (std::size_t k = 0; k < count; ++k, a += 3 * Type::lanes, b += 3 * Type::lanes) {
-    const typename Type::Vector b0 = Type::load(b);
-    const typename Type::Vector b1 = Type::load(b + Type::lanes);
-    const typename Type::Vector b2 = Type::load(b + 2 * Type::lanes);
-#pragma GCC unroll 4
-    for (int r = 0; r < kTileRows; ++r) {
-      const typename Type::Vector element = Type::all(a + r);
-      sum[r][0] = Type::add(element, b0, sum[r][0]);
-      sum[r][1] = Type::add(element, b1, sum[r][1]);
-      sum[r][2] = Type::add(element, b2, sum[r][2]);
-    }
-  }
-}
-
-void gram_avx2(const double* a, const double* b, std::size_t count, double* tile) {
-  __m256d sum[kTileRows][3];
-  sum_products<Doubles>(a, b, count, sum);
-#pragma GCC unroll 4
-  for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
-    for (std::size_t h = 0; h < 3; ++h)
-      _mm256_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 4 * h, sum[r][h]);
-}
-
-void add(double* out, __m128 value) {
-  _mm256_storeu_pd(out, _mm256_add_pd(_mm256_loadu_pd(out), _mm256_cvtps_pd(value)));
-}
-
-void gram_floats_avx2(const float* a, const float* b, std::size_t count, double* tile) {
-  for (std::size_t i = 0; i < kTileRows * kFloatWidth; i += 4)
-    _mm256_storeu_pd(tile + i, _mm256_setzero_pd());
-  for (std::size_t start = 0; start < count; start += kShortBlock) {
-    const std::size_t rows = count - start < kShortBlock ? count - start : kShortBlock;
-    __m256 sum[kTileRows][3];
-    sum_products<Floats>(a + start * kFloatWidth, b + start * kFloatWidth, rows, sum);
-#pragma GCC unroll 4
-    for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
-      for (std::size_t h = 0; h < 3; ++h) {
-        double* out = tile + static_cast<std::size_t>(r) * kFloatWidth + 8 * h;
-        add(out, _mm256_castps256_ps128(sum[r][h]));
-        add(out + 4, _mm256_extractf128_ps(sum[r][h], 1));
-      }
-  }
-}
 
 double sum_doubles(__m256d v) {
   const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
@@ -168,12 +124,12 @@ constexpr MomentsKernels kKernels = {
      kTileRows,
      {pack_avx2<F16, kWidth>, pack_avx2<BF16, kWidth>, pack_avx2<F32, kWidth>,
       pack_avx2<F64, kWidth>},
-     gram_avx2},
+     keep_products<Doubles, kTileRows>},
     {kFloatWidth,
      kTileRows,
      {pack_avx2<F16, kFloatWidth>, pack_avx2<BF16, kFloatWidth>, pack_avx2<F32, kFloatWidth>,
       pack_avx2<F64, kFloatWidth>},
-     gram_floats_avx2},
+     add_short_blocks<Floats, kTileRows>},
     dot_avx2,
     remove_avx2,
     forms_avx2<float>,

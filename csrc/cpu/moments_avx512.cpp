@@ -3,6 +3,7 @@
 
 #include "load_avx512.h"
 #include "moments_kernels.h"
+#include "moments_tiles.h"
 
 namespace fastdim {
 namespace {
@@ -38,7 +39,12 @@ struct Doubles {
   static Vector load(const Element* p) { return _mm512_loadu_pd(p); }
   static Vector all(const Element* p) { return _mm512_set1_pd(*p); }
   static Vector add(Vector a, Vector b, Vector sum) { return _mm512_fmadd_pd(a, b, sum); }
+  static void keep(double* out, Vector sum) { store(out, sum); }
 };
+
+void add_to(double* out, __m256 value) {
+  _mm512_storeu_pd(out, _mm512_add_pd(_mm512_loadu_pd(out), _mm512_cvtps_pd(value)));
+}
 
 struct Floats {
   using Element = float;
@@ -48,61 +54,11 @@ struct Floats {
   static Vector load(const Element* p) { return _mm512_loadu_ps(p); }
   static Vector all(const Element* p) { return _mm512_set1_ps(*p); }
   static Vector add(Vector a, Vector b, Vector sum) { return _mm512_fmadd_ps(a, b, sum); }
+  static void keep(double* out, Vector sum) {
+    add_to(out, _mm512_castps512_ps256(sum));
+    add_to(out + 8, _mm512_extractf32x8_ps(sum, 1));
+  }
 };
-
-// Sums over count rows of two panels of 3 vectors; always inlined, for the sums to stay in
-// registers.
-template <class Type>
-__attribute__((always_inline)) inline void sum_products(
-    const typename Type::Element* a, const typename Type::Element* b, std::size_t count,
-    typename Type::Vector (&sum)[kTileRows][3]) {
-#pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = sum[r][2] = Type::zero();
-  for (std::size_t k = 0; k < count; ++k, a += 3 * Type::lanes, b += 3 * Type::lanes) {
-    const typename Type::Vector b0 = Type::load(b);
-    const typename Type::Vector b1 = Type::load(b + Type::lanes);
-    const typename Type::Vector b2 = Type::load(b + 2 * Type::lanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kTileRows; ++r) {
-      const typename Type::Vector element = Type::all(a + r);
-      sum[r][0] = Type::add(element, b0, sum[r][0]);
-      sum[r][1] = Type::add(element, b1, sum[r][1]);
-      sum[r][2] = Type::add(element, b2, sum[r][2]);
-    }
-  }
-}
-
-void gram_avx512(const double* a, const double* b, std::size_t count, double* tile) {
-  __m512d sum[kTileRows][3];
-  sum_products<Doubles>(a, b, count, sum);
-#pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
-    for (std::size_t h = 0; h < 3; ++h)
-      _mm512_storeu_pd(tile + static_cast<std::size_t>(r) * kWidth + 8 * h, sum[r][h]);
-}
-
-void add(double* out, __m256 value) {
-  _mm512_storeu_pd(out, _mm512_add_pd(_mm512_loadu_pd(out), _mm512_cvtps_pd(value)));
-}
-
-void gram_floats_avx512(const float* a, const float* b, std::size_t count, double* tile) {
-  for (std::size_t i = 0; i < kTileRows * kFloatWidth; i += 8)
-    _mm512_storeu_pd(tile + i, _mm512_setzero_pd());
-  for (std::size_t start = 0; start < count; start += kShortBlock) {
-    const std::size_t rows = count - start < kShortBlock ? count - start : kShortBlock;
-    __m512 sum[kTileRows][3];
-    sum_products<Floats>(a + start * kFloatWidth, b + start * kFloatWidth, rows, sum);
-#pragma GCC unroll 8
-    for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
-      for (std::size_t h = 0; h < 3; ++h) {
-        double* out = tile + static_cast<std::size_t>(r) * kFloatWidth + 16 * h;
-        add(out, _mm512_castps512_ps256(sum[r][h]));
-        add(out + 8, _mm512_extractf32x8_ps(sum[r][h], 1));
-      }
-  }
-}
 
 double dot_avx512(const double* a, const double* b, std::size_t d) {
   __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
@@ -157,12 +113,12 @@ constexpr MomentsKernels kKernels = {
      kTileRows,
      {pack_avx512<F16, kWidth>, pack_avx512<BF16, kWidth>, pack_avx512<F32, kWidth>,
       pack_avx512<F64, kWidth>},
-     gram_avx512},
+     keep_products<Doubles, kTileRows>},
     {kFloatWidth,
      kTileRows,
      {pack_avx512<F16, kFloatWidth>, pack_avx512<BF16, kFloatWidth>, pack_avx512<F32, kFloatWidth>,
       pack_avx512<F64, kFloatWidth>},
-     gram_floats_avx512},
+     add_short_blocks<Floats, kTileRows>},
     dot_avx512,
     remove_avx512,
     forms_avx512<float>,

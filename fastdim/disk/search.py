@@ -24,7 +24,7 @@ from fastdim.disk import budget, groups, state
 from fastdim.disk.rows import DiskRows, open_rows
 from fastdim.disk.tiles import Matrix, Tiles, opened
 from fastdim.errors import InputError
-from fastdim.query_far import center_of, far_places, from_center, references
+from fastdim.query_far import far_among, from_center
 from fastdim.query_plan import plan_queries, stated
 
 Float64 = NDArray[np.float64]
@@ -143,10 +143,11 @@ def _far(source: DiskRows, kept: state.State, first: Int64 | None) -> Int64:
     saved = kept.load("far")
     if saved is not None:
         return saved["far"]
-    numbers = np.arange(source.n) if first is None else first
-    center = center_of(source.take(numbers[references(len(numbers))]))
-    distances = np.concatenate([from_center(part, center) for part in source.parts])
-    return far_places(distances if first is None else distances[first])
+
+    def distances(center: NDArray[Any]) -> Float64:
+        return np.concatenate([from_center(part, center) for part in source.parts])
+
+    return far_among(first, source.n, source.take, distances)
 
 
 def _groups(source: DiskRows, limit: int, threads: int, kept: state.State) -> neighbors.Distinct:

@@ -21,7 +21,7 @@ from fastdim.backends import cpu
 from fastdim.distributed.shard import Shard
 from fastdim.errors import InputError
 from fastdim.neighbors import Distinct, Neighbors, in_precision
-from fastdim.query_far import center_of, far_places, from_center, references
+from fastdim.query_far import far_among, from_center
 from fastdim.query_plan import plan_queries, stated
 
 Float64 = NDArray[np.float64]
@@ -83,17 +83,14 @@ def search(
     )
 
 
-def distances_from_center(shard: Shard, first: Int64 | None) -> Float64:
-    """`from_center` of every row (n,), on every rank; the center is that of the rows `first`."""
-    numbers = np.arange(shard.n) if first is None else first
-    center = center_of(shard.fetch(numbers[references(len(numbers))]))
-    return shard.ranks.concatenate(shard.ranks.each(lambda: from_center(shard.rows, center)))
-
-
 def far_rows(shard: Shard, first: Int64 | None) -> Int64:
     """`fastdim.query_far.far_rows` of the whole matrix, on every rank."""
-    distances = distances_from_center(shard, first)
-    return far_places(distances if first is None else distances[first])
+    ranks = shard.ranks
+
+    def distances(center: NDArray[Any]) -> Float64:
+        return ranks.concatenate(ranks.each(lambda: from_center(shard.rows, center)))
+
+    return far_among(first, shard.n, shard.fetch, distances)
 
 
 def own_part(found: Neighbors, shard: Shard) -> Neighbors:
