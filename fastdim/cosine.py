@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, as_groups, as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
-from fastdim.covariance import Decomposition, decompose_sums, scores
+from fastdim.covariance import Covariance, covariance_of
 from fastdim.disk.calls import check_tiles, needs_tiles
 from fastdim.errors import InputError
 from fastdim.estimate import (
@@ -36,6 +36,7 @@ from fastdim.estimate import (
     transformed_interval,
 )
 from fastdim.moments import inverse_norms, near_mean, sums
+from fastdim.quadratic import Added, added
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -68,7 +69,7 @@ class CosineStats:
     band: half width, at level `confidence`, of the Dvoretzky-Kiefer-Wolfowitz band around the
         sampled distribution function; 0.0 with pairs="all".
     mean_estimate, std_estimate: mean and std with the uncertainty of the rows as a sample, summed
-        within groups.
+        within groups; that of std by the longest axes where there are many (1e-3 of itself off).
     backend: what visited the pairs. precision: "exact", the histogram is that of the float64
         cosines; "fast", at most one pair in a hundred is one bin off (min and max are exact).
     arithmetic: of the products that sorted the pairs: "int16", "float32", or "float64".
@@ -211,13 +212,12 @@ def cosine_moments(
     norms: Array,
     threads: int,
     kept: Int64 | None = None,
-    known: Decomposition | None = None,
+    known: tuple[Covariance, Added] | None = None,
 ) -> tuple[CosineStats, Array]:
     """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited.
 
     kept: row numbers that take part, ascending, None for all; the others get 0 as well. groups: one
-    label for each row that takes part. known: the decomposed covariance of the unit rows among
-    them, where it is known.
+    label for each row that takes part. known: of the unit rows among them, where they are known.
     """
     check_confidence(confidence)
     inverse = inverse_norms(rows, norms)
@@ -234,8 +234,9 @@ def cosine_moments(
         if known is None:
             ids = None if used.all() else np.flatnonzero(used)
             unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
-            known = decompose_sums(unit, ids, inverse)
-        parts = parts_of(known, scores(rows, known, threads))
+            covariance = covariance_of(unit, ids, inverse)
+            known = covariance, added(rows, covariance, threads)
+        parts = parts_of(*known)
     taking = used if kept is None else used[kept]
     labels = None if groups is None else groups[taking]
     group_count = 0 if groups is None else int(groups.max()) + 1
@@ -440,28 +441,23 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     return block if used.all() else block[used]
 
 
-def parts_of(known: Decomposition, forms: cpu.RowForms) -> tuple[float, float, Array, float, Array]:
+def parts_of(known: Covariance, rows: Added) -> tuple[float, float, Array, float, Array]:
     """s, sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i.
 
-    known: covariance of the unit rows; forms: their `scores`. With W'W = scatter of the unit rows,
+    known: covariance of the unit rows; rows: what each adds. With W'W = scatter of the unit rows,
     sum_j (w_i.w_j)^2 = w_i'W'W w_i.
     """
     count, center = known.count, known.mean
-    powers = known.eigenvalues * count
-    along = known.axes @ center
     s = float(center @ center)
-    spread = float(powers.sum()) / count  # 1 - s, without the subtraction
+    spread = float(np.trace(known.gram))  # 1 - s, without the subtraction
     shift = spread / (count - 1)
-    slope_squares = float(powers @ np.square(along))
-    total = 2.0 * count * slope_squares + float(np.square(powers).sum()) - count * spread**2
-    total -= count * (count - 1) * shift**2
-    top = known.eigenvalues[0]
-    squares = count * top * (forms.forms[:, 0] + np.square(forms.first))
-    slopes = forms.linear[:, 0]
+    slope_squares = count * max(0.0, float(center @ (known.gram @ center)))
+    total = 2.0 * count * slope_squares + float(np.square(known.gram).sum()) * count**2
+    total -= count * spread**2 + count * (count - 1) * shift**2
     by_row = deviations_by_row(
-        squares, count * top * forms.linear[:, 1], slopes, slope_squares, spread
+        count * rows.squares, count * rows.along, rows.slopes, slope_squares, spread
     )
-    return s, total, by_row, shift, slopes
+    return s, total, by_row, shift, rows.slopes
 
 
 def deviations_by_row(

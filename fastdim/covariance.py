@@ -34,6 +34,10 @@ Array = NDArray[np.float64]
 # Up to this size a full set of eigenvalues takes no longer than the first one with its proof.
 FULL_SIZE = 512
 
+# Covariances are decomposed side by side as far as this much holds them: a matrix, its vectors,
+# LAPACK's work of two more, and the vectors in the order that they are kept in.
+DECOMPOSED_BYTES, DECOMPOSED_COPIES = 2 << 30, 5
+
 # A float32 product may lose 2^-126; sums of squares above this a product have not lost 2^-24.
 FLOATS_VANISH = 2.0**-102
 # Float32 products do where this much of the squares about the shift is variance: the rest, of a
@@ -232,6 +236,18 @@ def largest_eigenvalue(gram: Array) -> float | None:
     return theta
 
 
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    """gram (d, d) and mean (d,) of `count` rows, those of `ids` (None: all), each times `scale`
+    (n,). ids ascend."""
+
+    gram: Array
+    mean: Array
+    count: int
+    ids: NDArray[np.int64] | None = None
+    scale: Array | None = None
+
+
 @dataclass(eq=False)
 class Decomposition:
     """Covariance of the rows `ids` (None: all), each times `scale` (n,), as axes and eigenvalues.
@@ -251,6 +267,11 @@ class Decomposition:
     forms: cpu.RowForms | None = None
 
 
+def decomposed_at_once(d: int) -> int:
+    """How many d x d matrices are decomposed at the same time, where there are cores for it."""
+    return max(1, DECOMPOSED_BYTES // (8 * DECOMPOSED_COPIES * d * d))
+
+
 def decompose(rows: Rows, threads: int) -> Decomposition:
     """Decompose the covariance of all rows, or their Gram matrix where that is smaller."""
     gram, mean, by_rows = _gram(rows, threads)
@@ -260,17 +281,25 @@ def decompose(rows: Rows, threads: int) -> Decomposition:
     return Decomposition(_descending(ascending), axes, by_rows, mean, rows.n)
 
 
+def covariance_of(
+    parts: Sums, ids: NDArray[np.int64] | None = None, scale: Array | None = None
+) -> Covariance:
+    """Covariance of rows from their sums."""
+    gram, mean = parts.scatter() / parts.count, parts.mean
+    if scale is not None and np.trace(gram) <= (4 * np.finfo(np.float64).eps) ** 2 * (mean @ mean):
+        gram = np.zeros_like(gram)  # scaled rows that differ by the rounding of the scale alone
+    return Covariance(gram, mean, parts.count, ids, scale)
+
+
 def decompose_sums(
     parts: Sums, ids: NDArray[np.int64] | None = None, scale: Array | None = None
 ) -> Decomposition:
     """Decompose the covariance of rows from their sums."""
-    gram, mean = parts.scatter() / parts.count, parts.mean
-    if scale is not None and np.trace(gram) <= (4 * np.finfo(np.float64).eps) ** 2 * (mean @ mean):
-        gram = np.zeros_like(gram)  # scaled rows that differ by the rounding of the scale alone
+    found = covariance_of(parts, ids, scale)
     with one_blas_thread():
-        ascending, columns = np.linalg.eigh(gram)
+        ascending, columns = np.linalg.eigh(found.gram)
     axes = np.ascontiguousarray(columns.T[::-1])
-    return Decomposition(_descending(ascending), axes, False, mean, parts.count, ids, scale)
+    return Decomposition(_descending(ascending), axes, False, found.mean, found.count, ids, scale)
 
 
 def _gram(rows: Rows, threads: int) -> tuple[Array, Array, bool]:
@@ -317,8 +346,7 @@ def scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     """Forms of every row y less the mean, computed once for a decomposition.
 
     With z_k = y.v_k: first = z_0, rest = |y|^2 - z_0^2, forms[:, 0] = sum over k > 0 of
-    l_k / l_0 z_k^2, forms[:, 1] the same with the slopes of the effective rank; linear = y.mean and
-    y.(C mean) / l_0 with C the covariance. Without columns of y (`by_rows`) linear is empty.
+    l_k / l_0 z_k^2, forms[:, 1] the same with the slopes of the effective rank; linear is empty.
     Eigenvalues enter as shares of the largest: products of the rows' fourth power may overflow.
     """
     if found.forms is None:
@@ -336,8 +364,7 @@ def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
         first = found.axes[:, 0] * math.sqrt(rows.n * powers[0])
         rest, none = squares[:, 1:].sum(axis=1), np.zeros((rows.n, 0))
         return cpu.RowForms(first, rest, none, squares @ weights.T, "float64")
-    lines = np.stack([found.mean, found.axes.T @ (relative * (found.axes @ found.mean))])
-    ids, scale = found.ids, found.scale
+    ids, scale, lines = found.ids, found.scale, np.zeros((0, rows.d))
     if found.count * rows.d**2 > moments.DIRECT_WORK:
         return cpu.row_forms(rows, found.mean, ids, scale, found.axes, weights, lines, threads)
     parts = []
@@ -349,9 +376,9 @@ def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
         y -= found.mean
         z = y @ found.axes.T
         squares = np.square(z)
-        parts.append((z[:, 0], squares[:, 1:].sum(axis=1), y @ lines.T, squares @ weights.T))
-    joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    return cpu.RowForms(joined[0], joined[1], joined[2], joined[3], "float64")
+        parts.append((z[:, 0], squares[:, 1:].sum(axis=1), squares @ weights.T))
+    first, rest, forms = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return cpu.RowForms(first, rest, np.zeros((len(first), 0)), forms, "float64")
 
 
 def _influence(found: Decomposition, slopes: Array) -> tuple[Array, Array]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import astuple, dataclass
 
+from fastdim.covariance import decomposed_at_once
 from fastdim.distributed.search import ROWS_PER_QUERY
+from fastdim.quadratic import FEWEST_AXES
 
 # Norms, activations and small products beside the large ones (1.1 times on SmolLM2-135M, 1.5 on
 # MiniLM-L6 with its 384 columns).
@@ -34,10 +36,10 @@ PRUNED_ROW, PRUNED_COLUMN = 1.5e6, 1900.0
 # Up to so many pairs, or with so few queries, a search is not pruned: backends/cpu.py.
 DIRECT_PAIRS, QUERIES_SHARE = 144_000_000, 8
 
-FORMS_GAIN = 2.8  # forms of every row in the eigenbasis, int16
+# Forms of every row along axes, int16, and what each of its elements takes beside the products.
+FORMS_GAIN, FORMS_ELEMENT = 4.6, 760.0
 SUMS_GAIN = 1.2  # sums of outer products, float64, one triangle
 EIGEN_GAIN = 0.5  # an eigendecomposition, 9 d^3 operations by one core
-AHEAD_COLUMNS = 1024  # up to these the decompositions of a site run side by side: sweeps/shared.py
 PAIR_SHARE = 40.0  # sampled pairs: rows far apart in memory, so slower than a product
 TILE_SHARE = 0.7  # every pair, in tiles of int16
 CHECKED_BYTES = 1.5e9  # bytes/s of one core: a stored layer is read and held against its checksum
@@ -146,18 +148,23 @@ def site_analysis(
     searches = (filters > normalized) + normalized
     plain = max(1, filters - normalized)
     one = cores.flops / cores.count
-    # Of rows and of their directions, under each filter that keeps other rows.
-    covariances = 2 * plain
-    beside = min(cores.count, covariances) if d <= AHEAD_COLUMNS else 1
+    # Of rows under each filter that keeps other rows, and of directions where they are asked for.
+    decompositions = plain + normalized
+    # Cosines of each filter that keeps other rows do with the longest axes of the directions.
+    axes = decompositions * d + plain * min(d, FEWEST_AXES)
+    forms = n * d * (2.0 * axes + FORMS_ELEMENT * (decompositions + plain))
+    # Ranks take them in turn.
+    held = decomposed_at_once(d)
+    beside = min(ranks * min(cores.count, held), decompositions) if held > 1 else 1
     share = cores.flops * ranks
     # Every pair is counted in tiles.
     pair_share = PAIR_SHARE if pairs < n * n / 4 else TILE_SHARE
     return Analysis(
         search=searches * spread_search_seconds(cores, n, d, m, ranks),
         sums=2 * 2.0 * n * d * d / (SUMS_GAIN * share),
-        forms=covariances * 2.0 * n * d * d / (FORMS_GAIN * share),
+        forms=forms / (FORMS_GAIN * share),
         pairs=pair_share * 2.0 * pairs * d / share,
-        eigen=covariances * 9.0 * float(d) ** 3 / (EIGEN_GAIN * one * beside),
+        eigen=decompositions * 9.0 * float(d) ** 3 / (EIGEN_GAIN * one * beside),
         rows=ROW_SECONDS * n * filters,
         check=item * n * d / (CHECKED_BYTES * ranks),
         # Trees of collectives are as deep as the logarithm of the ranks.

@@ -17,6 +17,7 @@ import fastdim
 from fastdim import plan_work
 from fastdim.backends import cpu
 from fastdim.cli import main
+from fastdim.covariance import decomposed_at_once
 from fastdim.errors import InputError, ModelError
 from fastdim.extract.facts import multiplied_parameters
 from fastdim.plan_scale import Shape, machines_for, model_shape, scale_plan
@@ -29,7 +30,6 @@ from fastdim.plan_work import (
     site_analysis,
     spread_search_seconds,
 )
-from fastdim.sweeps import shared
 from fastdim.sweeps.plan import flops_per_second, make_plan
 from fastdim.sweeps.progress import Progress
 
@@ -97,7 +97,7 @@ def test_the_measured_runs_are_of_every_kind_and_stand_on_the_page() -> None:
 
 
 def test_what_the_plan_knows_of_the_engine_is_as_there() -> None:
-    assert plan_work.AHEAD_COLUMNS == shared.AHEAD_COLUMNS
+    assert [decomposed_at_once(d) for d in (4096, 5120, 8192)] == [3, 2, 1]
     assert plan_work.DIRECT_PAIRS == cpu.DIRECT_PAIRS
     assert plan_work.QUERIES_SHARE == cpu.QUERIES_SHARE
 
@@ -145,7 +145,10 @@ def test_ranks_share_the_work_and_see_half_of_it_twice() -> None:
     spread = site_analysis(cores, 1_000_000, 1024, 4000, 2**18, 4, 1, ranks=10)
     assert spread.sums == pytest.approx(alone.sums / 10)
     assert spread.search == pytest.approx(alone.search / 10, rel=0.02)  # few queries
-    assert (spread.eigen, spread.rows) == (alone.eigen, alone.rows)  # by one core, on every rank
+    assert spread.rows == alone.rows  # by one core, on every rank
+    assert spread.eigen == alone.eigen  # all four at a time in both
+    wide = [site_analysis(cores, 1e6, 4096, 4000, 2**18, 4, 1, ranks=n) for n in (1, 10)]
+    assert wide[0].eigen == pytest.approx(4 / 3 * wide[1].eigen)  # three hold in one memory
     assert (alone.meetings, spread.meetings > 0) == (0.0, True)
     # All rows: nine visitors, each with a tenth of the queries among two tenths of the rows.
     visit = 1e5 * 2e5 - 1e5**2 / 2

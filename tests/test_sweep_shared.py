@@ -159,3 +159,22 @@ def test_a_filter_that_tops_its_pairs_up_takes_no_part_of_the_rows_more_than_oth
     # The smaller of two of n random rows is n/3 on average, with a deviation of n/sqrt(18).
     smaller = np.minimum(first, second)[added]
     assert abs(smaller.mean() - N / 3) < 5 * N / np.sqrt(18 * len(added))
+
+
+def test_cosines_decompose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One decomposition for each set of rows, and one of the directions, where they are asked."""
+    decomposed = []
+    eigh = np.linalg.eigh
+
+    def counted(matrix: np.ndarray) -> Any:
+        if len(matrix) == 24:
+            decomposed.append(len(matrix))
+        return eigh(matrix)
+
+    monkeypatch.setattr("numpy.linalg.eigh", counted)
+    for filters, count in ((tuple(FILTERS), len(FILTERS)), (("all",), 1), (("no_outliers",), 1)):
+        decomposed.clear()
+        shared = shared_layer(matrix("massive"), filters)
+        for name in filters:
+            assert all(metric.status == "ok" for metric in measured(shared, name).metrics)
+        assert len(decomposed) == count

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim import cosine
+from fastdim import cosine, quadratic
 from fastdim.arrays import Rows, as_groups, generator
 from fastdim.backends import cpu
-from fastdim.covariance import Decomposition, decompose_sums, scores
+from fastdim.covariance import Covariance, covariance_of
 from fastdim.disk import budget, state
 from fastdim.disk.rows import DiskRows, open_rows
 from fastdim.disk.tiles import Matrix, Tiles, opened
@@ -141,8 +141,8 @@ def _moments(
     if count <= max(cosine.DIRECT_ROWS, source.d):
         parts = cosine.parts_of_pairs(source.take(np.flatnonzero(used)), inverse[used], count)
     else:
-        known = decompose_sums(_sums(visit, inverse), None, inverse)
-        parts = cosine.parts_of(known, _forms(visit, known, inverse))
+        known = covariance_of(_sums(visit, inverse), None, inverse)
+        parts = cosine.parts_of(known, _added(visit, known, inverse))
     some = None if labels is None else labels[used]
     group_count = 0 if labels is None else int(labels.max()) + 1
     return cosine.moments_of(source.n, count, parts, some, group_count, confidence)
@@ -182,18 +182,25 @@ def _sums(visit: Visit, inverse: Float64) -> Sums:
     return total
 
 
-def _forms(visit: Visit, known: Decomposition, inverse: Float64) -> cpu.RowForms:
-    """`scores` of all rows that are not zero, tile by tile."""
+def _added(visit: Visit, known: Covariance, inverse: Float64) -> quadratic.Added:
+    """`quadratic.added` of all rows that are not zero, tile by tile."""
+    axes = None
+    if not quadratic.direct(known):
+        chosen = np.flatnonzero(inverse)[quadratic.judged_rows(known.count)]
+        sample = visit.source.take(chosen).float64(0, len(chosen)) * inverse[chosen, None]
+        axes = quadratic.axes_of(known, sample - known.mean)
     found = []
     for _, start, stop, rows in visit.each():
         ids, scale = _local(inverse, start, stop)
         if ids is None or len(ids):
-            found.append(scores(rows, replace(known, ids=ids, scale=scale), visit.threads))
-    first, rest, linear, forms = (
-        np.concatenate([getattr(part, name) for part in found])
-        for name in ("first", "rest", "linear", "forms")
+            own = replace(known, ids=ids, scale=scale)
+            found.append(quadratic.added_by(rows, own, axes, visit.threads))
+    return quadratic.Added(
+        *(
+            np.concatenate([getattr(part, name) for part in found])
+            for name in ("slopes", "along", "squares")
+        )
     )
-    return cpu.RowForms(first, rest, linear, forms, found[0].arithmetic)
 
 
 def _with_pairs(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim import moments
+from fastdim import moments, quadratic
+from fastdim.backends.blas import one_blas_thread
 from fastdim.backends.cpu import RowForms, second_moments
 from fastdim.cosine import (
     DIRECT_ROWS,
@@ -17,9 +20,12 @@ from fastdim.cosine import (
     parts_of_pairs,
 )
 from fastdim.covariance import (
+    Covariance,
     Decomposition,
     Spectrum,
+    covariance_of,
     decompose_sums,
+    decomposed_at_once,
     scores,
     spectrum_from_forms,
     spectrum_of,
@@ -58,23 +64,46 @@ def sums(
     return Sums(shift, shard.n if numbers is None else len(numbers), added[0], added[1:])
 
 
-def decompose(
-    shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64 | None, threads: int
-) -> Decomposition:
-    """Axes from rank 0, and the forms of every row, which each rank computes for its own."""
-    ranks = shard.ranks
+Wanted = tuple[Sums, Int64 | None, Float64 | None]
 
-    def on_first() -> tuple[Float64, Float64, Float64]:
-        found = decompose_sums(parts, None, scale)
-        return found.eigenvalues, found.axes, found.mean
 
-    values, axes, mean = ranks.from_first(on_first)
-    found = Decomposition(values, axes, False, mean, parts.count, numbers, scale)
+def decompose(shard: Shard, wanted: Sequence[Wanted], threads: int) -> list[Decomposition]:
+    """Axes and forms of every row for each of (sums, numbers, scale).
+
+    Each is decomposed by one of the ranks, in turn, and the forms are computed by each rank for its
+    own rows.
+    """
+    ranks, d = shard.ranks, shard.d
+    mine = wanted[ranks.rank :: ranks.size]
+
+    def own() -> Float64:
+        workers = min(threads, decomposed_at_once(d))
+        with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(lambda one: decompose_sums(one[0], None, one[2]), mine))
+        packed = np.empty((len(mine), d + 1, d))
+        for place, one in zip(packed, found, strict=True):
+            place[0], place[1:] = one.eigenvalues, one.axes
+        return packed
+
+    packed = ranks.concatenate(ranks.each(own))
+    order = [i for rank in range(ranks.size) for i in range(rank, len(wanted), ranks.size)]
+    found = []
+    for number, (parts, numbers, scale) in enumerate(wanted):
+        values, axes = packed[order.index(number), 0], packed[order.index(number), 1:]
+        one = Decomposition(values, axes, False, parts.mean, parts.count, numbers, scale)
+        one.forms = _forms(shard, one, threads)
+        found.append(one)
+    return found
+
+
+def _forms(shard: Shard, found: Decomposition, threads: int) -> RowForms:
+    """`scores` of all rows that take part, each rank's by itself."""
+    ranks, numbers, scale = shard.ranks, found.ids, found.scale
     places = None if numbers is None else shard.places(numbers)
 
     def own() -> RowForms:
         if (shard.rows.n if places is None else len(places)) == 0:
-            return RowForms(np.zeros(0), np.zeros(0), np.zeros((0, 2)), np.zeros((0, 2)), "")
+            return RowForms(np.zeros(0), np.zeros(0), np.zeros((0, 0)), np.zeros((0, 2)), "")
         here = None if scale is None else np.ascontiguousarray(shard.own(scale))
         return scores(shard.rows, replace(found, ids=places, scale=here, forms=None), threads)
 
@@ -83,8 +112,38 @@ def decompose(
     first, rest, linear, squares = (
         ranks.concatenate(part) for part in (forms.first, forms.rest, forms.linear, forms.forms)
     )
-    found.forms = RowForms(first, rest, linear, squares, arithmetic)
-    return found
+    return RowForms(first, rest, linear, squares, arithmetic)
+
+
+def added(
+    shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64, threads: int
+) -> tuple[Covariance, quadratic.Added]:
+    """Covariance of unit rows, and what every row adds: each rank looks at its own."""
+    ranks = shard.ranks
+    known = covariance_of(parts, numbers, scale)
+    chosen = np.arange(shard.n) if numbers is None else numbers
+    chosen = chosen[quadratic.judged_rows(known.count)]
+    direct = quadratic.direct(known)
+    sample = None if direct else shard.fetch(chosen)
+
+    def on_first() -> quadratic.Axes | None:
+        if sample is None:
+            return None
+        unit = sample.float64(0, len(chosen)) * scale[chosen, None]
+        return quadratic.axes_of(known, unit - known.mean)
+
+    axes = ranks.from_first(on_first)
+    places = None if numbers is None else shard.places(numbers)
+
+    def own() -> quadratic.Added:
+        if (shard.rows.n if places is None else len(places)) == 0:
+            return quadratic.Added(np.zeros(0), np.zeros(0), np.zeros(0))
+        here = np.ascontiguousarray(shard.own(scale))
+        return quadratic.added_by(shard.rows, replace(known, ids=places, scale=here), axes, threads)
+
+    found = ranks.each(own)
+    parts_of_all = (ranks.concatenate(p) for p in (found.slopes, found.along, found.squares))
+    return known, quadratic.Added(*parts_of_all)
 
 
 def spectrum(
@@ -106,7 +165,8 @@ def spectrum(
         return shard.ranks.from_first(lambda: spectrum_of(rows, labels, confidence, threads))
     if known is None:
         shift = near_mean(shard, None, kept)
-        known = decompose(shard, sums(shard, shift, threads, kept, None), kept, None, threads)
+        total = sums(shard, shift, threads, kept, None)
+        known = decompose(shard, [(total, kept, None)], threads)[0]
     return spectrum_from_forms(known, labels, confidence, shard.d)
 
 
@@ -116,14 +176,14 @@ def moments_of_cosines(
     labels: Int64 | None,
     confidence: float,
     threads: int,
-    known: Decomposition | None = None,
+    known: tuple[Covariance, quadratic.Added] | None = None,
     kept: Int64 | None = None,
 ) -> tuple[CosineStats, Float64]:
     """`fastdim.cosine.cosine_moments` of the rows `kept` (None: all): their statistics, and
     1/|row| (n,) with 0 for all others.
 
-    inverse: 1/|row| of all rows (n,), 0 for a zero row. known: the decomposed covariance of the
-    unit rows among them.
+    inverse: 1/|row| of all rows (n,), 0 for a zero row. known: of the unit rows among
+    them, where they are known.
     """
     n = shard.n if kept is None else len(kept)
     here = inverse.copy()
@@ -141,9 +201,8 @@ def moments_of_cosines(
         if known is None:
             ids = None if used.all() else numbers
             shift = near_mean(shard, here, None)
-            known = decompose(shard, sums(shard, shift, threads, ids, here), ids, here, threads)
-        assert known.forms is not None  # decomposed above
-        parts = parts_of(known, known.forms)
+            known = added(shard, sums(shard, shift, threads, ids, here), ids, here, threads)
+        parts = parts_of(*known)
     taking = used if kept is None else used[kept]
     groups = None if labels is None else labels[taking]
     group_count = 0 if labels is None else int(labels.max()) + 1

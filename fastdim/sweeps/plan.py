@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdim.covariance import DECOMPOSED_COPIES, decomposed_at_once
 from fastdim.errors import StoreError
 from fastdim.plan_work import Cores, forward_operations, forward_seconds, site_analysis
 from fastdim.sweeps.filters import FILTERS
@@ -99,8 +100,11 @@ def make_plan(
         parameter_bytes + batch_tokens * (sum(columns) * item + 12 * widest * 4) if extract else 0
     )
     # One layer as stored, its distinct rows, the form they are searched in (at most another copy),
-    # a copy in float32 of what a filter changes; norms, neighbour lists, covariances.
-    analysis = n_rows * widest * (3 * item + 4) + 256 * n_rows + 8 * widest * widest * 6
+    # a copy in float32 of what a filter changes; norms, neighbour lists; sums and axes of every
+    # filter, and what is decomposed at a time.
+    matrices = 2 * len(filters)
+    matrices += DECOMPOSED_COPIES * min(len(filters), threads, decomposed_at_once(widest))
+    analysis = n_rows * widest * (3 * item + 4) + 256 * n_rows + 8 * widest**2 * matrices
     return Plan(
         model=model,
         n_sites=len(columns),

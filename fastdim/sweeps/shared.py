@@ -25,7 +25,15 @@ from fastdim.cosine import (
     draw_pairs,
     pair_cosines,
 )
-from fastdim.covariance import Decomposition, Spectrum, decompose_sums, spectrum_of
+from fastdim.covariance import (
+    Covariance,
+    Decomposition,
+    Spectrum,
+    covariance_of,
+    decompose_sums,
+    decomposed_at_once,
+    spectrum_of,
+)
 from fastdim.layer import BINS, Job
 from fastdim.moments import Sums, near_mean, sums
 from fastdim.moments import inverse_norms as inverse_of
@@ -38,6 +46,7 @@ from fastdim.neighbors import (
     prepare_rows,
     search,
 )
+from fastdim.quadratic import Added, added
 from fastdim.query_far import far_rows, first_in_proportion
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
@@ -51,9 +60,6 @@ NEIGHBORS = 4
 
 # A filter that keeps fewer of the rows shares no sample: too many draws would be thrown away.
 SHARED_SHARE = 0.8
-
-# Up to so many columns the covariances of all filters are decomposed at once: 24 MB each.
-AHEAD_COLUMNS = 1024
 
 # Fields of CosineStats that come from visiting pairs.
 PAIRWISE = (
@@ -77,6 +83,7 @@ class SharedLayer:
         }
         self._parts: dict[bool, list[tuple[Int64, Sums]]] = {}
         self._decompositions: dict[tuple[bool, bytes], Future[Decomposition]] = {}
+        self._units: dict[bytes, tuple[Covariance, Added]] = {}
         self._histograms: dict[bytes, CosineStats] = {}
 
     @property
@@ -106,28 +113,41 @@ class SharedLayer:
         Sums are taken over the rows that the same filters keep, and those of a filter added up:
         nothing is subtracted, so a few massive rows cost the other filters no digit.
         """
-        mask = np.zeros(self.rows.n, dtype=bool)
-        mask[kept] = True
+        mask = self._mask_of(kept)
         asked = self._key(mask, unit)
         if asked not in self._decompositions:
             self._decompose([(mask, unit), *self._ahead()])
         return self._decompositions[asked].result()
 
+    def units(self, kept: Int64) -> tuple[Covariance, Added]:
+        """Covariance of the directions of the rows `kept`, and what each adds to their pairs."""
+        mask = self._mask_of(kept)
+        key = (mask & (self.inverse > 0)).tobytes()
+        if key not in self._units:
+            total, ids, scale = self._added(mask, True)
+            assert scale is not None  # of directions
+            self._units[key] = self._units_of(total, ids, scale)
+        return self._units[key]
+
+    def _mask_of(self, kept: Int64) -> Mask:
+        mask = np.zeros(self.rows.n, dtype=bool)
+        mask[kept] = True
+        return mask
+
     def _key(self, mask: Mask, unit: bool) -> tuple[bool, bytes]:
         return unit, (mask & (self.inverse > 0) if unit else mask).tobytes()
 
     def _ahead(self) -> list[tuple[Mask, bool]]:
-        """What the filters of the run will ask for; nothing for many columns, to save memory."""
-        if self.rows.d > AHEAD_COLUMNS:
+        """What the filters of the run will ask for; nothing for too many columns at a time."""
+        if decomposed_at_once(self.rows.d) == 1:
             return []
         masks = list(self._masks.values())
-        spectra = [(mask, of) for mask, of in masks if self.shares_spectrum(int(mask.sum()))]
-        usable = [mask & (self.inverse > 0) for mask, _ in masks]
-        return spectra + [(mask, True) for mask in usable if self.shares_moments(int(mask.sum()))]
+        return [(mask, of) for mask, of in masks if self.shares_spectrum(int(mask.sum()))]
 
     def _decompose(self, wanted: list[tuple[Mask, bool]]) -> None:
         """Side by side, each on one thread; what fails is raised to those who ask for it."""
-        with one_blas_thread(), ThreadPoolExecutor(self.threads) as pool:
+        workers = min(self.threads, decomposed_at_once(self.rows.d))
+        with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
             for mask, unit in wanted:
                 key = self._key(mask, unit)
                 if key in self._decompositions:
@@ -313,6 +333,10 @@ class SharedLayer:
     def _sums_of(self, shift: Array, ids: Int64 | None, scale: Array | None) -> Sums:
         return sums(self.rows, shift, self.threads, ids, scale)
 
+    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> tuple[Covariance, Added]:
+        known = covariance_of(total, ids, scale)
+        return known, added(self.rows, known, self.threads)
+
     def _cosines(self, first: Int64, second: Int64) -> Array:
         return pair_cosines(self.rows, self.inverse, first, second, self.threads)
 
@@ -423,7 +447,7 @@ class SharedJob(Job):
         shared = self.shared
         known = None
         if shared.shares_moments(int((shared.inverse[kept] > 0).sum())):
-            known = shared.decomposition(kept, unit=True)
+            known = shared.units(kept)
         return cosine_moments(
             shared.rows,
             self.groups,

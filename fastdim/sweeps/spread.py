@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows
 from fastdim.backends import cpu
 from fastdim.cosine import DIRECT_ROWS, CosineStats
-from fastdim.covariance import Decomposition, Spectrum
+from fastdim.covariance import Covariance, Decomposition, Spectrum
 from fastdim.distributed import moments
 from fastdim.distributed.pairs import add_pairs_together, pair_cosines
 from fastdim.distributed.ranks import Ranks
@@ -28,6 +28,7 @@ from fastdim.extract.store import Site, TokenTable
 from fastdim.layer import BINS
 from fastdim.moments import Sums
 from fastdim.neighbors import Distinct, Neighbors
+from fastdim.quadratic import Added
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 from fastdim.sweeps.pieces import Layer, layer_rows
@@ -113,16 +114,19 @@ class SpreadLayer(SharedLayer):
     def _sums_of(self, shift: Array, ids: Int64 | None, scale: Array | None) -> Sums:
         return moments.sums(self.shard, shift, self.threads, ids, scale)
 
-    def _ahead(self) -> list[tuple[Mask, bool]]:
-        return []
-
     def _decompose(self, wanted: list[tuple[Mask, bool]]) -> None:
-        """One by one: a decomposition on rank 0, then the forms of the rows on every rank."""
-        for mask, unit in wanted:
-            total, ids, scale = self._added(mask, unit)
+        """Each on one of the ranks, then the forms of the rows on every rank."""
+        missing = {self._key(mask, unit): (mask, unit) for mask, unit in wanted}
+        missing = {key: one for key, one in missing.items() if key not in self._decompositions}
+        parts = [self._added(mask, unit) for mask, unit in missing.values()]
+        found = moments.decompose(self.shard, parts, self.threads)
+        for key, one in zip(missing, found, strict=True):
             done: Future[Decomposition] = Future()
-            done.set_result(moments.decompose(self.shard, total, ids, scale, self.threads))
-            self._decompositions[self._key(mask, unit)] = done
+            done.set_result(one)
+            self._decompositions[key] = done
+
+    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> tuple[Covariance, Added]:
+        return moments.added(self.shard, total, ids, scale, self.threads)
 
     def _cosines(self, first: Int64, second: Int64) -> Array:
         return pair_cosines(self.shard, self.inverse, first, second, self.threads)
@@ -185,7 +189,7 @@ class SpreadJob(SharedJob):
         shared, kept = self.shared, self.filtered.kept
         known = None
         if int((shared.inverse[kept] > 0).sum()) > max(DIRECT_ROWS, self.d):
-            known = shared.decomposition(kept, unit=True)
+            known = shared.units(kept)
         return moments.moments_of_cosines(
             shared.shard, shared.inverse, self.groups, self.confidence, self.threads, known, kept
         )

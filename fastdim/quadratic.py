@@ -1,0 +1,131 @@
+"""What every row w adds to sums over pairs, w'Cw with C the rows' covariance: for errors alone.
+
+The longest axes of C and the length of what is left of a row stand for all of C. That is less work
+than d axes, and needs no decomposition of C; how far off it is, is measured on some of the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdim import moments
+from fastdim.arrays import Rows
+from fastdim.backends import cpu
+from fastdim.backends.blas import one_blas_thread
+from fastdim.covariance import Covariance
+from fastdim.moments import random_rows
+
+Array = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+# The first of the axes is taken apart by the kernel, the others come in panels of 32.
+FEWEST_AXES = 97
+# What the axes leave out, in standard deviations of what the rows add: it may move a standard
+# error by about as much where it goes along with the rest, and by its square where it does not.
+LEFT_OUT = 5e-3
+JUDGED_ROWS = 256
+ITERATIONS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """C as sum of weights_k v_k v_k' + rest (1 - sum of v_k v_k'); vectors (k, d) orthonormal."""
+
+    vectors: Array
+    weights: Array
+    rest: float
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """Of each row w that takes part: slopes w.mean, along w.(C mean), squares w'Cw, each (m,)."""
+
+    slopes: Array
+    along: Array
+    squares: Array
+
+
+def judged_rows(count: int) -> Int64:
+    """Those of `count` rows that `axes_of` looks at, ascending."""
+    drawn = random_rows(count)
+    return drawn[:: max(1, len(drawn) // JUDGED_ROWS)][:JUDGED_ROWS]
+
+
+def direct(known: Covariance) -> bool:
+    """Whether there is so little to do that all of C is multiplied, in float64."""
+    return known.count * len(known.mean) ** 2 <= moments.DIRECT_WORK
+
+
+def axes_of(known: Covariance, sample: Array) -> Axes:
+    """As many axes as the rows of a sample need; all of them where half of them do not do.
+
+    sample: some of the rows (m, d) less their mean, which only say how many axes there are.
+    """
+    gram, size = known.gram, FEWEST_AXES
+    with one_blas_thread():
+        product = sample @ gram
+        exact = np.einsum("ij,ij->i", product, sample)
+        slopes = sample @ known.mean
+        spread = float(np.std(exact + 2.0 * (product @ known.mean) + np.square(slopes)))
+        while 2 * size < len(gram):
+            axes = _leading(gram, size)
+            places = np.square(sample @ axes.vectors.T)
+            left = np.square(sample).sum(axis=1) - places.sum(axis=1)
+            if float(np.std(exact - places @ axes.weights - axes.rest * left)) <= LEFT_OUT * spread:
+                return axes
+            size = 2 * size - 1
+        ascending, columns = np.linalg.eigh(gram)
+    return Axes(np.ascontiguousarray(columns.T[::-1]), ascending[::-1].copy(), 0.0)
+
+
+def _leading(gram: Array, size: int) -> Axes:
+    """About the longest axes, by subspace iteration; any orthonormal ones are allowed."""
+    basis = np.random.default_rng(0).standard_normal((len(gram), size))
+    for _ in range(ITERATIONS):
+        basis = gram @ np.linalg.qr(basis)[0]
+    basis = np.linalg.qr(basis)[0]
+    ascending, turn = np.linalg.eigh(basis.T @ gram @ basis)
+    weights = ascending[::-1].copy()
+    # The mean of the eigenvalues that are left, each with the variance along its axis.
+    variance = float(np.trace(gram)) - float(weights.sum())
+    squares = float(np.square(gram).sum()) - float(np.square(weights).sum())
+    rest = max(0.0, squares) / variance if variance > 0.0 else 0.0
+    return Axes(np.ascontiguousarray((basis @ turn[:, ::-1]).T), weights, rest)
+
+
+def added_by(rows: Rows, known: Covariance, axes: Axes | None, threads: int) -> Added:
+    """Of every row that takes part. axes: of `axes_of`; None for all of C, in float64."""
+    lines = np.stack([known.mean, known.gram @ known.mean])
+    ids, scale = known.ids, known.scale
+    if axes is not None:
+        weights = np.stack([axes.weights - axes.rest, np.zeros_like(axes.weights)])
+        weights[:, 0] = 0.0
+        found = cpu.row_forms(rows, known.mean, ids, scale, axes.vectors, weights, lines, threads)
+        squares = axes.weights[0] * np.square(found.first) + found.forms[:, 0]
+        squares += axes.rest * found.rest
+        return Added(found.linear[:, 0], found.linear[:, 1], squares)
+    parts = []
+    for start, stop in rows.spans():
+        inside = np.arange(start, stop) if ids is None else ids[(ids >= start) & (ids < stop)]
+        w = rows.float64(start, stop)[inside - start]
+        if scale is not None:
+            w *= scale[inside, None]
+        w -= known.mean
+        along = w @ lines.T
+        parts.append((along[:, 0], along[:, 1], np.einsum("ij,ij->i", w @ known.gram, w)))
+    return Added(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def added(rows: Rows, known: Covariance, threads: int) -> Added:
+    """`added_by` with the axes that these rows need."""
+    if direct(known):
+        return added_by(rows, known, None, threads)
+    places = judged_rows(known.count)
+    chosen = places if known.ids is None else known.ids[places]
+    sample = rows.take(chosen).float64(0, len(chosen))
+    if known.scale is not None:
+        sample *= known.scale[chosen, None]
+    return added_by(rows, known, axes_of(known, sample - known.mean), threads)
