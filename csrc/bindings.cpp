@@ -166,6 +166,16 @@ void bind_row_norms(std::uintptr_t data, std::int64_t n, std::int64_t d, std::in
   row_norms(rows, threads, level, check_signals, pointer<double>(out));
 }
 
+void bind_row_distances(std::uintptr_t data, std::int64_t n, std::int64_t d,
+                        std::int64_t row_stride, const std::string& dtype, std::uintptr_t from,
+                        int threads, const std::string& isa, std::uintptr_t out) {
+  const Rows rows = make_rows(data, n, d, row_stride, dtype);
+  const Isa level = resolve_isa(isa);
+  const py::gil_scoped_release release;
+  row_distances(rows, pointer<const double>(from), threads, level, check_signals,
+                pointer<double>(out));
+}
+
 bool bind_all_within(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
                      const std::string& dtype, double largest, int threads) {
   const Rows rows = make_rows(data, n, d, row_stride, dtype);
@@ -331,6 +341,9 @@ PYBIND11_MODULE(_core, module) {
   module.def("row_norms", bind_row_norms, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
              py::arg("out"));
+  module.def("row_distances", bind_row_distances, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("from_point"), py::arg("threads"),
+             py::arg("isa"), py::arg("out"));
   module.def("all_within", bind_all_within, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("largest"), py::arg("threads"));
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),

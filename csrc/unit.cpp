@@ -13,6 +13,9 @@ namespace {
 
 constexpr std::int64_t kRowsPerTask = 64;
 
+// A sum of squares above this has lost nothing to underflow.
+constexpr double kSafeSum = 0x1p-900;
+
 // Several sums side by side: one would wait for each addition.
 double squared_length(const double* values, std::size_t d) {
   constexpr std::size_t kSums = 8;
@@ -24,6 +27,17 @@ double squared_length(const double* values, std::size_t d) {
   double total = 0.0;
   for (const double sum : sums) total += sum;
   return total;
+}
+
+// |values|, also where the squares leave the range of float64; the values are changed then.
+double length(double* values, std::size_t d) {
+  const double sum = squared_length(values, d);
+  if (sum >= kSafeSum && std::isfinite(sum)) return std::sqrt(sum);
+  double largest = 0.0;
+  for (std::size_t c = 0; c < d; ++c) largest = std::max(largest, std::fabs(values[c]));
+  if (!(largest > 0.0) || std::isinf(largest)) return std::sqrt(sum);
+  for (std::size_t c = 0; c < d; ++c) values[c] /= largest;
+  return largest * std::sqrt(squared_length(values, d));
 }
 
 // Calls what(values, i) with each row in float64.
@@ -53,6 +67,18 @@ void row_norms(const Rows& rows, int threads, Isa isa, const std::function<void(
   each_row(
       rows, rows.n, threads, isa, poll, [](std::int64_t i) { return i; },
       [&](const double* values, std::int64_t i) { out[i] = std::sqrt(squared_length(values, d)); });
+}
+
+void row_distances(const Rows& rows, const double* from, int threads, Isa isa,
+                   const std::function<void()>& poll, double* out) {
+  if (threads < 1) throw std::invalid_argument("row_distances: threads must be at least 1");
+  const std::size_t d = static_cast<std::size_t>(rows.d);
+  each_row(
+      rows, rows.n, threads, isa, poll, [](std::int64_t i) { return i; },
+      [&](double* values, std::int64_t i) {
+        for (std::size_t c = 0; c < d; ++c) values[c] -= from[c];
+        out[i] = length(values, d);
+      });
 }
 
 void divide_rows(const Rows& rows, const std::int64_t* ids, std::int64_t count,

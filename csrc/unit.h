@@ -1,4 +1,4 @@
-// Lengths of rows, and rows divided by one number each.
+// Lengths of rows, their distances from a point, and rows divided by one number each.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +19,11 @@ void divide_rows(const Rows& rows, const std::int64_t* ids, std::int64_t count,
 // units of float64 rounding. The same bits at every level and for any number of threads.
 void row_norms(const Rows& rows, int threads, Isa isa, const std::function<void()>& poll,
                double* out);
+
+// out (n) = Euclidean distance of each row from a point (d): float64 differences, squared and added
+// as by row_norms; where the squares leave the range of float64, those of the differences over the
+// largest. NaN or infinite where a row is. The same bits at every level and any number of threads.
+void row_distances(const Rows& rows, const double* from, int threads, Isa isa,
+                   const std::function<void()>& poll, double* out);
 
 }  // namespace fastdim

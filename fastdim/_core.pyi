@@ -91,6 +91,19 @@ def row_norms(
 ) -> None:
     """out: float64 (n,). Contract: csrc/unit.h."""
 
+def row_distances(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    from_point: int,
+    threads: int,
+    isa: str,
+    out: int,
+) -> None:
+    """from_point: float64 (d,). out: float64 (n,). Contract: csrc/unit.h."""
+
 def all_within(
     data: int, n: int, d: int, row_stride: int, dtype: str, largest: float, threads: int
 ) -> bool:

@@ -103,6 +103,20 @@ class Rows:
         _core.row_norms(*self._matrix(), threads, _core.active_level(), norms.ctypes.data)
         return norms
 
+    def distances_from(self, point: NDArray[Any], threads: int = 1) -> NDArray[np.float64]:
+        """Euclidean distance (n,) of each row from a point (d,), from differences in float64.
+
+        NaN or infinite where a row is.
+        """
+        point = np.ascontiguousarray(point, dtype=np.float64)
+        if point.shape != (self.d,):
+            raise ValueError(f"the point has shape {point.shape}, the rows {self.d} columns")
+        found = np.full(self.n, np.nan)
+        _core.row_distances(
+            *self._matrix(), point.ctypes.data, threads, _core.active_level(), found.ctypes.data
+        )
+        return found
+
     def _matrix(self) -> tuple[int, int, int, int, str]:
         return self.data.ctypes.data, self.n, self.d, self.row_stride, self.dtype
 

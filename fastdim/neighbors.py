@@ -217,10 +217,10 @@ class Prepared(Rows):
     index: cpu.Index
     _far: dict[bool, Int64] = field(default_factory=dict, init=False, repr=False)
 
-    def far(self, first: Int64 | None) -> Int64:
+    def far(self, first: Int64 | None, threads: int = 1) -> Int64:
         """`far_rows`, found once for all rows (None) and once for the distinct ones."""
         if (first is None) not in self._far:
-            self._far[first is None] = far_rows(self, first)
+            self._far[first is None] = far_rows(self, first, threads)
         return self._far[first is None]
 
     @property
@@ -294,7 +294,9 @@ def search(
 ) -> Neighbors:
     """`knn` on validated rows; over the first row of each group where groups are given."""
     start = time.perf_counter()
-    find_far = rows.far if isinstance(rows, Prepared) else partial(far_rows, rows)
+    find_far = partial(
+        rows.far if isinstance(rows, Prepared) else partial(far_rows, rows), threads=threads
+    )
     k, count, chosen, far = plan_queries(rows.n, k, queries, groups, seed, find_far)
     by_group = groups is not None and count < rows.n
     index = (
@@ -356,7 +358,7 @@ def _search_on(
 ) -> Neighbors:
     """`search` on a device or by FAISS, of rows in host memory."""
     start = time.perf_counter()
-    find_far = partial(far_rows, rows)
+    find_far = partial(far_rows, rows, threads=threads)
     k, count, chosen, far = plan_queries(rows.n, k, queries, groups, seed, find_far)
     searched = rows.take(groups.first) if groups is not None and count < rows.n else rows
     audit = None

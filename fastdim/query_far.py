@@ -7,7 +7,6 @@ queries can know of them. Which rows are far is seen from the rows, before any n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ FAR = 3.0
 # The center is the median of each column over so many rows, evenly spaced: massive rows do not move
 # it, nor does it depend on where rows lie or on how they are read. Odd, so it holds values of rows.
 REFERENCES = 65
-# Sums of float32 squares outside of this are taken again with care.
-LEAST, MOST = 1e-30, 1e30
 
 
 def references(count: int) -> Int64:
@@ -44,28 +41,6 @@ def center_of(rows: Rows) -> NDArray[Any]:
     """Median (d,) of each column, in the precision of `Rows.block`; an odd number of rows."""
     block = np.sort(rows.block(0, rows.n), axis=0)
     return np.ascontiguousarray(block[rows.n // 2])
-
-
-def from_center(rows: Rows, center: NDArray[Any]) -> Float64:
-    """Distance (n,) of each row from the center, to about 1e-6; the same wherever the row lies.
-
-    NaN or infinite where the row is: rows on disk are checked when they are searched.
-    """
-    found = np.empty(rows.n)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for start, stop in rows.spans():
-            moved = rows.block(start, stop) - center
-            squares = np.einsum("ij,ij->i", moved, moved)
-            part = np.sqrt(squares, dtype=np.float64)
-            # Squares of huge or tiny values leave the range of their type.
-            for place in np.flatnonzero(~((squares > LEAST) & (squares < MOST))):
-                row = moved[place].astype(np.float64)
-                largest = float(np.abs(row).max())
-                if 0.0 < largest < math.inf:
-                    row = row / largest
-                    part[place] = largest * math.sqrt(float(row @ row))
-            found[start:stop] = part
-    return found
 
 
 def far_places(distances: Float64) -> Int64:
@@ -91,9 +66,9 @@ def far_among(
     return far_places(distances if first is None else distances[first])
 
 
-def far_rows(rows: Rows, first: Int64 | None) -> Int64:
+def far_rows(rows: Rows, first: Int64 | None, threads: int = 1) -> Int64:
     """Places of the far rows among the distinct rows with these numbers (None: all rows)."""
-    return far_among(first, rows.n, rows.take, partial(from_center, rows))
+    return far_among(first, rows.n, rows.take, partial(rows.distances_from, threads=threads))
 
 
 def far_of_tensor(x: Tensor, first: Int64 | None) -> Int64:

@@ -11,7 +11,7 @@ from fastdim.arrays import as_rows, generator, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.neighbors import find_distinct
-from fastdim.query_far import center_of, from_center, references
+from fastdim.query_far import center_of, references
 
 Int64 = NDArray[np.int64]
 
@@ -46,7 +46,7 @@ def stratified_queries(x: Any, queries: int, *, seed: int = 0, threads: int | No
         )
     count = len(first)
     center = center_of(rows.take(first[references(count)]))
-    farthest = first[np.argsort(-from_center(rows, center)[first], kind="stable")]
+    farthest = first[np.argsort(-rows.distances_from(center, workers)[first], kind="stable")]
     rng = generator(seed)
     # In random order within layers of ceil(n/m) rows, or neighbours in the list would always come
     # together, or never.

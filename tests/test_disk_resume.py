@@ -269,7 +269,7 @@ def test_far_rows_are_read_once(
         "resume": tmp_path / "state",
     }
     found = fd.knn(rows, 3, **arguments)
-    monkeypatch.setattr("fastdim.disk.search.from_center", None)
+    monkeypatch.setattr("fastdim.arrays.Rows.distances_from", None)
     again = fd.knn(rows, 3, **arguments)
     assert found.far is not None
     np.testing.assert_array_equal(again.far, found.far)

@@ -10,7 +10,7 @@ import torch
 from conftest import gaussian, in_dtype, token_like
 
 import fastdim
-from fastdim import InputError, knn
+from fastdim import InputError, Rows, knn
 from fastdim.arrays import as_rows
 from fastdim.estimate import clustered_stderr
 from fastdim.estimators.inputs import dependent_stderr
@@ -20,7 +20,6 @@ from fastdim.query_far import (
     far_places,
     far_rows,
     first_in_proportion,
-    from_center,
     in_proportion,
     references,
     share_of_far,
@@ -45,8 +44,8 @@ def test_far_rows_are_those_far_from_the_median(dtype: str, shift: float) -> Non
     expected = np.flatnonzero(distances > 3.0 * np.sort(distances)[201])
     assert 4 <= len(expected) < 30
     np.testing.assert_array_equal(far_rows(rows, None), expected)
-    np.testing.assert_allclose(from_center(rows, center_of(rows.take(references(rows.n)))),
-                               distances, rtol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(rows.distances_from(center_of(rows.take(references(rows.n)))),
+                               distances, rtol=1e-12)  # fmt: skip
     first = np.arange(0, 403, 3)
     tensor = torch.from_numpy(x).to(getattr(torch, dtype))
     for of in (None, first):
@@ -65,20 +64,44 @@ def test_far_rows_of_a_tensor_whose_squares_vanish() -> None:
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**60])
 def test_squares_that_leave_float32_are_taken_with_care(scale: float) -> None:
     x = with_far().astype(np.float32)
-    distances = [from_center(in_dtype(m * x, "float32"), np.float32(m) * x[3]) for m in (1, scale)]
+    factors = [np.float32(1), np.float32(scale)]
+    distances = [in_dtype(m * x, "float32").distances_from(m * x[3]) for m in factors]
     np.testing.assert_allclose(distances[1], scale * distances[0], rtol=1e-6)
     assert distances[0][3] == distances[1][3] == 0.0
     np.testing.assert_array_equal(far_rows(in_dtype(scale * x, "float32"), None), far_rows(
         in_dtype(x, "float32"), None))  # fmt: skip
 
 
+@pytest.mark.parametrize("exponent", [-1000, -520, 0, 510, 1015])
+@pytest.mark.parametrize("d", [1, 7, 8, 9, 100])
+def test_distances_from_a_point_at_any_scale(isa: str, d: int, exponent: int) -> None:
+    x = gaussian(130, d)
+    point = x[4] / 3.0
+    exact = np.sqrt(np.square(x - point).sum(axis=1))
+    rows = (
+        as_rows(np.ldexp(x, exponent)) if exponent < 500 else Rows(np.ldexp(x, exponent), "float64")
+    )
+    found = rows.distances_from(np.ldexp(point, exponent), threads=2)
+    np.testing.assert_allclose(np.ldexp(found, -exponent), exact, rtol=1e-13)
+    np.testing.assert_array_equal(rows.distances_from(np.ldexp(point, exponent)), found)
+
+
+def test_distances_of_rows_that_are_no_numbers() -> None:
+    x = gaussian(5, 3)
+    x[1, 2], x[2, 0] = np.nan, np.inf
+    found = Rows(x, "float64").distances_from(np.zeros(3))
+    np.testing.assert_array_equal(np.isfinite(found), [True, False, False, True, True])
+    with pytest.raises(ValueError, match="the rows 3 columns"):
+        Rows(x, "float64").distances_from(np.zeros(2))
+
+
 def test_a_row_has_its_distance_wherever_it_lies() -> None:
     x = with_far(2000, 30, 37).astype(np.float32)
-    whole = from_center(as_rows(x), x[5])
-    np.testing.assert_array_equal(from_center(as_rows(x[7:]), x[5]), whole[7:])
+    whole = as_rows(x).distances_from(x[5])
+    np.testing.assert_array_equal(as_rows(x[7:]).distances_from(x[5]), whole[7:])
     padded = np.zeros((2000, 64), dtype=np.float32)[:, 3:40]
     padded[:] = x
-    np.testing.assert_array_equal(from_center(as_rows(padded), x[5]), whole)
+    np.testing.assert_array_equal(as_rows(padded).distances_from(x[5]), whole)
 
 
 def test_rows_half_of_which_are_equal_have_a_median_of_zero() -> None:

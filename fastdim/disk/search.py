@@ -24,7 +24,7 @@ from fastdim.disk import budget, groups, state
 from fastdim.disk.rows import DiskRows, open_rows
 from fastdim.disk.tiles import Matrix, Tiles, opened
 from fastdim.errors import InputError
-from fastdim.query_far import far_among, from_center
+from fastdim.query_far import far_among
 from fastdim.query_plan import plan_queries, stated
 
 Float64 = NDArray[np.float64]
@@ -108,7 +108,7 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
     with state.opened(resume, definition) as kept:
         found = None if duplicates == "keep" else _groups(source, limit, workers, kept)
         neighbors.check_duplicates(duplicates, found, source.n)
-        find_far = partial(_far, source, kept)
+        find_far = partial(_far, source, kept, workers)
         k, count, chosen, far = plan_queries(
             source.n, wanted.k, queries, found, wanted.seed, find_far
         )
@@ -138,14 +138,14 @@ def knn(x: Any, wanted: Wanted, memory: Any, resume: str | Path | None) -> neigh
     )
 
 
-def _far(source: DiskRows, kept: state.State, first: Int64 | None) -> Int64:
+def _far(source: DiskRows, kept: state.State, threads: int, first: Int64 | None) -> Int64:
     """`far_rows`, in one reading of the files."""
     saved = kept.load("far")
     if saved is not None:
         return saved["far"]
 
     def distances(center: NDArray[Any]) -> Float64:
-        return np.concatenate([from_center(part, center) for part in source.parts])
+        return np.concatenate([part.distances_from(center, threads) for part in source.parts])
 
     return far_among(first, source.n, source.take, distances)
 

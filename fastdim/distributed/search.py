@@ -21,7 +21,7 @@ from fastdim.backends import cpu
 from fastdim.distributed.shard import Shard
 from fastdim.errors import InputError
 from fastdim.neighbors import Distinct, Neighbors, in_precision
-from fastdim.query_far import far_among, from_center
+from fastdim.query_far import far_among
 from fastdim.query_plan import plan_queries, stated
 
 Float64 = NDArray[np.float64]
@@ -47,7 +47,7 @@ def search(
     queries: as there, row numbers of the whole matrix. groups: its equal rows.
     """
     begun = time.perf_counter()
-    find_far = partial(far_rows, shard)
+    find_far = partial(far_rows, shard, threads=threads)
     k, count, chosen, far = plan_queries(shard.n, k, queries, groups, seed, find_far)
     collapsed = groups is not None and count < shard.n
     searched = shard.take(groups.first) if groups is not None and collapsed else shard
@@ -83,12 +83,12 @@ def search(
     )
 
 
-def far_rows(shard: Shard, first: Int64 | None) -> Int64:
+def far_rows(shard: Shard, first: Int64 | None, threads: int) -> Int64:
     """`fastdim.query_far.far_rows` of the whole matrix, on every rank."""
     ranks = shard.ranks
 
     def distances(center: NDArray[Any]) -> Float64:
-        return ranks.concatenate(ranks.each(lambda: from_center(shard.rows, center)))
+        return ranks.concatenate(ranks.each(lambda: shard.rows.distances_from(center, threads)))
 
     return far_among(first, shard.n, shard.fetch, distances)
 

@@ -208,7 +208,7 @@ class SharedLayer:
         return far
 
     def _far_places(self) -> Int64:
-        return far_rows(self.rows, self.distinct.first)
+        return far_rows(self.rows, self.distinct.first, self.threads)
 
     def _queries(self, present: Mask) -> Int64:
         """Groups of equal rows to query among those present, ascending."""

@@ -103,7 +103,7 @@ class SpreadLayer(SharedLayer):
         return search(self._distinct_shard, k, places, None, self.threads, self.definition.seed)
 
     def _far_places(self) -> Int64:
-        return far_rows(self.shard, self.distinct.first)
+        return far_rows(self.shard, self.distinct.first, self.threads)
 
     def job(self, filtered: Filtered, groups: Int64 | None) -> SharedJob:
         return SpreadJob(self, filtered, groups)
