@@ -376,16 +376,23 @@ def _check_alike(job: Job, first: RunRecord | None) -> None:
         return
     sites = [asdict(site) for site in found.sites]
     if sites != first.sample["sites"]:
+        here, there = _told(sites, first.sample["sites"]), _told(first.sample["sites"], sites)
         raise ModelError(
-            f"another architecture than {first.sample['revision']}: {len(sites)} sites of widths "
-            f"{sorted({site['width'] for site in sites})}, there {len(first.sample['sites'])} of "
-            f"{sorted({site['width'] for site in first.sample['sites']})}"
+            f"another architecture than {first.sample['revision']}: {here}; there {there}"
         )
     if found.tokens_sha256 != first.sample["tokens_sha256"]:
         raise ModelError(
             f"its tokenizer makes other tokens of the texts than that of "
             f"{first.sample['revision']}: a vocabulary of its own, so no row can be compared"
         )
+
+
+def _told(sites: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """Sites in words, with the first that differs from the others."""
+    widths = ", ".join(str(width) for width in sorted({site["width"] for site in sites}))
+    apart = next((site for site, other in zip(sites, others, strict=False) if site != other), None)
+    first = "" if apart is None else f", {apart['module']} of layer {apart['layer']}"
+    return f"{len(sites)} sites of width {widths}{first}"
 
 
 def _settle(record: RunRecord, run: RunFolder, keep: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdim.errors import StoreError
+from fastdim.errors import InputError, StoreError
 from fastdim.layer import METRICS
 from fastdim.sweeps.filters import FILTERS
 from fastdim.sweeps.folder import RunFolder, read_json
@@ -40,6 +41,9 @@ class Track(Sweep):
     failed: (checkpoint, reason) of those that could not be measured, of several models with the
         model's name before; their rows say the same.
     unfinished: folders of checkpoints that are not measured to their end; they have no rows.
+
+    Raises InputError where two trainings of one model name have a checkpoint of one name: nothing in
+    the table would tell them apart.
     """
 
     def __init__(
@@ -49,6 +53,14 @@ class Track(Sweep):
         unfinished: Sequence[Path] = (),
     ) -> None:
         super().__init__(sorted(runs, key=lambda run: int(run.sample["step"])))
+        names = Counter((run.sample["model"], run.sample["revision"]) for run in runs)
+        (model, revision), count = names.most_common(1)[0]
+        if count > 1:
+            raise InputError(
+                f"{count} trainings are called {model!r} and have a checkpoint {revision!r}, so "
+                "their rows could not be told apart: load them one at a time, or measure them under "
+                "names of their own (fastdim track NAME --checkpoints ..., Tracker(name=))"
+            )
         self.failed = list(failed)
         self.unfinished = list(unfinished)
 
@@ -56,7 +68,8 @@ class Track(Sweep):
     def load(cls, *folders: str | Path, partial: bool = False) -> Track:
         """Read the folder of a track, of one model or several, failed checkpoints too. partial:
         leave out those that are not finished, which `unfinished` names. Raises StoreError where its
-        runs are not of a track, and without `partial` where a checkpoint is not finished.
+        runs are not of a track, and without `partial` where a checkpoint is not finished;
+        InputError where two trainings cannot be told apart.
         """
         runs: list[RunRecord] = []
         failed: list[tuple[str, str]] = []

@@ -239,6 +239,18 @@ def test_correlation_over_layers_and_over_steps() -> None:
     both = [pd.concat(pair) for pair in zip((left, right), other, strict=True)]
     found = correlate(*both, over="steps").set_index(["model", "block"])["correlation"]
     assert sorted(found.to_dict().values()) == [-1.0, -1.0, 1.0, 1.0]
+    # Steps of a track are its own, whatever the names say; a sweep beside it has those of its names.
+    order = {f"step{step}": 10 - step for step in range(1, 7)}
+    given = right.assign(step=right["revision"].map(order).astype("Int64"))
+    again = correlate(left, given, over="steps")
+    assert again["correlation"].tolist() == [1.0, -1.0]
+    named = [table.replace({"revision": {"step1": "first"}}) for table in (left, given)]
+    pd.testing.assert_frame_equal(correlate(*named, over="steps"), again)
+    with pytest.raises(InputError, match="'first' has no step number"):
+        correlate(*(table.drop(columns="step", errors="ignore") for table in named), over="steps")
+    mixed = pd.concat([given, other[1]])
+    found = correlate(both[0], mixed, over="steps").set_index(["model", "block"])["correlation"]
+    assert sorted(found.to_dict().values()) == [-1.0, -1.0, 1.0, 1.0]
     with pytest.raises(InputError, match="no 4 places in common"):
         correlate(left, right)
     with pytest.raises(InputError, match="unknown statistic"):

@@ -265,10 +265,16 @@ def test_errors_shared_by_sites_leave_more_to_see() -> None:
     [
         ({"metric": "no_such"}, "no metric 'no_such'"),
         ({"filter": "no_outliers"}, "no filter 'no_outliers'"),
+        ({"metric": ["id_twonn"]}, "metric must be a name"),
+        ({"filter": None}, "filter must be a name"),
         ({"smallest": -1.0}, "smallest must be"),
+        ({"smallest": "0.1"}, "smallest must be"),
+        ({"smallest": True}, "smallest must be"),
         ({"confidence": 1.0}, "confidence must lie"),
         ({"model": "other"}, "no model 'other'; it has m"),
         ({"sites": ("embedding",)}, "has 1 values"),
+        ({"sites": "block"}, "sites must be a list of kinds"),
+        ({"sites": None}, "sites must be a list of kinds"),
     ],
 )
 def test_bad_arguments(change: dict[str, Any], message: str) -> None:
@@ -285,6 +291,16 @@ def test_bad_tables() -> None:
         profile_shape(pd.concat([table, frame(np.arange(1, 9), model="n")]), "id_twonn")
     with pytest.raises(InputError, match="no standard error"):
         profile_shape(table.assign(stderr=float("nan")), "id_twonn")
+    with pytest.raises(InputError, match="block 0 of m twice"):
+        profile_shape(pd.concat([table, table]), "id_twonn")
+    sweep = sweep_of_pieces([1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(InputError, match="two runs of one model and revision"):
+        profile_shape(fastdim.Sweep([*sweep.runs, *sweep.runs]), "anisotropy")
+    with pytest.raises(InputError, match="scales must be what id_scales gives"):
+        robust_shape(sweep, "id_twonn", scales=[4.0])  # type: ignore[arg-type]
+    for wrong in ("out", None, table["value"]):
+        with pytest.raises(InputError, match="table must be a Sweep or a frame"):
+            profile_shape(wrong, "id_twonn")  # type: ignore[arg-type]
     failed = table.assign(
         status=["failed" if block == 3 else "ok" for block in table["block"].fillna(-1)],
         reason="NaN in the rows",

@@ -118,6 +118,14 @@ def change_architecture(folder: Path) -> None:
     transformers.LlamaModel(config).save_pretrained(folder)
 
 
+def change_family(folder: Path) -> None:
+    config = transformers.GPT2Config(
+        vocab_size=len(LETTERS) + 1, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    (folder / "config.json").unlink()
+    transformers.GPT2Model(config).save_pretrained(folder)
+
+
 def remove_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -128,6 +136,7 @@ def remove_weights(folder: Path) -> None:
         (break_weights, "NaN or infinite weights, the first layers.1.mlp.up_proj.weight"),
         (change_vocabulary, "tokenizer makes other tokens"),
         (change_architecture, "another architecture than checkpoint-1: 5 sites"),
+        (change_family, "4 sites of width 16, drop of layer 0; there 4 sites of width 16, embed_"),
         (remove_weights, "cannot open the model"),
     ],
 )
@@ -261,6 +270,27 @@ def test_steps_of_several_models_are_told_apart(checkpoints: Path, tmp_path: Pat
     }  # fmt: skip
     assert phases(found, "anisotropy", model="early").steps == (1, 10, 100)
     assert phases(found, "anisotropy", model="late").steps == (1001, 1010, 1100)
+
+
+def test_trainings_of_one_model_name_are_one_clear_error(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a checkpoint of each has one name; else they are parts of one training."""
+    for name, chosen in (("a", "-1*"), ("b", "-1"), ("c", "-10")):
+        folders = [checkpoints / f"checkpoint{chosen}"]
+        if name != "a":  # a track has at least two
+            folders.append(save_tiny(checkpoints / f"{name}-step7", 7))
+        track("m", TEXTS, tmp_path / name, checkpoints=folders, **OPTIONS)
+    told = "2 trainings are called 'm' and have a checkpoint 'checkpoint-1'"
+    with pytest.raises(InputError, match=told):
+        Track.load(tmp_path / "a", tmp_path / "b")
+    both = [str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "page")]
+    assert main(["report", *both, "-q"]) == 2
+    assert told in capsys.readouterr().err
+    parts = Track.load(tmp_path / "b", tmp_path / "c")
+    assert sorted(parts.steps.values()) == [1, 7, 7, 10]
+    with pytest.raises(InputError, match="are both of step 7"):
+        phases(parts, "anisotropy")
 
 
 def test_one_folder_holds_one_track(checkpoints: Path, tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_bad_series() -> None:
     one = table[table["revision"] == "step512"]
     with pytest.raises(InputError, match=r"at least 3 checkpoints, and the table has 1 \(step512"):
         phases(one)
+    with pytest.raises(InputError, match=r"the table has 1 \(no revision\)"):
+        phases(one.assign(revision=""))
+    with pytest.raises(InputError, match="block 0 of 'step512' twice"):
+        phases(pd.concat([table, one]))
+    for wrong in ([512, 1000], {"step512": "first"}, {f"step{step}": -1 for step in PYTHIA}):
+        with pytest.raises(InputError, match="steps must be"):
+            phases(table, steps=wrong)
+    with pytest.raises(InputError, match="sites must be a list of kinds"):
+        phases(table, sites="block")
     with pytest.raises(InputError, match="'main' has no step number"):
         phases(table.replace({"revision": {"step512": "main"}}))
     with pytest.raises(InputError, match="both of step 1000"):
@@ -153,6 +162,15 @@ def test_a_failed_checkpoint_is_told_and_the_rest_goes_on() -> None:
     found = phases(table)
     assert found.failed == (("block 8 at step2000", "NaN weights"),)
     assert found.layers[-1].rises_then_falls
+
+
+def test_checkpoints_that_failed_show_no_early_phase() -> None:
+    table = series({step: PYTHIA[143000] for step in (1, 10, 100, 1000, 10_000)})
+    assert phases(table).warnings == ()
+    table.loc[table["revision"] == "step10", ["value", "status"]] = [float("nan"), "failed"]
+    found = phases(table)
+    assert found.steps == (1, 100, 1000, 10_000)
+    assert found.warnings[0].startswith("only 3 of 4 checkpoints lie in the first 1000 steps")
 
 
 def test_difference_of_profiles_at_the_depths_of_the_shorter() -> None:
@@ -196,6 +214,22 @@ def test_the_same_documents_are_compared_document_by_document() -> None:
     assert not np.any(itself.difference)
     flat.runs[0].sample["tokens_sha256"] = "the same"
     assert not compare_profiles(flat, flat, "anisotropy").significant.any()
+
+
+def test_stacks_of_one_model_are_compared() -> None:
+    whole = pd.concat(
+        frame(np.array(values), 0.01, model="t").assign(stack=name)
+        for name, values in (("encoder", [8.0, 8.0, 8.0, 8.0]), ("decoder", [8.0, 12.0, 12.0, 8.0]))
+    )
+    with pytest.raises(InputError, match="several stacks"):
+        compare_profiles(whole, whole, "id_twonn")
+    found = compare_profiles(whole, whole, "id_twonn", stacks=("encoder", "decoder"))
+    np.testing.assert_allclose(found.difference, [0.0, 4.0, 4.0, 0.0])
+    assert found.significant.tolist() == [False, True, True, False]
+    for name in ("models", "revisions", "stacks"):
+        for wrong in ("t", ("t",), None):
+            with pytest.raises(InputError, match=f"{name} must be two names"):
+                compare_profiles(whole, whole, "id_twonn", **{name: wrong})
 
 
 def test_runs_of_other_tokens_have_no_phases() -> None:

@@ -34,8 +34,9 @@ def correlate(
     """Spearman's correlation over the layers of each model, or over the steps of each layer.
 
     attention: `Attention.table`, of several revisions one after another for over="steps". sweep:
-    `Sweep.table` of the same models; both as they are or read back from CSV. What a block's heads
-    do is set beside the block's output, each stack and each attention of a block by itself.
+    `Sweep.table` of the same models and revisions; both as they are or read back from CSV. What a
+    block's heads do is set beside the block's output, each stack and each attention of a block by
+    itself. Steps are those of the column `step` (`Track.table`), or in the names of revisions.
 
     Columns model, revision (or block), stack, module (the path with * for numbers), correlation,
     lower, upper, n, n_effective. The interval is Fisher's with the variance of ranks
@@ -62,14 +63,12 @@ def correlate(
     keys = ["model", "revision", "stack", "block"]
     # Read back from CSV, texts that are empty in every row are no texts.
     left, right = (_with_texts(table, keys[:3]) for table in (left, right))
+    known = ["step"] if "step" in right.columns else []
     both = left[[*keys, "module", "value"]].merge(
-        right[[*keys, "value"]], on=keys, suffixes=("_a", "_s")
+        right[[*keys, "value", *known]], on=keys, suffixes=("_a", "_s")
     )
     if over == "steps":
-        steps = {
-            model: steps_of(list(map(str, part)), None)
-            for model, part in both.groupby("model")["revision"]
-        }
+        steps = {model: _steps(part) for model, part in both.groupby("model")}
         pairs = zip(both["model"], both["revision"], strict=True)
         both["order"] = [steps[model][revision] for model, revision in pairs]
     else:
@@ -92,6 +91,15 @@ def correlate(
         )
     frame: pandas.DataFrame = frames.DataFrame(rows)
     return frame
+
+
+def _steps(rows: pandas.DataFrame) -> dict[str, int]:
+    """Step of each revision of one model."""
+    given = None
+    # A table of tracks and sweeps has no step for the latter.
+    if "step" in rows.columns and rows["step"].notna().all():
+        given = dict(zip(rows["revision"], rows["step"].astype(int), strict=True))
+    return steps_of(list(rows["revision"]), given)
 
 
 def _with_texts(table: pandas.DataFrame, names: Sequence[str]) -> pandas.DataFrame:

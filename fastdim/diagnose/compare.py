@@ -69,14 +69,15 @@ def compare_profiles(
     *,
     models: tuple[str | None, str | None] = (None, None),
     revisions: tuple[str | None, str | None] = (None, None),
+    stacks: tuple[str | None, str | None] = (None, None),
     sites: Sequence[str] = ("block",),
     confidence: float = 0.95,
     seed: int = 0,
 ) -> ProfileDifference:
     """Profile b less profile a over the normalized depth, significance for all depths together.
 
-    a, b: as in `profile_shape`, each of one model, or named by `models` and `revisions`; the same
-    sweep may stand twice. Depth is 0 at the first site and 1 at the last; the profile with more
+    a, b: as in `profile_shape`, each of one model, or named by `models` and `revisions`, of one with
+    two stacks by `stacks` as well; the same sweep may stand twice. Depth is 0 at the first site and 1 at the last; the profile with more
     sites is interpolated linearly. Sweeps of the same tokens (before against after) are compared
     document by document. The band is max-t over the depths (Westfall & Young, 1993), on the scale
     of differences of the metric itself.
@@ -85,12 +86,16 @@ def compare_profiles(
     """
     check_confidence(confidence)
     whole_number("seed", seed, 0)
-    first = curve_of(
-        a, metric, filter, model=models[0], revision=revisions[0], sites=sites, least=2
-    )
-    second = curve_of(
-        b, metric, filter, model=models[1], revision=revisions[1], sites=sites, least=2
-    )
+    for what, pair in (("models", models), ("revisions", revisions), ("stacks", stacks)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(f"{what} must be two names, of a and of b, got {pair!r}")
+    first, second = (
+        curve_of(
+            table, metric, filter, model=models[which], revision=revisions[which],
+            stack=stacks[which], sites=sites, least=2,
+        )
+        for which, table in enumerate((a, b))
+    )  # fmt: skip
     depths = min(first.positions, second.positions, key=len)
     # Places measured by both alone: a value beyond the last measured site would be made up.
     low = max(first.positions[0], second.positions[0])

@@ -8,9 +8,10 @@ document adds to the metric (sweeps/contributions.py), on a scale where errors a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,8 +157,15 @@ def curve_of(
     rows, documents = rows_of(table, metric, filter)
     for name, wanted in (("model", model), ("revision", revision), ("stack", stack)):
         rows = one_of(rows, name, wanted)
+    check_sites(sites)
     rows = sorted((r for r in rows if r["site"] in sites), key=lambda r: int(r["layer"]))
     layers = [int(row["layer"]) for row in rows]
+    twice = next((row for row, after in pairwise(rows) if row["layer"] == after["layer"]), None)
+    if twice is not None:
+        raise InputError(
+            f"the table has {label_of(twice)} of {twice['model']} twice: it holds two runs of one "
+            "model and revision; give one of them"
+        )
     # From the first place to the last, whatever has no value between them.
     span = max(1, layers[-1] - layers[0]) if layers else 1
     return build(
@@ -170,6 +178,12 @@ def curve_of(
         what=f"sites ({', '.join(sites)})",
         least=least,
     )
+
+
+def check_sites(sites: Sequence[str]) -> None:
+    """Raise InputError unless `sites` are names of kinds in a list: a text is one of letters."""
+    if isinstance(sites, str) or not isinstance(sites, Collection):
+        raise InputError(f"sites must be a list of kinds such as ('block',), got {sites!r}")
 
 
 def build(
@@ -240,6 +254,9 @@ def rows_of(
     table: Sweep | pandas.DataFrame, metric: str, filter_name: str
 ) -> tuple[list[dict[str, Any]], Documents | None]:
     """Rows of the metric and filter, and by (model, revision, layer) what documents add."""
+    for what, name in (("metric", metric), ("filter", filter_name)):
+        if not isinstance(name, str):
+            raise InputError(f"{what} must be a name, got {name!r}")
     if isinstance(table, Sweep):
         if metric not in METRICS:
             raise InputError(f"unknown metric {metric!r}; there are: {', '.join(METRICS)}")
@@ -253,6 +270,11 @@ def rows_of(
             if piece["filter"] == filter_name
         }
     else:
+        if not hasattr(table, "columns"):
+            raise InputError(
+                f"table must be a Sweep or a frame with the columns of Sweep.table, got a "
+                f"{type(table).__name__}; Sweep.load reads a folder"
+            )
         missing = [name for name in (*_COLUMNS, "metric", "filter") if name not in table.columns]
         if missing:
             raise InputError(

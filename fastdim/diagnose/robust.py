@@ -128,6 +128,8 @@ def robust_shape(
     if scales is not None:
         if metric != "id_twonn":
             raise InputError(f"scales belong to the metric id_twonn, and this is {metric}")
+        if not hasattr(scales, "columns"):
+            raise InputError(f"scales must be what id_scales gives, got {scales!r}")
         for name in scales["metric"].drop_duplicates():
             by_scale[str(name)] = profile_shape(scales, str(name), "all", **options)
     return RobustShape(whole, by_filter, flips, by_scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -122,7 +123,8 @@ def profile_shape(
     one rising or falling, up-down a bell or, with a wide top, a plateau, down-up a valley; more, or
     pieces that do not exist, none-of-these. Flat is what no test refused, not a proof.
 
-    Raises InputError on unknown names, several models, fewer than 4 sites, or no errors.
+    Raises InputError on unknown names, several models, a site that stands twice (two runs of one
+    model), fewer than 4 sites, or no errors.
     """
     check_confidence(confidence)
     check_smallest(smallest)
@@ -134,7 +136,8 @@ def profile_shape(
 
 def check_smallest(smallest: float) -> float:
     """`smallest` itself; InputError unless it is a number of at least 0."""
-    if not (math.isfinite(smallest) and smallest >= 0.0):
+    number = isinstance(smallest, Real) and not isinstance(smallest, bool)
+    if not (number and math.isfinite(smallest) and smallest >= 0.0):
         raise InputError(f"smallest must be a finite number of at least 0, got {smallest!r}")
     return float(smallest)
 

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdim.diagnose.curves import Curve, build, label_of, one_of, rows_of
+from fastdim.arrays import whole_number
+from fastdim.diagnose.curves import Curve, build, check_sites, label_of, one_of, rows_of
 from fastdim.diagnose.moves import Moves, Piece, find_moves, split
 from fastdim.diagnose.shape import Interval, check_smallest
 from fastdim.errors import InputError
@@ -87,7 +89,9 @@ class LayerPhases:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainingPhases:
-    """Phases of every layer. steps: of the checkpoints. warnings: what the series cannot show."""
+    """Phases of every layer. steps: of the checkpoints with a value in some layer. failed: what has
+    none, with its reason. warnings: what the series cannot show.
+    """
 
     metric: str
     filter: str
@@ -144,26 +148,28 @@ def phases(
     The phases are the fewest monotone pieces that contradict no difference; their names are those
     of Li et al. (arXiv 2509.23024). `warnings` says when early steps are too sparse for a collapse.
 
-    Raises InputError on fewer than 3 checkpoints, a revision without a step, two with the same,
-    checkpoints that read different tokens, or unknown names.
+    Raises InputError on fewer than 3 checkpoints, a revision without a step, two with the same, one
+    that was measured twice, checkpoints that read different tokens, or unknown names.
     """
     check_confidence(confidence)
     check_smallest(smallest)
     if family not in ("layer", "all"):
         raise InputError(f"family must be 'layer' or 'all', got {family!r}")
+    check_sites(sites)
+    if not (steps is None or isinstance(steps, Mapping)):
+        raise InputError(f"steps must be a mapping of revisions to steps, got {steps!r}")
     rows, documents = rows_of(table, metric, filter)
     rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
     models = {row["model"] for row in rows}
     _same_tokens(table, models)
-    known = steps_of(
-        [str(row["revision"]) for row in rows], _tracked(table, models) if steps is None else steps
-    )
-    if len(known) < 3:
-        names = ", ".join(known) or "none"
+    revisions = list(dict.fromkeys(str(row["revision"]) for row in rows))
+    if len(revisions) < 3:
+        names = ", ".join(name or "no revision" for name in revisions) or "none"
         raise InputError(
-            f"phases need at least 3 checkpoints, and the table has {len(known)} ({names}): give "
-            "more revisions, log-spaced from the first steps on"
+            f"phases need at least 3 checkpoints, and the table has {len(revisions)} ({names}): "
+            "give more revisions, log-spaced from the first steps on"
         )
+    known = steps_of(revisions, _tracked(table, models) if steps is None else steps)
     by_layer: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         by_layer.setdefault(int(row["layer"]), []).append(row)
@@ -172,6 +178,13 @@ def phases(
     for layer, inside in sorted(by_layer.items()):
         ordered = sorted(inside, key=lambda row: known[str(row["revision"])])
         label = label_of(ordered[0])
+        names = [str(row["revision"]) for row in ordered]
+        twice = next((name for name, after in pairwise(names) if name == after), None)
+        if twice is not None:
+            raise InputError(
+                f"the table has {label} of {twice!r} twice: it holds two trainings of one model "
+                "name; give one of them"
+            )
         usable = [row for row in ordered if row["status"] == "ok" and math.isfinite(row["value"])]
         for row in ordered:
             if row not in usable:
@@ -187,10 +200,12 @@ def phases(
             what="checkpoints", least=3,
         )  # fmt: skip
         found.append(layer_phases(label, layer, curve, smallest, level, seed))
-    ordered_steps = tuple(sorted(known.values()))
+    # A checkpoint that failed shows no phase, early or late.
+    measured = {step for layer in found for step in layer.curve.positions}
+    ordered_steps = tuple(sorted(step for step in known.values() if step in measured))
     return TrainingPhases(
         metric, filter, ordered_steps, tuple(found), tuple(failed),
-        tuple(_warnings(ordered_steps)), confidence, smallest,
+        tuple(_warnings(ordered_steps) if found else ()), confidence, smallest,
     )  # fmt: skip
 
 
@@ -270,6 +285,8 @@ def steps_of(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[
     known: dict[str, int] = {}
     for revision in dict.fromkeys(revisions):
         step = step_of(revision) if given is None else given.get(revision)
+        if step is not None:
+            step = whole_number("steps", step, 0)
         if step is None:
             where = (
                 "its name has none, as step1000 or checkpoint-500 have"
