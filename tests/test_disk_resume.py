@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import token_like
+from conftest import gaussian, token_like
 
 import fastdim as fd
 from fastdim import InputError, StoreError
@@ -258,6 +258,36 @@ def test_a_refused_limit_leaves_nothing_behind(
     assert not list(folder.glob("*.safetensors"))
     found = fd.knn(rows, 3, queries=queries, memory=LIMIT["knn"], resume=folder)
     np.testing.assert_array_equal(found.indices, fd.knn(np.load(rows), 3, queries=queries).indices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 200, "memory": 1_500_000}, "less than one tile needs"),
+        ({"k": 550, "memory": "1GB"}, "k = 550"),
+    ],
+)
+def test_a_call_refused_once_equal_rows_are_grouped_leaves_nothing_behind(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    path, folder = tmp_path / "x.npy", tmp_path / "state"
+    x = gaussian(600, 8)
+    x[500:] = x[:100]
+    np.save(path, x)
+    for _ in range(2):
+        with pytest.raises(InputError, match=message):
+            fd.knn(path, **arguments, duplicates="collapse", resume=folder)
+        assert [kept.name for kept in folder.iterdir()] == ["lock"]
+    found = fd.knn(path, 3, duplicates="collapse", memory="1GB", resume=folder)
+    np.testing.assert_array_equal(found.indices, fd.knn(x, 3, duplicates="collapse").indices)
+
+
+def test_zero_rows_alone_leave_nothing_behind(tmp_path: Path) -> None:
+    path, folder = tmp_path / "x.npy", tmp_path / "state"
+    np.save(path, np.zeros((50, 4), dtype=np.float32))
+    with pytest.raises(InputError, match="two rows that are not zero"):
+        fd.cosine_stats(path, memory="1GB", resume=folder)
+    assert [kept.name for kept in folder.iterdir()] == ["lock"]
 
 
 def test_far_rows_are_read_once(

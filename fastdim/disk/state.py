@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.errors import FastdimError, StoreError
+from fastdim.errors import FastdimError, InputError, StoreError
 from fastdim.extract.shards import (
     read_header,
     read_into,
@@ -25,6 +25,8 @@ from fastdim.extract.shards import (
 DEFINITION = "operation.json"
 # What a process may leave that was killed before it had written a definition.
 EMPTY = ("lock", f"{DEFINITION}.tmp")
+# What is saved before the first tile: equal rows, far ones, norms.
+PREPARED = {f"{name}.safetensors" for name in ("groups", "far", "norms")}
 
 
 class State:
@@ -65,8 +67,7 @@ def plain(argument: Any) -> Any:
 def opened(folder: str | Path | None, definition: Mapping[str, Any]) -> Iterator[State]:
     """The state of this operation, locked for writing; made if it is not there.
 
-    A call that is refused before anything is finished leaves no definition behind. Raises
-    StoreError if the folder holds another operation or something else, or another process writes
+    A call that is refused before any tile is finished leaves nothing behind. Raises StoreError if the folder holds another operation or something else, or another process writes
     to it.
     """
     if folder is None:
@@ -89,8 +90,14 @@ def opened(folder: str | Path | None, definition: Mapping[str, Any]) -> Iterator
             write_json(path / DEFINITION, wanted)
         try:
             yield State(path)
-        except FastdimError:
-            if not list(path.glob("*.safetensors")):
+        except FastdimError as error:
+            kept = {file.name for file in path.glob("*.safetensors")}
+            # A call that is refused is so again, and what it prepared serves no other.
+            if isinstance(error, InputError) and kept <= PREPARED:
+                for name in kept:
+                    (path / name).unlink()
+                kept = set()
+            if not kept:
                 (path / DEFINITION).unlink()
             raise
     finally:
