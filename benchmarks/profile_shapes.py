@@ -108,6 +108,8 @@ CASES = [
 ]
 SIGNALS = (6.0, 8.0, 10.0, 15.0)
 FLATS = 10  # flat profiles for each of another shape: their share is a small one
+CONSTANT = 100  # and constant series
+CHECKPOINTS = (9, 20)
 
 # Turning points of the series, in units of the signal.
 SERIES: dict[str, tuple[float, ...]] = {
@@ -136,24 +138,48 @@ def series(turns: tuple[float, ...], checkpoints: int, signal: float, seed: int)
     return layer_phases("block 0", 0, curve, 0.0, 0.95, 0).verdict
 
 
+def at_most(wrong: int, count: int, promised: float) -> str:
+    """Share of wrong verdicts with its 95 % interval (Clopper & Pearson, Biometrika 26:404, 1934),
+    and whether the promise is refused: whether all of the interval lies above it.
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(wrong, count).proportion_ci(0.95, method="exact")
+    verdict = ", REFUSED" if low > promised else ""
+    return f"{100 * wrong / count:.1f} % ({100 * low:.1f} to {100 * high:.1f}{verdict})"
+
+
 def phases_page(profiles: int, signals: tuple[float, ...]) -> list[str]:
     """Shares of series named right."""
+    constant = CONSTANT * profiles
     lines = [
         "",
         "## Training phases",
         "",
         "Errors of the checkpoints are independent; each move is `signal` errors of one checkpoint."
-        " `none`: share of constant series that are called so (at least 95 % is promised).",
+        f" Of {constant:,} constant series at most 5 % are to have a phase; the promise counts as"
+        " broken where the whole 95 % interval of that share (Clopper-Pearson) lies above.",
         "",
-        "| checkpoints | signal | " + " | ".join(SERIES) + " |",
-        "|---|---|" + "---|" * len(SERIES),
+        *(
+            f"- {checkpoints} checkpoints: "
+            + at_most(
+                sum(series(SERIES["none"], checkpoints, 0.0, n) != "none" for n in range(constant)),
+                constant,
+                0.05,
+            )
+            for checkpoints in CHECKPOINTS
+        ),
+        "",
+        "| checkpoints | signal | " + " | ".join(name for name in SERIES if name != "none") + " |",
+        "|---|---|" + "---|" * (len(SERIES) - 1),
     ]
-    for checkpoints in (9, 20):
+    for checkpoints in CHECKPOINTS:
         for signal in signals:
             cells = []
             for verdict, turns in SERIES.items():
-                count = FLATS * profiles if verdict == "none" else profiles
-                right = [series(turns, checkpoints, signal, n) == verdict for n in range(count)]
+                if verdict == "none":
+                    continue
+                right = [series(turns, checkpoints, signal, n) == verdict for n in range(profiles)]
                 cells.append(f"{100 * float(np.mean(right)):.1f} %")
             lines.append(f"| {checkpoints} | {signal:g} | " + " | ".join(cells) + " |")
             print(lines[-1], file=sys.stderr)
@@ -169,7 +195,8 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
         f"`benchmarks/profile_shapes.py --profiles {profiles} --signals "
         f"{' '.join(f'{signal:g}' for signal in signals)}`. Signal: height of the"
         " shape in standard errors of one site.",
-        "Flat: share of flat profiles called anything else (at most 5 % is promised).",
+        "Flat: share of flat profiles called anything else, at most 5 %; the promise counts as broken"
+        " where the whole 95 % interval of the share (Clopper-Pearson) lies above.",
         "",
         "| sites | documents | correlation | tails | signal | "
         + " | ".join(s for s in SHAPES if s != "flat")
@@ -179,7 +206,7 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
     for sites, documents, together, heavy in CASES:
         case = (sites, documents, together, heavy)
         flat = study("flat", FLATS * profiles, sites, 0.0, *case[1:])
-        wrong = 1.0 - flat["flat"] / (FLATS * profiles)
+        wrong = at_most(FLATS * profiles - flat["flat"], FLATS * profiles, 0.05)
         for signal in signals:
             cells = []
             for shape in SHAPES:
@@ -191,7 +218,7 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
             lines.append(
                 f"| {sites} | {documents} | {together:g} | {tails} | {signal:g} | "
                 + " | ".join(cells)
-                + f" | {100 * wrong:.1f} % |"
+                + f" | {wrong} |"
             )
             print(lines[-1], file=sys.stderr)
     lines += phases_page(profiles, signals)

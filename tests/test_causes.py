@@ -74,6 +74,27 @@ def test_the_mean_acts_with_the_norm_alone() -> None:
     assert np.isfinite(found.loc[("control", "norm after a random mean"), "value"])
 
 
+def test_intervals_of_the_metric_stay_in_its_range() -> None:
+    """An anisotropy near 1 that few documents carry."""
+    x = layer("position").rows.data.copy()
+    x[::LENGTH, 0] = 0.0
+    x[: 3 * LENGTH : LENGTH, 0] = [4000.0, 1000.0, 500.0]
+    strong = LayerCauses(as_rows(x), layer("position").tokens, 1e9)
+    for metric in ("anisotropy", "id_twonn"):
+        made = _layer(strong, metric, _Options(("position", "norm"), None, 0, 0.95, 1))
+        found = pd.DataFrame(made).set_index(["kind", "name"])
+        whole = found.loc[("ablation", "nothing")]
+        own = found.loc[["ablation", "stratum", "control"]].query("status == 'ok'")
+        assert (own["lower"] < own["value"]).all()
+        assert (own["value"] < own["upper"]).all()
+        assert (own["lower"] > 0.0).all()
+        if metric == "anisotropy":
+            assert whole["value"] + 1.96 * whole["stderr"] > 1.0
+            assert (own["upper"] < 1.0).all()
+        share = found.loc[("share", "position")]
+        assert share["upper"] - share["value"] == pytest.approx(share["value"] - share["lower"])
+
+
 def test_errors_of_shares_are_those_of_other_documents() -> None:
     options = _Options(("position", "norm"), None, 0, 0.95, 1)
     drawn = []

@@ -148,7 +148,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 def commands(root: Path, port: int) -> dict[str, tuple[int, str]]:
-    """Run `fastdim sweep` for each case in one fresh process with an empty cache."""
+    """Run `fastdim sweep` for each case, and a track, in one fresh process with an empty cache."""
     cases = {
         "v1": ["org/tiny", "--revision", "v1"],
         "main": ["org/tiny"],
@@ -163,6 +163,8 @@ def commands(root: Path, port: int) -> dict[str, tuple[int, str]]:
         ["sweep", *case, *options, "--output", str(root / "out" / name)]
         for name, case in cases.items()
     ]
+    steps = ["--revisions", "v1", "v9", "main", "--steps", "1", "2", "3"]
+    lines.append(["track", "org/tiny", *steps, *options, "--output", str(root / "out" / "track")])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(root / "home")}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -173,7 +175,7 @@ def commands(root: Path, port: int) -> dict[str, tuple[int, str]]:
         text=True,
         check=True,
     )
-    return dict(zip(cases, json.loads(process.stdout.splitlines()[-1]), strict=True))
+    return dict(zip([*cases, "track"], json.loads(process.stdout.splitlines()[-1]), strict=True))
 
 
 @pytest.mark.parametrize("name", COMMITS)
@@ -198,6 +200,20 @@ def test_two_revisions_give_other_numbers(done: Done) -> None:
     first, second = (t[t["metric"] == "anisotropy"]["value"].to_numpy() for t in tables)
     assert len(first) == len(second)
     assert (first != second).all()
+
+
+def test_a_track_of_revisions_has_the_numbers_of_their_sweeps(done: Done) -> None:
+    code, errors = done.results["track"]
+    assert code == 1, errors
+    assert "checkpoint v9 failed: cannot open the model org/tiny" in errors
+    table = pd.read_parquet(done.outputs / "track" / "results.parquet")
+    assert set(zip(table["revision"], table["step"], strict=True)) == {
+        ("v1", 1), ("v9", 2), ("main", 3)
+    }  # fmt: skip
+    assert set(table[table["revision"] == "v9"]["status"]) == {"failed"}
+    for name in COMMITS:
+        alone = pd.read_parquet(done.outputs / name / "results.parquet")["value"].to_numpy()
+        np.testing.assert_array_equal(table[table["revision"] == name]["value"], alone)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,12 @@ def test_checkpoints_that_failed_show_no_early_phase() -> None:
     assert found.warnings[0].startswith("only 3 of 4 checkpoints lie in the first 1000 steps")
 
 
+def test_the_shortest_training_can_have_enough_early_checkpoints() -> None:
+    assert phases(series({step: PYTHIA[512] for step in (1, 2, 3, 4, 12)})).warnings == ()
+    found = phases(series({step: PYTHIA[512] for step in (1, 2, 5, 10, 12)}))
+    assert found.warnings[0].startswith("only 2 of 5 checkpoints lie in the first 4 steps")
+
+
 def test_difference_of_profiles_at_the_depths_of_the_shorter() -> None:
     depth = np.linspace(0.0, 1.0, 24)
     decoder = frame(8.0 + 6.0 * np.sin(np.pi * depth), 0.01, model="decoder")

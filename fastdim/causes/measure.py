@@ -24,8 +24,14 @@ from fastdim.causes.shapley import (
     share_weights,
 )
 from fastdim.covariance import spectrum_of
+from fastdim.diagnose.curves import scale_of
 from fastdim.errors import FastdimError, InputError, StoreError, require
-from fastdim.estimate import check_confidence, group_sums, normal_quantile
+from fastdim.estimate import (
+    check_confidence,
+    group_sums,
+    normal_quantile,
+    transformed_interval,
+)
 from fastdim.estimators import twonn
 from fastdim.extract.store import Site, Store
 from fastdim.layer import audited
@@ -86,7 +92,8 @@ def causes(
     all orders of taking factors away, in units of the metric, summing to what all together take;
     "interaction": Shapley interaction index of a pair; "stratum": the metric within rows of one
     frequency, norm or position; "control": rows normalized after a random vector as long as the
-    mean was added. Errors are first order by documents, for shares of all ablations together.
+    mean was added. Errors are first order by documents, for shares of all ablations together; intervals of the
+    metric itself stay in its range.
     Anisotropy subtracts the mean, and distances do not see it, so "mean" acts together with "norm"
     alone.
 
@@ -171,9 +178,9 @@ def _layer(layer: LayerCauses, metric: str, options: _Options) -> list[dict[str,
         else:
             factor = math.sqrt(count / (count - 1)) if count > 1 else math.nan
             stderr = factor * math.sqrt(float(np.square(found.parts).sum()))
-            half = normal_quantile(options.confidence) * stderr
-            row |= {"value": found.value, "stderr": stderr, "lower": found.value - half}
-            row |= {"upper": found.value + half, "n_rows": found.n_rows, "reason": found.told}
+            lower, upper = _ends(metric, kind, found.value, stderr, options.confidence)
+            row |= {"value": found.value, "stderr": stderr, "lower": lower, "upper": upper}
+            row |= {"n_rows": found.n_rows, "reason": found.told}
         out.append(row)
 
     def value(rows: Rows, kept: Int64) -> Value:
@@ -219,6 +226,25 @@ def _layer(layer: LayerCauses, metric: str, options: _Options) -> list[dict[str,
     except FastdimError as error:
         note("control", "norm after a random mean", str(error))
     return out
+
+
+def _ends(
+    metric: str, kind: str, value: float, stderr: float, confidence: float
+) -> tuple[float, float]:
+    """Interval of a value on the scale that keeps the metric in range; shares may have any sign."""
+    if kind in ("share", "interaction") or not value > 0.0:
+        half = normal_quantile(confidence) * stderr
+        return value - half, value + half
+    scale = scale_of(metric, np.array([value]))
+
+    def forward(x: float) -> float:
+        return float(scale.forward(np.array(x)))
+
+    def backward(z: float) -> float:
+        return float(scale.backward(np.array(min(z, 700.0))))
+
+    slope = float(scale.slope(np.array(value)))
+    return transformed_interval(value, stderr, confidence, forward, backward, slope)
 
 
 def _value(rows: Rows, documents: Int64, count: int, metric: str, options: _Options) -> Value:

@@ -305,7 +305,8 @@ def steps_of(revisions: Sequence[str], given: Mapping[str, int] | None) -> dict[
 
 
 def _warnings(steps: Sequence[int]) -> list[str]:
-    limit = min(EARLY_STEP, int(EARLY_SHARE * steps[-1]))
+    # Of the shortest runs as many steps as it takes: no schedule has more.
+    limit = max(EARLY_COUNT, min(EARLY_STEP, int(EARLY_SHARE * steps[-1])))
     early = [step for step in steps if step <= limit]
     if len(early) >= EARLY_COUNT:
         return []
