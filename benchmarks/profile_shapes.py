@@ -195,8 +195,8 @@ def page(profiles: int, signals: tuple[float, ...]) -> str:
         f"`benchmarks/profile_shapes.py --profiles {profiles} --signals "
         f"{' '.join(f'{signal:g}' for signal in signals)}`. Signal: height of the"
         " shape in standard errors of one site.",
-        "Flat: share of flat profiles called anything else, at most 5 %; the promise counts as broken"
-        " where the whole 95 % interval of the share (Clopper-Pearson) lies above.",
+        "Flat: share of flat profiles called anything else, at most 5 %; the promise counts as"
+        " broken where the whole 95 % interval of the share (Clopper-Pearson) lies above.",
         "",
         "| sites | documents | correlation | tails | signal | "
         + " | ".join(s for s in SHAPES if s != "flat")

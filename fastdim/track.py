@@ -7,6 +7,7 @@ finished piece. A checkpoint that cannot be measured has rows with its reason, a
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -315,8 +316,7 @@ class Work:
                     f"{folder} is finished and its activations are removed, so keep='rows' (--keep "
                     "rows) has none to keep: choose another output folder"
                 )
-            if not finished:
-                _check_alike(job, first)
+            parameters = None if finished else _check_alike(job, first)
             record = run_job(job, folder, (), progress)
         except (InputError, ModelError) as error:
             return error
@@ -325,6 +325,8 @@ class Work:
             "revision": checkpoint.name,
             "step": checkpoint.step,
         }
+        if parameters is not None:
+            record.sample["parameters_sha256"] = parameters
         _settle(record, run, self.keep)
         return record
 
@@ -363,8 +365,8 @@ def _defaults() -> dict[str, Any]:
     return {name: getattr(Defaults, name) for name in names} | others
 
 
-def _check_alike(job: Job, first: RunRecord | None) -> None:
-    """Raise ModelError where a checkpoint is not to be compared with the first."""
+def _check_alike(job: Job, first: RunRecord | None) -> str:
+    """`_digest` of a checkpoint. Raises ModelError where it is not to be compared with the first."""
     assert isinstance(job.input, ModelInput)
     found = job.input.describe(job.definition)
     if found.bad_parameters:
@@ -372,19 +374,42 @@ def _check_alike(job: Job, first: RunRecord | None) -> None:
             f"{len(found.bad_parameters)} parameters hold NaN or infinite weights, the first "
             f"{found.bad_parameters[0]}: the training diverged, or the file is damaged"
         )
+    loaded, *_ = job.input.prepare(job.definition)
+    parameters = _digest(loaded.model)
     if first is None:
-        return
+        return parameters
     sites = [asdict(site) for site in found.sites]
     if sites != first.sample["sites"]:
         here, there = _told(sites, first.sample["sites"]), _told(first.sample["sites"], sites)
         raise ModelError(
             f"another architecture than {first.sample['revision']}: {here}; there {there}"
         )
+    # A track of before has no digest.
+    if first.sample.get("parameters_sha256", parameters) != parameters:
+        raise ModelError(
+            f"another architecture than {first.sample['revision']}: the same sites, but this is a "
+            f"{type(loaded.model).__name__}, and its class or the shapes of its parameters differ"
+        )
     if found.tokens_sha256 != first.sample["tokens_sha256"]:
         raise ModelError(
             f"its tokenizer makes other tokens of the texts than that of "
             f"{first.sample['revision']}: a vocabulary of its own, so no row can be compared"
         )
+    return parameters
+
+
+def _digest(model: Any) -> str:
+    """SHA-256 of the class of a model and the names and shapes of its parameters; but a table of
+    embeddings may have grown by rows that no text needs.
+    """
+    from torch.nn import Embedding
+
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, Embedding)}
+    parts = [type(model).__name__]
+    for name, value in model.named_parameters():
+        fixed = value.shape[1:] if id(value) in tables else value.shape
+        parts.append(f"{name} {tuple(fixed)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _told(sites: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:

@@ -42,8 +42,8 @@ class Track(Sweep):
         model's name before; their rows say the same.
     unfinished: folders of checkpoints that are not measured to their end; they have no rows.
 
-    Raises InputError where two trainings of one model name have a checkpoint of one name: nothing in
-    the table would tell them apart.
+    Raises InputError where two trainings of one model name have a checkpoint of one name: nothing
+    in the table would tell them apart.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Track(Sweep):
         if count > 1:
             raise InputError(
                 f"{count} trainings are called {model!r} and have a checkpoint {revision!r}, so "
-                "their rows could not be told apart: load them one at a time, or measure them under "
-                "names of their own (fastdim track NAME --checkpoints ..., Tracker(name=))"
+                "their rows could not be told apart: load them one at a time, or measure them "
+                "under names of their own (fastdim track NAME --checkpoints ..., Tracker(name=))"
             )
         self.failed = list(failed)
         self.unfinished = list(unfinished)

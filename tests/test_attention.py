@@ -239,7 +239,7 @@ def test_correlation_over_layers_and_over_steps() -> None:
     both = [pd.concat(pair) for pair in zip((left, right), other, strict=True)]
     found = correlate(*both, over="steps").set_index(["model", "block"])["correlation"]
     assert sorted(found.to_dict().values()) == [-1.0, -1.0, 1.0, 1.0]
-    # Steps of a track are its own, whatever the names say; a sweep beside it has those of its names.
+    # Steps of a track are its own, whatever names say; a sweep beside it has those of its names.
     order = {f"step{step}": 10 - step for step in range(1, 7)}
     given = right.assign(step=right["revision"].map(order).astype("Int64"))
     again = correlate(left, given, over="steps")

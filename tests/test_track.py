@@ -126,6 +126,15 @@ def change_family(folder: Path) -> None:
     transformers.GPT2Model(config).save_pretrained(folder)
 
 
+def change_class(folder: Path) -> None:
+    config = transformers.MistralConfig(
+        vocab_size=len(LETTERS) + 1, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2,
+    )  # fmt: skip
+    (folder / "config.json").unlink()
+    transformers.MistralModel(config).save_pretrained(folder)
+
+
 def remove_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -136,6 +145,10 @@ def remove_weights(folder: Path) -> None:
         (break_weights, "NaN or infinite weights, the first layers.1.mlp.up_proj.weight"),
         (change_vocabulary, "tokenizer makes other tokens"),
         (change_architecture, "another architecture than checkpoint-1: 5 sites"),
+        (
+            change_class,
+            "another architecture than checkpoint-1: the same sites, but this is a Mistral",
+        ),
         (change_family, "4 sites of width 16, drop of layer 0; there 4 sites of width 16, embed_"),
         (remove_weights, "cannot open the model"),
     ],
@@ -157,6 +170,20 @@ def test_a_bad_checkpoint_has_rows_with_its_reason_and_the_rest_goes_on(
     again = Track.load(tmp_path / "out")
     assert again.failed == found.failed
     pd.testing.assert_frame_equal(again.table, table)
+
+
+def test_a_vocabulary_that_grew_by_unused_rows_is_the_same_model(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    model = transformers.AutoModel.from_pretrained(checkpoints / "checkpoint-10")
+    model.resize_token_embeddings(len(LETTERS) + 4)
+    model.save_pretrained(checkpoints / "checkpoint-10")
+    out = tmp_path / "out"
+    assert not track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS).failed
+    # One that comes later is compared with what the folder says of the first.
+    change_class(save_tiny(checkpoints / "checkpoint-1000", 5))
+    [(name, told)] = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS).failed
+    assert (name, "this is a Mistral" in told) == ("checkpoint-1000", True)
 
 
 def test_what_a_failed_checkpoint_left_is_no_run(checkpoints: Path, tmp_path: Path) -> None:

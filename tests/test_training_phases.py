@@ -165,7 +165,7 @@ def test_a_failed_checkpoint_is_told_and_the_rest_goes_on() -> None:
 
 
 def test_checkpoints_that_failed_show_no_early_phase() -> None:
-    table = series({step: PYTHIA[143000] for step in (1, 10, 100, 1000, 10_000)})
+    table = series(dict.fromkeys((1, 10, 100, 1000, 10000), PYTHIA[143000]))
     assert phases(table).warnings == ()
     table.loc[table["revision"] == "step10", ["value", "status"]] = [float("nan"), "failed"]
     found = phases(table)
@@ -174,8 +174,8 @@ def test_checkpoints_that_failed_show_no_early_phase() -> None:
 
 
 def test_the_shortest_training_can_have_enough_early_checkpoints() -> None:
-    assert phases(series({step: PYTHIA[512] for step in (1, 2, 3, 4, 12)})).warnings == ()
-    found = phases(series({step: PYTHIA[512] for step in (1, 2, 5, 10, 12)}))
+    assert phases(series(dict.fromkeys((1, 2, 3, 4, 12), PYTHIA[512]))).warnings == ()
+    found = phases(series(dict.fromkeys((1, 2, 5, 10, 12), PYTHIA[512])))
     assert found.warnings[0].startswith("only 2 of 5 checkpoints lie in the first 4 steps")
 
 

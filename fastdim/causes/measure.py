@@ -92,8 +92,8 @@ def causes(
     all orders of taking factors away, in units of the metric, summing to what all together take;
     "interaction": Shapley interaction index of a pair; "stratum": the metric within rows of one
     frequency, norm or position; "control": rows normalized after a random vector as long as the
-    mean was added. Errors are first order by documents, for shares of all ablations together; intervals of the
-    metric itself stay in its range.
+    mean was added. Errors are first order by documents, for shares of all ablations together;
+    intervals of the metric itself stay in its range.
     Anisotropy subtracts the mean, and distances do not see it, so "mean" acts together with "norm"
     alone.
 

@@ -335,9 +335,9 @@ def _parts(
         if entry is None or metric not in entry:
             raise InputError(
                 f"{label} has no contributions of documents to {metric} under the filter "
-                f"{filter_name}: the metric has none, the run has fewer than two documents, or they "
-                "were not kept (track --keep none, an old run). Pass the table alone (Sweep.table) to take the "
-                "sites as independent, or run the sweep again"
+                f"{filter_name}: the metric has none, the run has fewer than two documents, or "
+                "they were not kept (track --keep none, an old run). Pass the table alone "
+                "(Sweep.table) to take the sites as independent, or run the sweep again"
             )
     entries = [entry for entry in found if entry is not None]
     numbers = sorted({number for entry in entries for number in entry["numbers"]})

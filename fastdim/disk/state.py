@@ -67,8 +67,8 @@ def plain(argument: Any) -> Any:
 def opened(folder: str | Path | None, definition: Mapping[str, Any]) -> Iterator[State]:
     """The state of this operation, locked for writing; made if it is not there.
 
-    A call that is refused before any tile is finished leaves nothing behind. Raises StoreError if the folder holds another operation or something else, or another process writes
-    to it.
+    A call that is refused before any tile is finished leaves nothing behind. Raises StoreError if
+    the folder holds another operation or something else, or another process writes to it.
     """
     if folder is None:
         yield State(None)
