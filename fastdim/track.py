@@ -366,7 +366,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _check_alike(job: Job, first: RunRecord | None) -> str:
-    """`_digest` of a checkpoint. Raises ModelError where it is not to be compared with the first."""
+    """Its `_digest`. Raises ModelError where it is not to be compared with the first."""
     assert isinstance(job.input, ModelInput)
     found = job.input.describe(job.definition)
     if found.bad_parameters:

@@ -1,4 +1,4 @@
-"""Checkpoints of one training through a track: same tokens, resume, disk, and bad checkpoints."""
+"""Checkpoints of one training through a track: same tokens, resume, disk, several models."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-import transformers
-from tiny_model import LETTERS, TEXT, save_tiny, tiny_tokenizer
+from tiny_model import TEXT, save_tiny
+from track_cases import (
+    OPTIONS,
+    TEXTS,
+    break_weights,
+    make_checkpoints,
+    remove_weights,
+)
 
 from fastdim.cli import main
 from fastdim.diagnose import phases
@@ -20,18 +25,10 @@ from fastdim.sweeps import Sweep
 from fastdim.track import expand, find_checkpoints, track
 from fastdim.track_result import Track
 
-TEXTS = [f"{TEXT[n : n + 40]} {n}" for n in range(0, 160, 4)]
-OPTIONS: dict[str, Any] = {"context": 16, "max_tokens": 300, "batch_size": 8, "threads": 1}
-OPTIONS |= {"filters": ["all"], "queries": None, "pairs": 500, "formats": ("csv",)}
-
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    """Folders checkpoint-1, -10, -100 with other weights each."""
-    folder = tmp_path / "training"
-    for seed, step in enumerate((1, 10, 100)):
-        save_tiny(folder / f"checkpoint-{step}", seed)
-    return folder
+    return make_checkpoints(tmp_path / "training")
 
 
 def test_every_checkpoint_is_measured_on_the_same_tokens(checkpoints: Path, tmp_path: Path) -> None:
@@ -90,121 +87,6 @@ def test_what_is_kept(checkpoints: Path, tmp_path: Path, keep: str) -> None:
     if keep == "none":
         with pytest.raises(StoreError, match="its activations are removed"):
             track(None, TEXTS, out, checkpoints=[checkpoints / "*"], keep="rows", **OPTIONS)
-
-
-def break_weights(folder: Path) -> None:
-    model = transformers.AutoModel.from_pretrained(folder)
-    with torch.no_grad():
-        model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
-    model.save_pretrained(folder)
-
-
-def change_vocabulary(folder: Path) -> None:
-    letters = tiny_tokenizer()
-    vocabulary = letters.get_vocab()
-    turned = {token: len(LETTERS) - number for token, number in vocabulary.items()}
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    made = Tokenizer(models.WordLevel(turned, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(
-        folder
-    )
-
-
-def change_architecture(folder: Path) -> None:
-    config = transformers.AutoConfig.from_pretrained(folder)
-    config.num_hidden_layers = 3
-    transformers.LlamaModel(config).save_pretrained(folder)
-
-
-def change_family(folder: Path) -> None:
-    config = transformers.GPT2Config(
-        vocab_size=len(LETTERS) + 1, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
-    )
-    (folder / "config.json").unlink()
-    transformers.GPT2Model(config).save_pretrained(folder)
-
-
-def change_class(folder: Path) -> None:
-    config = transformers.MistralConfig(
-        vocab_size=len(LETTERS) + 1, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2,
-    )  # fmt: skip
-    (folder / "config.json").unlink()
-    transformers.MistralModel(config).save_pretrained(folder)
-
-
-def remove_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (break_weights, "NaN or infinite weights, the first layers.1.mlp.up_proj.weight"),
-        (change_vocabulary, "tokenizer makes other tokens"),
-        (change_architecture, "another architecture than checkpoint-1: 5 sites"),
-        (
-            change_class,
-            "another architecture than checkpoint-1: the same sites, but this is a Mistral",
-        ),
-        (change_family, "4 sites of width 16, drop of layer 0; there 4 sites of width 16, embed_"),
-        (remove_weights, "cannot open the model"),
-    ],
-)
-def test_a_bad_checkpoint_has_rows_with_its_reason_and_the_rest_goes_on(
-    checkpoints: Path, tmp_path: Path, spoil: Any, reason: str
-) -> None:
-    spoil(checkpoints / "checkpoint-10")
-    found = track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
-    [(name, told)] = found.failed
-    assert name == "checkpoint-10"
-    assert reason in told
-    table = found.table
-    bad = table[table["revision"] == "checkpoint-10"]
-    assert len(bad) == len(table) / 3
-    assert set(bad["status"]) == {"failed"}
-    assert all(reason in text for text in bad["reason"])
-    assert set(table[table["revision"] != "checkpoint-10"]["status"]) == {"ok"}
-    again = Track.load(tmp_path / "out")
-    assert again.failed == found.failed
-    pd.testing.assert_frame_equal(again.table, table)
-
-
-def test_a_vocabulary_that_grew_by_unused_rows_is_the_same_model(
-    checkpoints: Path, tmp_path: Path
-) -> None:
-    model = transformers.AutoModel.from_pretrained(checkpoints / "checkpoint-10")
-    model.resize_token_embeddings(len(LETTERS) + 4)
-    model.save_pretrained(checkpoints / "checkpoint-10")
-    out = tmp_path / "out"
-    assert not track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS).failed
-    # One that comes later is compared with what the folder says of the first.
-    change_class(save_tiny(checkpoints / "checkpoint-1000", 5))
-    [(name, told)] = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS).failed
-    assert (name, "this is a Mistral" in told) == ("checkpoint-1000", True)
-
-
-def test_what_a_failed_checkpoint_left_is_no_run(checkpoints: Path, tmp_path: Path) -> None:
-    remove_weights(checkpoints / "checkpoint-10")
-    out = tmp_path / "out"
-    found = track(None, TEXTS, out, checkpoints=[checkpoints / "*"], **OPTIONS)
-    # As a worker leaves it that is killed while it runs the model, or while it measures.
-    (out / "checkpoint-10").mkdir()
-    run = (out / "checkpoint-1" / "run.json").read_bytes()
-    (out / "checkpoint-10" / "run.json").write_bytes(run)
-    pd.testing.assert_frame_equal(Track.load(out).table, found.table)
-    sample = json.loads((out / "checkpoint-1" / "sample.json").read_bytes())
-    del sample["step"]
-    (out / "checkpoint-10" / "sample.json").write_text(json.dumps(sample))
-    again = Track.load(out)
-    assert again.failed == found.failed
-    pd.testing.assert_frame_equal(again.table, found.table)
-    # Another one has not failed, and is not finished.
-    (out / "checkpoint-1" / "sample.json").write_text(json.dumps(sample))
-    with pytest.raises(StoreError, match="a checkpoint that is not finished"):
-        Track.load(out)
 
 
 def test_the_report_of_a_track_with_a_killed_checkpoint(
@@ -339,40 +221,6 @@ def test_one_folder_holds_one_track(checkpoints: Path, tmp_path: Path) -> None:
     assert set(Track.load(alone).table["model"]) == set(models)
 
 
-def test_several_models_of_which_some_cannot_be_measured(
-    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = checkpoints.with_name("other")
-    for step in (5, 50, 500):
-        shutil.copytree(checkpoints / "checkpoint-1", other / f"checkpoint-{step}")
-        remove_weights(other / f"checkpoint-{step}")
-    given: dict[str, Any] = {"checkpoints": [f"{tmp_path}/{{model}}/checkpoint-*"], **OPTIONS}
-    part = track(["training", "other"], TEXTS, tmp_path / "b", **given)
-    assert set(part.table["model"]) == {"training"}
-    assert [name for name, _ in part.failed] == [f"other checkpoint-{n}" for n in (5, 50, 500)]
-    # Its folder and the report say so too.
-    assert Track.load(tmp_path / "b").failed == part.failed
-    capsys.readouterr()
-    assert main(["report", str(tmp_path / "b"), "--formats", "csv", "-q"]) == 1
-    told = capsys.readouterr().err
-    assert told.count("checkpoint other checkpoint-") == 3
-    assert "cannot open the model" in told
-    assert main(["ls", str(tmp_path / "b")]) == 0
-    with pytest.raises(StoreError, match=r"no checkpoint could be measured; checkpoint-5: cannot"):
-        Track.load(tmp_path / "b" / "other")
-    for folder in checkpoints.iterdir():
-        remove_weights(folder)
-    with pytest.raises(ModelError, match="cannot open the model"):
-        track(["training", "other"], TEXTS, tmp_path / "c", **given)
-    for models, patterns, message in (
-        (["training", "other"], [checkpoints / "*"], "write {model} where their names stand"),
-        (["training", "training"], given["checkpoints"], "named once"),
-        ([], given["checkpoints"], "at least one"),
-    ):
-        with pytest.raises(InputError, match=message):
-            track(models, TEXTS, tmp_path / "d", **given | {"checkpoints": patterns})
-
-
 def test_neighbours_by_faiss(checkpoints: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     command = ["track", "--checkpoints", str(checkpoints / "*"), "--texts"]
@@ -414,22 +262,6 @@ def test_names_that_are_patterns(checkpoints: Path, tmp_path: Path) -> None:
     (odd / "step(1]").mkdir()
     with pytest.raises(InputError, match=r"'step\[1\]' and 'step\(1\]' would share the folder"):
         find_checkpoints(None, None, [odd / "step[1]", odd / "step(1]"], [1, 2])
-
-
-def test_a_checkpoint_that_was_measured_at_last_has_not_failed(
-    checkpoints: Path, tmp_path: Path
-) -> None:
-    weights = checkpoints / "checkpoint-10" / "model.safetensors"
-    weights.rename(tmp_path / "weights")
-    track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
-    before = (tmp_path / "out" / "failed.json").read_bytes()
-    (tmp_path / "weights").rename(weights)
-    found = track(None, TEXTS, tmp_path / "out", checkpoints=[checkpoints / "*"], **OPTIONS)
-    # As where it is killed before all are measured.
-    (tmp_path / "out" / "failed.json").write_bytes(before)
-    again = Track.load(tmp_path / "out")
-    assert again.failed == found.failed == []
-    pd.testing.assert_frame_equal(again.table, found.table)
 
 
 def test_the_command_line(

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_track import OPTIONS, TEXTS, break_weights
 from tiny_model import save_tiny
+from track_cases import OPTIONS, TEXTS, break_weights
 
 from fastdim.cli import main
 from fastdim.errors import BackendError, InputError, StoreError

@@ -77,10 +77,10 @@ def compare_profiles(
     """Profile b less profile a over the normalized depth, significance for all depths together.
 
     a, b: as in `profile_shape`, each of one model, or named by `models` and `revisions`, of a model
-    with two stacks by `stacks` too; the same sweep may stand twice. Depth is 0 at the first site and
-    1 at the last; the profile with more sites is interpolated linearly. Sweeps of the same tokens
-    (before against after) are compared document by document. The band is max-t over the depths
-    (Westfall & Young, 1993), on the scale of differences of the metric itself.
+    with two stacks by `stacks` too; the same sweep may stand twice. Depth is 0 at the first site
+    and 1 at the last; the profile with more sites is interpolated linearly. Sweeps of the same
+    tokens (before against after) are compared document by document. The band is max-t over the
+    depths (Westfall & Young, 1993), on the scale of differences of the metric itself.
 
     Raises InputError as `profile_shape`.
     """

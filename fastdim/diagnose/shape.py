@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +134,7 @@ def profile_shape(
     return shape_of(curve, smallest, confidence, seed)
 
 
-def check_smallest(smallest: float) -> float:
+def check_smallest(smallest: Any) -> float:
     """`smallest` itself; InputError unless it is a number of at least 0."""
     number = isinstance(smallest, Real) and not isinstance(smallest, bool)
     if not (number and math.isfinite(smallest) and smallest >= 0.0):

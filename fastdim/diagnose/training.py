@@ -178,8 +178,8 @@ def phases(
     for layer, inside in sorted(by_layer.items()):
         ordered = sorted(inside, key=lambda row: known[str(row["revision"])])
         label = label_of(ordered[0])
-        names = [str(row["revision"]) for row in ordered]
-        twice = next((name for name, after in pairwise(names) if name == after), None)
+        in_order = [str(row["revision"]) for row in ordered]
+        twice = next((name for name, after in pairwise(in_order) if name == after), None)
         if twice is not None:
             raise InputError(
                 f"the table has {label} of {twice!r} twice: it holds two trainings of one model "
