@@ -125,6 +125,23 @@ def test_errors_are_those_of_documents_and_batches_change_nothing() -> None:
     assert 0.8 < float(np.sqrt((apart[np.isfinite(apart)] ** 2).mean())) < 4.0
 
 
+def test_a_module_of_no_numbers_has_no_statistics() -> None:
+    """Shares of what exceeds a limit are no zeros there; the modules before have theirs."""
+    torch.manual_seed(0)
+    model = FAMILIES["llama"]().eval()
+    with torch.no_grad():
+        model.layers[1].self_attn.q_proj.weight[0, 0] = torch.nan
+    table = attention((model, Letters()), TEXTS, **OPTIONS).table.set_index(["block", "statistic"])
+    whole = table[table["head"].isna()]
+    assert set(whole.loc[0, "status"]) == {"ok"}
+    for name in ("max_weight", "entropy", "first_key", "categorical", "query_norm", "sink_rate"):
+        row = whole.loc[(1, name)]
+        assert (row["status"], math.isnan(row["value"])) == ("failed", True), name
+        assert "NaN in the model" in row["reason"]
+    heads = table.loc[(1, "categorical")].dropna(subset="head")
+    assert heads["status"].tolist() == ["failed", *["ok"] * (len(heads) - 1)]
+
+
 def test_an_encoder_decoder_has_both_stacks_and_the_attention_between() -> None:
     torch.manual_seed(0)
     config = transformers.BartConfig(
@@ -327,6 +344,13 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "attention.png" in told
     assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert main(["attention", str(model), "--output", str(out)]) == 2
+    broken = transformers.AutoModel.from_pretrained(model)
+    with torch.no_grad():
+        broken.layers[1].self_attn.k_proj.weight[0, 0] = torch.nan
+    broken.save_pretrained(model)
+    capsys.readouterr()
+    assert main([*command, "--context", "16", "--max-tokens", "200", "-q"]) == 1
+    assert "rows failed, the first: max_weight of layers.1.self_attn" in capsys.readouterr().err
     assert fastdim.Sweep  # the package stays importable without the command's extras
 
 

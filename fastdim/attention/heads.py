@@ -93,7 +93,8 @@ class Heads:
             "max_weight": largest,
             "entropy": entropy,
             "first_key": weights[..., 0],
-            "categorical": (largest > CATEGORICAL).float(),
+            # What is no number is not below the limit either.
+            "categorical": torch.where(largest.isnan(), largest, (largest > CATEGORICAL).float()),
             "query_norm": query.detach().float().norm(dim=-1),
         }
         for name, value in found.items():

@@ -212,7 +212,8 @@ def _rows(
         for head in range(n_heads):
             row(head, name, float(values[head]), math.nan)
         row(None, name, float(values.mean()), math.nan)
-    sinks = found.averages("first_key")[0] > SINK
+    shares = found.averages("first_key")[0]
+    sinks = np.where(np.isnan(shares), math.nan, shares > SINK)
     row(None, "sink_rate", float(sinks.mean()), math.nan)
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -55,4 +56,13 @@ def attention(options: argparse.Namespace, progress: Progress) -> int:
         if written is not None:
             told = f"written: {written}, {written.with_suffix('.png').name}"
             console.print(told, soft_wrap=True, highlight=False)
-    return FAILED_ROWS if (found.table["status"] == "failed").any() else OK
+    failed = found.table[found.table["status"] == "failed"]
+    if not len(failed):
+        return OK
+    first = failed.iloc[0]
+    print(
+        f"fastdim: {len(failed)} rows failed, the first: {first['statistic']} of {first['module']}: "
+        f"{first['reason']}",
+        file=sys.stderr,
+    )
+    return FAILED_ROWS
