@@ -61,8 +61,8 @@ def attention(options: argparse.Namespace, progress: Progress) -> int:
         return OK
     first = failed.iloc[0]
     print(
-        f"fastdim: {len(failed)} rows failed, the first: {first['statistic']} of {first['module']}: "
-        f"{first['reason']}",
+        f"fastdim: {len(failed)} rows failed, the first: {first['statistic']} of "
+        f"{first['module']}: {first['reason']}",
         file=sys.stderr,
     )
     return FAILED_ROWS
