@@ -220,6 +220,8 @@ const char* name(Strategy strategy) {
       return "pruned";
     case Strategy::full:
       return "full";
+    case Strategy::rows:
+      return "rows";
     case Strategy::tiled:
       return "tiled";
     default:
@@ -229,9 +231,10 @@ const char* name(Strategy strategy) {
 
 Strategy parse_strategy(const std::string& text) {
   if (text.empty() || text == "auto") return Strategy::automatic;
-  for (const Strategy strategy : {Strategy::pruned, Strategy::full, Strategy::tiled})
+  for (const Strategy strategy :
+       {Strategy::pruned, Strategy::full, Strategy::rows, Strategy::tiled})
     if (text == name(strategy)) return strategy;
-  throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full or tiled");
+  throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full, rows or tiled");
 }
 
 const char* name(Precision precision) {

@@ -13,9 +13,9 @@
 namespace fastdim {
 
 // pruned: filter on the leading principal axes first. full: filter on all columns at once, in
-// bfloat16 where the processor has it. tiled: the float32 scan of search.h. automatic: the
-// cheapest.
-enum class Strategy { automatic, pruned, full, tiled };
+// bfloat16 where the processor has it. rows: likewise, query by query (row_search.h). tiled: the
+// float32 scan of search.h. automatic: the cheapest.
+enum class Strategy { automatic, pruned, full, rows, tiled };
 
 // Of the first level. any: what is likely faster.
 enum class Precision { any, float32, bfloat16, int8 };

@@ -1,0 +1,350 @@
+#include "row_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "filter.h"
+#include "gathered.h"
+#include "select.h"
+#include "threads.h"
+
+namespace fastdim {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::int64_t kFirst = 256;      // rows of the first piece at least
+constexpr std::int64_t kMostRows = 64;    // queries of a task: they share what is in the cache
+constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
+constexpr double kSpare = 0.5;            // of the rounding errors, above the guess
+
+// Candidates of one query.
+struct List {
+  std::vector<float> score;
+  std::vector<std::int64_t> slot;
+  std::size_t full = 0;  // so many are thinned out
+  float reach = kInfinity;
+  double known = std::numeric_limits<double>::infinity();  // the k-th neighbour is not farther
+
+  void clear() {
+    score.clear();
+    slot.clear();
+  }
+};
+
+class RowSearch {
+ public:
+  explicit RowSearch(const JoinParams& params);
+  JoinCounts run();
+
+ private:
+  struct Worker {
+    ScanLists scanned;
+    Measure measure;
+    std::vector<List> lists;
+    std::vector<float> scores;
+    std::vector<Neighbor> found;
+    std::int64_t filtered = 0, refined = 0;
+    Worker(const Prepared& p, std::int64_t rows)
+        : scanned(p), measure(p), lists(static_cast<std::size_t>(rows)) {}
+  };
+  // Rows [from, to) of one block.
+  struct Piece {
+    std::int64_t from, to;
+  };
+
+  void visit(std::int64_t task, Worker& worker) const;
+  void scan(std::int64_t row, const Piece& piece, const bool* wanted, Worker& worker) const;
+  float kth_score(std::int64_t query, const List& list, std::vector<float>& scores) const;
+  void thin_out(std::int64_t query, List& list, Worker& worker) const;
+  bool finish(std::int64_t query, List& list, Worker& worker) const;
+  void put(std::int64_t query, std::vector<Neighbor>& found) const;
+  std::vector<Piece> pieces(std::int64_t query) const;
+
+  std::int64_t position(const Side& side, std::int64_t slot) const {
+    return side.position[static_cast<std::size_t>(slot)];
+  }
+  // The largest -2 score of a row with that error which matters within the reach.
+  float limit(float reach, float error_x, float error_y) const {
+    const float sum = (reach + error_x) + error_y;
+    return sum * sum * stretch_ + flushed2_;
+  }
+
+  const JoinParams& params_;
+  const Prepared& p_;
+  Chosen chosen_;  // the queries, if not all rows
+  const Side& x_;
+  const Side& y_;
+  std::vector<float> error_;  // e of each row of y, 0 where it is folded
+  float stretch_ = 1.0f + 0x1p-19f;
+  double flushed_;
+  float flushed2_;
+  float most_error_ = 0;  // of error_, by block's largest
+  bool folded_ = false;
+  std::int64_t rows_;  // queries of a task
+  Aligned<float> no_bound_{kMostColumns};
+};
+
+bool nearer(const Neighbor& a, const Neighbor& b) {
+  return (a.distance < b.distance) | ((a.distance == b.distance) & (a.position < b.position));
+}
+
+bool larger(float a, float b) { return a > b; }
+
+// Fewer queries a task where lists are long, threads many or queries few.
+std::int64_t rows_of_task(const JoinParams& p) {
+  const std::int64_t list = 12 * (4 * p.k + kMostColumns);
+  const std::int64_t most =
+      std::min({kMostRows, kListBytes / (list * p.threads), tasks(p.m, 4 * p.threads)});
+  return std::max<std::int64_t>(kScanRows, most / kScanRows * kScanRows);
+}
+
+RowSearch::RowSearch(const JoinParams& params)
+    : params_(params),
+      p_(*params.prepared),
+      x_(params.queries ? chosen_.side : p_.side),
+      y_(p_.side),
+      error_(p_.side.error),
+      flushed_(flushed_of(p_)),
+      flushed2_(static_cast<float>(2.0 * flushed_ * kUpward)),
+      rows_(rows_of_task(params)) {
+  if (params.queries) chosen_ = choose_side(p_, params.queries, params.m);
+  for (std::size_t i = 0; i < error_.size(); ++i) {
+    if (!y_.folded[i]) continue;
+    error_[i] = 0;
+    folded_ = true;
+  }
+  double stretch = 1.0;
+  for (const double of_block : y_.block_stretch) stretch = std::max(stretch, of_block);
+  stretch_ = round_up(stretch * (1.0 + 0x1p-19));
+  std::fill_n(no_bound_.data(), kMostColumns, kInfinity);
+}
+
+// All rows, those near in order first: they tell soon how far neighbours are.
+std::vector<RowSearch::Piece> RowSearch::pieces(std::int64_t query) const {
+  const std::int64_t home = p_.slot[static_cast<std::size_t>(position(x_, query))];
+  const std::int64_t blocks = tasks(y_.padded, p_.block_rows), first = home / p_.block_rows;
+  const std::int64_t begin = first * p_.block_rows;
+  const std::int64_t end = std::min(y_.padded, begin + p_.block_rows);
+  const std::int64_t width =
+      std::min(end - begin, tasks(std::max(kFirst, 4 * params_.k), kScanCols) * kScanCols);
+  const std::int64_t from =
+      std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, begin, end - width);
+  std::vector<Piece> out = {{from, from + width}};
+  if (from + width < end) out.push_back({from + width, end});
+  if (begin < from) out.push_back({begin, from});
+  for (std::int64_t step = 1; step < blocks; ++step) {
+    const std::int64_t at = (first + step) % blocks * p_.block_rows;
+    out.push_back({at, std::min(y_.padded, at + p_.block_rows)});
+  }
+  return out;
+}
+
+// Lists what reaches the bounds of the queries row, row + 1 ... that are wanted.
+void RowSearch::scan(std::int64_t row, const Piece& piece, const bool* wanted,
+                     Worker& worker) const {
+  const std::size_t block = static_cast<std::size_t>(piece.from / p_.block_rows);
+  List* lists = worker.lists.data() + row % rows_;
+  float bound[kScanRows];
+  for (std::int64_t r = 0; r < kScanRows; ++r) {
+    bound[r] = std::numeric_limits<float>::max();
+    if (!wanted[r]) continue;
+    const double error = static_cast<double>(x_.error[static_cast<std::size_t>(row + r)]) +
+                         static_cast<double>(y_.block_error[block]);
+    bound[r] = score_bound(lists[r].reach, round_up(error), y_.block_stretch[block], flushed_);
+  }
+  scan_rows(p_, x_, row, y_, piece.from, piece.to - piece.from, bound, no_bound_.data(),
+            worker.scanned);
+  for (std::int64_t r = 0; r < kScanRows; ++r) {
+    const float* score = worker.scanned.score.data() + r * kListStride;
+    const std::int32_t* column = worker.scanned.column.data() + r * kListStride;
+    const std::size_t count = static_cast<std::size_t>(worker.scanned.count[r]);
+    List& list = lists[r];
+    if (count == 0) continue;
+    const std::size_t before = list.score.size();
+    list.score.insert(list.score.end(), score, score + count);
+    list.slot.resize(before + count);
+    for (std::size_t i = 0; i < count; ++i) list.slot[before + i] = piece.from + column[i];
+  }
+}
+
+// The k-th best score of the others whose error is not folded, -infinity if there are fewer.
+float RowSearch::kth_score(std::int64_t query, const List& list,
+                           std::vector<float>& scores) const {
+  const std::int64_t mine = p_.slot[static_cast<std::size_t>(position(x_, query))];
+  const std::size_t k = static_cast<std::size_t>(params_.k);
+  scores.clear();
+  for (std::size_t i = 0; i < list.score.size(); ++i)
+    if (list.slot[i] != mine && !(folded_ && y_.folded[static_cast<std::size_t>(list.slot[i])]))
+      scores.push_back(list.score[i]);
+  if (scores.size() < k) return -kInfinity;
+  select_first(scores.data(), scores.size(), k, larger);
+  return *std::min_element(scores.begin(), scores.begin() + params_.k);
+}
+
+// Guesses anew how far the k-th neighbour may be, and drops what lies beyond.
+void RowSearch::thin_out(std::int64_t query, List& list, Worker& worker) const {
+  const std::size_t at = static_cast<std::size_t>(query);
+  const double kth = static_cast<double>(kth_score(query, list, worker.scores));
+  // As far as the roundings of a score may have brought it nearer.
+  const double rounded =
+      static_cast<double>(p_.rows.d + 64) * 0x1p-22 * std::fabs(static_cast<double>(x_.half.data()[at]));
+  const double error = static_cast<double>(x_.error[at]);
+  const float reach =
+      round_up(std::sqrt(std::max(0.0, -2.0 * kth) + rounded) + kSpare * 2.0 * error);
+  list.reach = std::min(list.reach, reach);
+  std::size_t left = 0;
+  for (std::size_t i = 0; i < list.score.size(); ++i) {
+    const float score = list.score[i];
+    const std::int64_t slot = list.slot[i];
+    list.score[left] = score;
+    list.slot[left] = slot;
+    left += static_cast<std::size_t>(
+        -2.0f * score <= limit(list.reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
+  }
+  list.score.resize(left);
+  list.slot.resize(left);
+  list.full = std::max(list.full, 2 * left);
+}
+
+// Measures what matters and leaves the k nearest in the output; false if the list may lack some.
+bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
+  const std::size_t k = static_cast<std::size_t>(params_.k), at = static_cast<std::size_t>(query);
+  const std::int64_t i = position(x_, query);
+  const std::int64_t mine = p_.slot[static_cast<std::size_t>(i)];
+  const float kth = kth_score(query, list, worker.scores);
+  std::vector<Neighbor>& found = worker.found;
+  found.clear();
+  // Measures the candidates from `first` on, the next one asked for in time.
+  const auto measure = [&](std::size_t first, double limit) {
+    for (std::size_t c = first; c < list.slot.size(); ++c) {
+      if (c + 1 < list.slot.size()) worker.measure.fetch(position(y_, list.slot[c + 1]));
+      const std::int64_t j = position(y_, list.slot[c]);
+      ++worker.refined;
+      const double distance = worker.measure(i, j, limit);
+      if (distance <= limit) found.push_back({distance, j});
+    }
+  };
+  // The best scores to the end of the list.
+  std::size_t others = 0;
+  for (std::size_t c = 0; c < list.slot.size(); ++c) {
+    if (list.slot[c] == mine) continue;
+    std::swap(list.slot[others], list.slot[c]);
+    std::swap(list.score[others], list.score[c]);
+    ++others;
+  }
+  list.slot.resize(others);
+  list.score.resize(others);
+  std::size_t rest = 0;
+  for (std::size_t c = 0; c < others; ++c) {
+    const bool best = list.score[c] >= kth &&
+                      !(folded_ && y_.folded[static_cast<std::size_t>(list.slot[c])]);
+    std::swap(list.slot[rest], list.slot[c]);
+    std::swap(list.score[rest], list.score[c]);
+    rest += static_cast<std::size_t>(!best);
+  }
+  measure(rest, std::numeric_limits<double>::infinity());
+  if (found.size() >= k) {
+    select_first(found.data(), found.size(), k, nearer);
+    double farthest = 0;
+    for (std::size_t c = 0; c < k; ++c) farthest = std::max(farthest, found[c].distance);
+    list.known = std::min(list.known, farthest);
+  }
+  const double limit_of = widened(list.known);
+  const float reach = reach_of(p_, limit_of);
+  if (!(reach <= list.reach)) return false;
+  // Of the others those that matter.
+  std::size_t left = 0;
+  for (std::size_t c = 0; c < rest; ++c) {
+    const std::int64_t slot = list.slot[c];
+    list.slot[left] = slot;
+    left += static_cast<std::size_t>(
+        -2.0f * list.score[c] <=
+        limit(reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
+  }
+  list.slot.resize(left);
+  measure(0, limit_of);
+  put(query, found);
+  return true;
+}
+
+void RowSearch::put(std::int64_t query, std::vector<Neighbor>& found) const {
+  const std::size_t k = static_cast<std::size_t>(params_.k);
+  select_first(found.data(), found.size(), k, nearer);
+  // There are fewer only where rows changed under the search: the rest is of no row.
+  found.resize(k, {std::numeric_limits<double>::infinity(), std::numeric_limits<std::int64_t>::max()});
+  std::sort(found.begin(), found.end(), nearer);
+  const std::int64_t row =
+      params_.queries ? chosen_.output[static_cast<std::size_t>(query)] : position(x_, query);
+  for (std::size_t c = 0; c < k; ++c) {
+    params_.distances[row * params_.k + static_cast<std::int64_t>(c)] = found[c].distance;
+    params_.indices[row * params_.k + static_cast<std::int64_t>(c)] = found[c].position;
+  }
+}
+
+void RowSearch::visit(std::int64_t task, Worker& worker) const {
+  const std::int64_t begin = task * rows_, end = std::min(x_.rows, begin + rows_);
+  const std::vector<Piece> parts = pieces(begin);
+  for (List& list : worker.lists) {
+    list.clear();
+    list.full = static_cast<std::size_t>(2 * params_.k + 64);
+    list.reach = kInfinity;
+    list.known = std::numeric_limits<double>::infinity();
+  }
+  const auto list_of = [&](std::int64_t query) -> List& {
+    return worker.lists[static_cast<std::size_t>(query - begin)];
+  };
+  bool wanted[kScanRows];
+  for (const Piece& part : parts)
+    for (std::int64_t row = begin; row < end; row += kScanRows) {
+      for (std::int64_t r = 0; r < kScanRows; ++r) wanted[r] = row + r < end;
+      scan(row, part, wanted, worker);
+      for (std::int64_t query = row; query < std::min(end, row + kScanRows); ++query)
+        if (list_of(query).score.size() > list_of(query).full)
+          thin_out(query, list_of(query), worker);
+    }
+  worker.filtered += (end - begin) * y_.rows;
+  for (std::int64_t row = begin; row < end; row += kScanRows) {
+    bool any = false;
+    for (std::int64_t r = 0; r < kScanRows; ++r) {
+      wanted[r] = row + r < end && !finish(row + r, list_of(row + r), worker);
+      any |= wanted[r];
+    }
+    if (!any) continue;
+    // The guess was too near: all rows again, within the distance that is known now.
+    for (std::int64_t r = 0; r < kScanRows; ++r) {
+      if (!wanted[r]) continue;
+      worker.filtered += y_.rows;
+      list_of(row + r).clear();
+      list_of(row + r).reach = reach_of(p_, widened(list_of(row + r).known));
+    }
+    for (const Piece& part : parts) scan(row, part, wanted, worker);
+    for (std::int64_t r = 0; r < kScanRows; ++r)
+      if (wanted[r]) finish(row + r, list_of(row + r), worker);
+  }
+}
+
+JoinCounts RowSearch::run() {
+  std::vector<std::unique_ptr<Worker>> workers;
+  for (int i = 0; i < params_.threads; ++i) workers.push_back(std::make_unique<Worker>(p_, rows_));
+  parallel_for(tasks(x_.rows, rows_), params_.threads, *params_.poll,
+               [&](std::int64_t task, int worker) {
+                 visit(task, *workers[static_cast<std::size_t>(worker)]);
+               });
+  JoinCounts counts = {0, 0, 0, 0, true};
+  for (const auto& worker : workers) {
+    counts.filtered += worker->filtered;
+    counts.refined += worker->refined;
+  }
+  return counts;
+}
+
+}  // namespace
+
+bool rows_pay(const JoinParams&) { return false; }
+
+JoinCounts row_search(const JoinParams& params) { return RowSearch(params).run(); }
+
+}  // namespace fastdim
