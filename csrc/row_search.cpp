@@ -45,6 +45,7 @@ class RowSearch {
     Measure measure;
     std::vector<List> lists;
     std::vector<float> scores;
+    std::vector<std::int64_t> best;
     std::vector<Neighbor> found;
     std::int64_t filtered = 0, refined = 0;
     Worker(const Prepared& p, std::int64_t rows)
@@ -66,6 +67,9 @@ class RowSearch {
   std::int64_t position(const Side& side, std::int64_t slot) const {
     return side.position[static_cast<std::size_t>(slot)];
   }
+  bool is_folded(std::int64_t slot) const {
+    return folded_ && y_.folded[static_cast<std::size_t>(slot)];
+  }
   // The largest -2 score of a row with that error which matters within the reach.
   float limit(float reach, float error_x, float error_y) const {
     const float sum = (reach + error_x) + error_y;
@@ -86,12 +90,6 @@ class RowSearch {
   std::int64_t rows_;  // queries of a task
   Aligned<float> no_bound_{kMostColumns};
 };
-
-bool nearer(const Neighbor& a, const Neighbor& b) {
-  return (a.distance < b.distance) | ((a.distance == b.distance) & (a.position < b.position));
-}
-
-bool larger(float a, float b) { return a > b; }
 
 // Fewer queries a task where lists are long, threads many or queries few.
 std::int64_t rows_of_task(const JoinParams& p) {
@@ -175,12 +173,14 @@ float RowSearch::kth_score(std::int64_t query, const List& list,
                            std::vector<float>& scores) const {
   const std::int64_t mine = p_.slot[static_cast<std::size_t>(position(x_, query))];
   const std::size_t k = static_cast<std::size_t>(params_.k);
-  scores.clear();
-  for (std::size_t i = 0; i < list.score.size(); ++i)
-    if (list.slot[i] != mine && !(folded_ && y_.folded[static_cast<std::size_t>(list.slot[i])]))
-      scores.push_back(list.score[i]);
-  if (scores.size() < k) return -kInfinity;
-  select_first(scores.data(), scores.size(), k, larger);
+  scores.resize(list.score.size());
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < list.score.size(); ++i) {
+    scores[count] = list.score[i];
+    count += static_cast<std::size_t>((list.slot[i] != mine) & !is_folded(list.slot[i]));
+  }
+  if (count < k) return -kInfinity;
+  select_first(scores.data(), count, k, [](float a, float b) { return a > b; });
   return *std::min_element(scores.begin(), scores.begin() + params_.k);
 }
 
@@ -217,37 +217,34 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
   const float kth = kth_score(query, list, worker.scores);
   std::vector<Neighbor>& found = worker.found;
   found.clear();
-  // Measures the candidates from `first` on, the next one asked for in time.
-  const auto measure = [&](std::size_t first, double limit) {
-    for (std::size_t c = first; c < list.slot.size(); ++c) {
-      if (c + 1 < list.slot.size()) worker.measure.fetch(position(y_, list.slot[c + 1]));
-      const std::int64_t j = position(y_, list.slot[c]);
-      ++worker.refined;
+  // Each row is asked for before the one ahead of it is measured.
+  const auto measure = [&](const std::vector<std::int64_t>& slots, std::size_t n, double limit) {
+    for (std::size_t c = 0; c < n; ++c) {
+      if (c + 1 < n) worker.measure.fetch(position(y_, slots[c + 1]));
+      const std::int64_t j = position(y_, slots[c]);
       const double distance = worker.measure(i, j, limit);
       if (distance <= limit) found.push_back({distance, j});
     }
+    worker.refined += static_cast<std::int64_t>(n);
   };
-  // The best scores to the end of the list.
-  std::size_t others = 0;
+  // The best scores are measured first. Lists are divided without branches, which could not be
+  // foreseen.
+  std::vector<std::int64_t>& best = worker.best;
+  best.resize(list.slot.size());
+  std::size_t count = 0, rest = 0;
   for (std::size_t c = 0; c < list.slot.size(); ++c) {
-    if (list.slot[c] == mine) continue;
-    std::swap(list.slot[others], list.slot[c]);
-    std::swap(list.score[others], list.score[c]);
-    ++others;
+    const std::int64_t slot = list.slot[c];
+    const float score = list.score[c];
+    const bool first = (score >= kth) & !is_folded(slot), other = slot != mine;
+    best[count] = slot;
+    count += static_cast<std::size_t>(first & other);
+    list.slot[rest] = slot;
+    list.score[rest] = score;
+    rest += static_cast<std::size_t>(!first & other);
   }
-  list.slot.resize(others);
-  list.score.resize(others);
-  std::size_t rest = 0;
-  for (std::size_t c = 0; c < others; ++c) {
-    const bool best = list.score[c] >= kth &&
-                      !(folded_ && y_.folded[static_cast<std::size_t>(list.slot[c])]);
-    std::swap(list.slot[rest], list.slot[c]);
-    std::swap(list.score[rest], list.score[c]);
-    rest += static_cast<std::size_t>(!best);
-  }
-  measure(rest, std::numeric_limits<double>::infinity());
+  measure(best, count, std::numeric_limits<double>::infinity());
   if (found.size() >= k) {
-    select_first(found.data(), found.size(), k, nearer);
+    select_first(found.data(), found.size(), k, Nearer{});
     double farthest = 0;
     for (std::size_t c = 0; c < k; ++c) farthest = std::max(farthest, found[c].distance);
     list.known = std::min(list.known, farthest);
@@ -264,18 +261,17 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
         -2.0f * list.score[c] <=
         limit(reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
   }
-  list.slot.resize(left);
-  measure(0, limit_of);
+  measure(list.slot, left, limit_of);
   put(query, found);
   return true;
 }
 
 void RowSearch::put(std::int64_t query, std::vector<Neighbor>& found) const {
   const std::size_t k = static_cast<std::size_t>(params_.k);
-  select_first(found.data(), found.size(), k, nearer);
+  select_first(found.data(), found.size(), k, Nearer{});
   // There are fewer only where rows changed under the search: the rest is of no row.
   found.resize(k, {std::numeric_limits<double>::infinity(), std::numeric_limits<std::int64_t>::max()});
-  std::sort(found.begin(), found.end(), nearer);
+  std::sort(found.begin(), found.end(), Nearer{});
   const std::int64_t row =
       params_.queries ? chosen_.output[static_cast<std::size_t>(query)] : position(x_, query);
   for (std::size_t c = 0; c < k; ++c) {
@@ -289,7 +285,7 @@ void RowSearch::visit(std::int64_t task, Worker& worker) const {
   const std::vector<Piece> parts = pieces(begin);
   for (List& list : worker.lists) {
     list.clear();
-    list.full = static_cast<std::size_t>(2 * params_.k + 64);
+    list.full = static_cast<std::size_t>(3 * params_.k + 64);
     list.reach = kInfinity;
     list.known = std::numeric_limits<double>::infinity();
   }
