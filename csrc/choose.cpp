@@ -307,6 +307,8 @@ Choice choose(const ChoiceParams& p) {
   return best;
 }
 
+double axis_cost(Isa isa, Precision precision) { return costs_of(isa, precision).near_axis; }
+
 double error_of(Precision precision) {
   if (precision == Precision::bfloat16) return 0x1p-9 * 0.6;
   return precision == Precision::int8 ? 0.0065 : 0.0;

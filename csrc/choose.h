@@ -68,6 +68,9 @@ Choice choose(const ChoiceParams& params);
 // About how much rounding moves a row, relative to its length, where one scale serves it well.
 double error_of(Precision precision);
 
+// Nanoseconds of one thread for one element of a pair of rows in the first level.
+double axis_cost(Isa isa, Precision precision);
+
 // Two rows of a sample: their distance, and the sum of what rounding moves them by.
 struct SampledPair {
   double distance, int8_error, bfloat16_error;

@@ -48,8 +48,7 @@ float reach_of(const Prepared& p, double limit) {
 }
 
 double flushed_of(const Prepared& p) {
-  const double elements =
-      p.precision == Precision::int8 ? 4.0 * static_cast<double>(p.units) : 0.0;
+  const double elements = p.precision == Precision::int8 ? 4.0 * static_cast<double>(p.units) : 0.0;
   return std::max(0x1p-100, 0x1p-110 * elements);
 }
 

@@ -9,9 +9,9 @@
 #include <thread>
 
 #include "best.h"
+#include "filter.h"
 #include "gathered.h"
 #include "neighbor_list.h"
-#include "filter.h"
 #include "row_search.h"
 #include "threads.h"
 
@@ -131,8 +131,8 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position, W
   const double limit = state.limit.load(std::memory_order_relaxed);
   double threshold;
   if (gathered_.used()) {
-    threshold = gathered_.add(output(query), state.gathered,
-                              {distance, position}, std::isfinite(limit), worker.neighbors);
+    threshold = gathered_.add(output(query), state.gathered, {distance, position},
+                              std::isfinite(limit), worker.neighbors);
   } else {
     NeighborList mine = list(query);
     mine.offer(distance, position);
@@ -197,9 +197,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
       if (static_cast<std::int64_t>(best.size()) < k) continue;
       double farthest = 0;
       for (const auto& candidate : best)
-        farthest =
-            std::max(farthest, worker.measure(mine, candidate.position,
-                                              std::numeric_limits<double>::infinity()));
+        farthest = std::max(farthest, worker.measure(mine, candidate.position,
+                                                     std::numeric_limits<double>::infinity()));
       lower(states_[static_cast<std::size_t>(query)], farthest);
     }
   }
@@ -240,9 +239,9 @@ int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int
   // Twice what bound() takes off for denormals, on the scale of -2 score.
   const double flushed = std::max(0x1p-98, 0x1p-109 * static_cast<double>(width));
   return p_.join->rough({count, worker.scanned.score.data() + list * kListStride,
-                         worker.scanned.column.data() + list * kListStride, x.elements.data() + at * bytes,
-                         y.elements.data() + from * bytes, bytes, x.scale.data()[at],
-                         y.scale.data() + from, x.offset[at], x.half.data()[at],
+                         worker.scanned.column.data() + list * kListStride,
+                         x.elements.data() + at * bytes, y.elements.data() + from * bytes, bytes,
+                         x.scale.data()[at], y.scale.data() + from, x.offset[at], x.half.data()[at],
                          y.half.data() + from, x.error.data()[at], y.error.data() + from,
                          worker.reach_x[row], worker.reach_y.data(), static_cast<float>(flushed)});
 }
@@ -279,8 +278,7 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
   }
   for (int i = 0; i < count; ++i) {
     if (i + 1 < count)
-      worker.measure.fetch(
-          y_.position[static_cast<std::size_t>(first_column + column[i + 1])]);
+      worker.measure.fetch(y_.position[static_cast<std::size_t>(first_column + column[i + 1])]);
     measure(query, first_column + column[i], worker);
   }
 }

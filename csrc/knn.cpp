@@ -162,7 +162,8 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
   if (p.m == 0) return;
   if (!p.knn.index->prepared || p.knn.others)
     tiled_search(p, counts);
-  else if (p.queries && 2 * p.m > n && p.k <= most_copied)
+  else if (p.queries && 2 * p.m > n && p.k <= most_copied &&
+           p.knn.index->prepared->asked != Strategy::rows)
     search_all_and_copy(p, counts);
   else
     joined_search(p, counts);

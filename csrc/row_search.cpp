@@ -15,10 +15,17 @@ namespace fastdim {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr std::int64_t kFirst = 256;      // rows of the first piece at least
-constexpr std::int64_t kMostRows = 64;    // queries of a task: they share what is in the cache
+constexpr std::int64_t kFirst = 256;    // rows of the first piece at least
+constexpr std::int64_t kMostRows = 64;  // queries of a task: they share what is in the cache
 constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
-constexpr double kSpare = 0.5;            // of the rounding errors, above the guess
+constexpr double kSpare = 0.5;  // of the rounding errors, above the guess
+
+// Nanoseconds of one thread, as in choose.cpp: what the scan of a pair takes beside its axes, and
+// what a neighbour costs less than where each pair is met once, on its own and for each of the
+// first columns. kScan: both of a pair's scans take a little more than twice one. docs/engine.md
+// says what they were fitted to.
+constexpr double kPair = 0.05, kNeighbor = 150, kColumn = 0.4, kColumns = 768, kScan = 1.1;
+constexpr std::int64_t kLeast = 12;  // k; below, lists are not what takes the time
 
 // Candidates of one query.
 struct List {
@@ -169,8 +176,7 @@ void RowSearch::scan(std::int64_t row, const Piece& piece, const bool* wanted,
 }
 
 // The k-th best score of the others whose error is not folded, -infinity if there are fewer.
-float RowSearch::kth_score(std::int64_t query, const List& list,
-                           std::vector<float>& scores) const {
+float RowSearch::kth_score(std::int64_t query, const List& list, std::vector<float>& scores) const {
   const std::int64_t mine = p_.slot[static_cast<std::size_t>(position(x_, query))];
   const std::size_t k = static_cast<std::size_t>(params_.k);
   scores.resize(list.score.size());
@@ -189,8 +195,8 @@ void RowSearch::thin_out(std::int64_t query, List& list, Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query);
   const double kth = static_cast<double>(kth_score(query, list, worker.scores));
   // As far as the roundings of a score may have brought it nearer.
-  const double rounded =
-      static_cast<double>(p_.rows.d + 64) * 0x1p-22 * std::fabs(static_cast<double>(x_.half.data()[at]));
+  const double rounded = static_cast<double>(p_.rows.d + 64) * 0x1p-22 *
+                         std::fabs(static_cast<double>(x_.half.data()[at]));
   const double error = static_cast<double>(x_.error[at]);
   const float reach =
       round_up(std::sqrt(std::max(0.0, -2.0 * kth) + rounded) + kSpare * 2.0 * error);
@@ -270,7 +276,8 @@ void RowSearch::put(std::int64_t query, std::vector<Neighbor>& found) const {
   const std::size_t k = static_cast<std::size_t>(params_.k);
   select_first(found.data(), found.size(), k, Nearer{});
   // There are fewer only where rows changed under the search: the rest is of no row.
-  found.resize(k, {std::numeric_limits<double>::infinity(), std::numeric_limits<std::int64_t>::max()});
+  found.resize(k,
+               {std::numeric_limits<double>::infinity(), std::numeric_limits<std::int64_t>::max()});
   std::sort(found.begin(), found.end(), Nearer{});
   const std::int64_t row =
       params_.queries ? chosen_.output[static_cast<std::size_t>(query)] : position(x_, query);
@@ -339,7 +346,15 @@ JoinCounts RowSearch::run() {
 
 }  // namespace
 
-bool rows_pay(const JoinParams&) { return false; }
+bool rows_pay(const JoinParams& p) {
+  const Prepared& prepared = *p.prepared;
+  if (prepared.strategy != Strategy::full || p.k < kLeast) return false;
+  if (p.queries) return true;  // either search scans all rows for each query
+  const double d = static_cast<double>(prepared.rows.d);
+  const double pair = kPair + d * prepared.axis_cost;
+  return 0.5 * static_cast<double>(prepared.n) * pair * kScan <
+         static_cast<double>(p.k) * (kNeighbor + kColumn * std::min(d, kColumns));
+}
 
 JoinCounts row_search(const JoinParams& params) { return RowSearch(params).run(); }
 

@@ -1,13 +1,13 @@
 // The full search for long lists: query by query against all rows, so each pair twice, but no
 // threshold has to be brought down by distances, and no list is shared.
 //
-// Of each query the scan lists the rows whose score reaches a bound that follows the k-th best score
-// seen so far. That bound is a guess and proves nothing. When all rows were met, the k rows of the
-// best scores are measured, which gives a distance T that the k-th neighbour does not exceed; every
-// row that matters then passes the filter at T by point 4 of prepare.h. If the guess never fell
-// below T, all of those are on the list; if it did, the query is scanned again at T. The others that
-// pass are measured, and the k least by (distance, position) of all that were are the result, bit
-// for bit that of join.h.
+// Of each query the scan lists the rows whose score reaches a bound that follows the k-th best
+// score seen so far. That bound is a guess and proves nothing. When all rows were met, the k rows
+// of the best scores are measured, which gives a distance T that the k-th neighbour does not
+// exceed; every row that matters then passes the filter at T by point 4 of prepare.h. If the guess
+// never fell below T, all of those are on the list; if it did, the query is scanned again at T. The
+// others that pass are measured, and the k least by (distance, position) of all that were are the
+// result, bit for bit that of join.h.
 //
 // On the list each row has its own e (0 where it is folded into h), not the largest of its block: a
 // row is kept if
@@ -23,8 +23,8 @@ namespace fastdim {
 bool rows_pay(const JoinParams& params);
 
 // Memory: what Prepared holds, 4 bytes a row, copies of the queries if they are chosen, and at most
-// 64 MB, or 8 lists of 4 k + 2,048 rows a thread where that is more, 12 bytes each. Lists are longer
-// where more rows than that are not told apart by rounding.
+// 64 MB, or 8 lists of 4 k + 2,048 rows a thread where that is more, 12 bytes each. Lists are
+// longer where more rows than that are not told apart by rounding.
 JoinCounts row_search(const JoinParams& params);
 
 }  // namespace fastdim
