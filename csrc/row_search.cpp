@@ -18,7 +18,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kFirst = 256;    // rows of the first piece at least
 constexpr std::int64_t kMostRows = 64;  // queries of a task: they share what is in the cache
 constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
-constexpr double kSpare = 0.5;  // of the rounding errors, above the guess
 
 // Nanoseconds of one thread, as in choose.cpp: what the scan of a pair takes beside its axes, and
 // what a neighbour costs less than where each pair is met once, on its own and for each of the
@@ -31,11 +30,13 @@ constexpr std::int64_t kLeast = 12;  // k; below, lists are not what takes the t
 struct List {
   std::vector<float> score;
   std::vector<std::int64_t> slot;
-  std::size_t full = 0;  // so many are thinned out
+  std::size_t full = 0;        // so many are thinned out
+  std::vector<Neighbor> done;  // the k nearest of those that were measured before the end
   float reach = kInfinity;
   double known = std::numeric_limits<double>::infinity();  // the k-th neighbour is not farther
 
   void clear() {
+    done.clear();
     score.clear();
     slot.clear();
   }
@@ -67,6 +68,10 @@ class RowSearch {
   void scan(std::int64_t row, const Piece& piece, const bool* wanted, Worker& worker) const;
   float kth_score(std::int64_t query, const List& list, std::vector<float>& scores) const;
   void thin_out(std::int64_t query, List& list, Worker& worker) const;
+  void measure(std::int64_t query, const std::vector<std::int64_t>& slots, std::size_t count,
+               double limit, Worker& worker) const;
+  void know(List& list, std::vector<Neighbor>& found) const;
+  void settle(std::int64_t query, List& list, Worker& worker) const;
   bool finish(std::int64_t query, List& list, Worker& worker) const;
   void put(std::int64_t query, std::vector<Neighbor>& found) const;
   std::vector<Piece> pieces(std::int64_t query) const;
@@ -94,13 +99,17 @@ class RowSearch {
   float flushed2_;
   float most_error_ = 0;  // of error_, by block's largest
   bool folded_ = false;
+  std::size_t most_;   // candidates of a list, before one more scan
   std::int64_t rows_;  // queries of a task
   Aligned<float> no_bound_{kMostColumns};
 };
 
+// Candidates of a list that rounding may leave undecided; beyond, they are measured at once.
+std::int64_t most_listed(std::int64_t k) { return 4 * k + 4096; }
+
 // Fewer queries a task where lists are long, threads many or queries few.
 std::int64_t rows_of_task(const JoinParams& p) {
-  const std::int64_t list = 12 * (4 * p.k + kMostColumns);
+  const std::int64_t list = 12 * (most_listed(p.k) + kMostColumns);
   const std::int64_t most =
       std::min({kMostRows, kListBytes / (list * p.threads), tasks(p.m, 4 * p.threads)});
   return std::max<std::int64_t>(kScanRows, most / kScanRows * kScanRows);
@@ -114,6 +123,7 @@ RowSearch::RowSearch(const JoinParams& params)
       error_(p_.side.error),
       flushed_(flushed_of(p_)),
       flushed2_(static_cast<float>(2.0 * flushed_ * kUpward)),
+      most_(static_cast<std::size_t>(most_listed(params.k))),
       rows_(rows_of_task(params)) {
   if (params.queries) chosen_ = choose_side(p_, params.queries, params.m);
   for (std::size_t i = 0; i < error_.size(); ++i) {
@@ -195,11 +205,10 @@ void RowSearch::thin_out(std::int64_t query, List& list, Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query);
   const double kth = static_cast<double>(kth_score(query, list, worker.scores));
   // As far as the roundings of a score may have brought it nearer.
-  const double rounded = static_cast<double>(p_.rows.d + 64) * 0x1p-22 *
+  const double rounded = static_cast<double>(p_.rows.d + 64) * 0x1p-20 *
                          std::fabs(static_cast<double>(x_.half.data()[at]));
   const double error = static_cast<double>(x_.error[at]);
-  const float reach =
-      round_up(std::sqrt(std::max(0.0, -2.0 * kth) + rounded) + kSpare * 2.0 * error);
+  const float reach = round_up(std::sqrt(std::max(0.0, -2.0 * kth) + rounded) + error);
   list.reach = std::min(list.reach, reach);
   std::size_t left = 0;
   for (std::size_t i = 0; i < list.score.size(); ++i) {
@@ -212,27 +221,54 @@ void RowSearch::thin_out(std::int64_t query, List& list, Worker& worker) const {
   }
   list.score.resize(left);
   list.slot.resize(left);
-  list.full = std::max(list.full, 2 * left);
+  list.full = std::min(std::max(list.full, 2 * left), most_);
+  if (left > most_) settle(query, list, worker);
+}
+
+// Adds those within the limit to what was found. Each row is asked for before the one ahead of it
+// is measured.
+void RowSearch::measure(std::int64_t query, const std::vector<std::int64_t>& slots,
+                        std::size_t count, double limit, Worker& worker) const {
+  const std::int64_t i = position(x_, query);
+  for (std::size_t c = 0; c < count; ++c) {
+    if (c + 1 < count) worker.measure.fetch(position(y_, slots[c + 1]));
+    const std::int64_t j = position(y_, slots[c]);
+    if (i == j) continue;
+    const double distance = worker.measure(i, j, limit);
+    ++worker.refined;
+    if (distance <= limit) worker.found.push_back({distance, j});
+  }
+}
+
+// Brings the k nearest of what was found to its front, and what is known down to the last of them.
+void RowSearch::know(List& list, std::vector<Neighbor>& found) const {
+  const std::size_t k = static_cast<std::size_t>(params_.k);
+  if (found.size() < k) return;
+  select_first(found.data(), found.size(), k, Nearer{});
+  double farthest = 0;
+  for (std::size_t c = 0; c < k; ++c) farthest = std::max(farthest, found[c].distance);
+  list.known = std::min(list.known, farthest);
+}
+
+// Measures a whole list, where rounding does not tell its rows apart, and keeps the k nearest.
+void RowSearch::settle(std::int64_t query, List& list, Worker& worker) const {
+  std::vector<Neighbor>& found = worker.found;
+  found = list.done;
+  measure(query, list.slot, list.slot.size(), widened(list.known), worker);
+  know(list, found);
+  found.resize(std::min(found.size(), static_cast<std::size_t>(params_.k)));
+  list.clear();
+  list.done = found;
+  list.reach = std::min(list.reach, reach_of(p_, widened(list.known)));
 }
 
 // Measures what matters and leaves the k nearest in the output; false if the list may lack some.
 bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
-  const std::size_t k = static_cast<std::size_t>(params_.k), at = static_cast<std::size_t>(query);
-  const std::int64_t i = position(x_, query);
-  const std::int64_t mine = p_.slot[static_cast<std::size_t>(i)];
+  const std::size_t at = static_cast<std::size_t>(query);
+  const std::int64_t mine = p_.slot[static_cast<std::size_t>(position(x_, query))];
   const float kth = kth_score(query, list, worker.scores);
   std::vector<Neighbor>& found = worker.found;
-  found.clear();
-  // Each row is asked for before the one ahead of it is measured.
-  const auto measure = [&](const std::vector<std::int64_t>& slots, std::size_t n, double limit) {
-    for (std::size_t c = 0; c < n; ++c) {
-      if (c + 1 < n) worker.measure.fetch(position(y_, slots[c + 1]));
-      const std::int64_t j = position(y_, slots[c]);
-      const double distance = worker.measure(i, j, limit);
-      if (distance <= limit) found.push_back({distance, j});
-    }
-    worker.refined += static_cast<std::int64_t>(n);
-  };
+  found = list.done;
   // The best scores are measured first. Lists are divided without branches, which could not be
   // foreseen.
   std::vector<std::int64_t>& best = worker.best;
@@ -248,13 +284,8 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
     list.score[rest] = score;
     rest += static_cast<std::size_t>(!first & other);
   }
-  measure(best, count, std::numeric_limits<double>::infinity());
-  if (found.size() >= k) {
-    select_first(found.data(), found.size(), k, Nearer{});
-    double farthest = 0;
-    for (std::size_t c = 0; c < k; ++c) farthest = std::max(farthest, found[c].distance);
-    list.known = std::min(list.known, farthest);
-  }
+  measure(query, best, count, std::numeric_limits<double>::infinity(), worker);
+  know(list, found);
   const double limit_of = widened(list.known);
   const float reach = reach_of(p_, limit_of);
   if (!(reach <= list.reach)) return false;
@@ -267,7 +298,7 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
         -2.0f * list.score[c] <=
         limit(reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
   }
-  measure(list.slot, left, limit_of);
+  measure(query, list.slot, left, limit_of, worker);
   put(query, found);
   return true;
 }
@@ -323,7 +354,12 @@ void RowSearch::visit(std::int64_t task, Worker& worker) const {
       list_of(row + r).clear();
       list_of(row + r).reach = reach_of(p_, widened(list_of(row + r).known));
     }
-    for (const Piece& part : parts) scan(row, part, wanted, worker);
+    for (const Piece& part : parts) {
+      scan(row, part, wanted, worker);
+      for (std::int64_t r = 0; r < kScanRows; ++r)
+        if (wanted[r] && list_of(row + r).score.size() > most_)
+          settle(row + r, list_of(row + r), worker);
+    }
     for (std::int64_t r = 0; r < kScanRows; ++r)
       if (wanted[r]) finish(row + r, list_of(row + r), worker);
   }

@@ -12,7 +12,8 @@
 // On the list each row has its own e (0 where it is folded into h), not the largest of its block: a
 // row is kept if
 //     -2 score <= (sigma T + e_x + e_y)^2 (1 + t) (1 + 2^-19) + 2 flushed,
-// t = 0 if no row is folded; float32 makes 7 roundings of the right side.
+// t = 0 if no row is folded; float32 makes 7 roundings of the right side. A list of more than
+// 4 k + 4,096 rows that this does not tell apart is measured at once, and its k nearest are kept.
 #pragma once
 
 #include "join.h"
@@ -22,9 +23,8 @@ namespace fastdim {
 // Whether it is likely faster than join() for such a search. Only ever for strategy full.
 bool rows_pay(const JoinParams& params);
 
-// Memory: what Prepared holds, 4 bytes a row, copies of the queries if they are chosen, and at most
-// 64 MB, or 8 lists of 4 k + 2,048 rows a thread where that is more, 12 bytes each. Lists are
-// longer where more rows than that are not told apart by rounding.
+// Memory: what Prepared holds, 4 bytes a row, copies of the queries if they are chosen, and lists:
+// 64 MB, or where that is more 8 a thread of 4 k + 6,144 rows, 12 bytes each and 16 a neighbour.
 JoinCounts row_search(const JoinParams& params);
 
 }  // namespace fastdim
