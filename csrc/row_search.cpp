@@ -17,6 +17,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kFirst = 256;    // rows of the first piece at least
 constexpr std::int64_t kMostRows = 64;  // queries of a task: they share what is in the cache
+constexpr std::int64_t kPieceBytes = std::int64_t{512} << 10;  // stays in the second-level cache
 constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
 
 // Nanoseconds of one thread, as in choose.cpp: what the scan of a pair takes beside its axes, and
@@ -53,7 +54,9 @@ class RowSearch {
     Measure measure;
     std::vector<List> lists;
     std::vector<float> scores;
-    std::vector<std::int64_t> best;
+    std::vector<std::int64_t> best;  // the best scores of a list, by slot
+    std::vector<float> best_score;
+    std::vector<double> best_distance;
     std::vector<Neighbor> found;
     std::int64_t filtered = 0, refined = 0;
     Worker(const Prepared& p, std::int64_t rows)
@@ -147,12 +150,18 @@ std::vector<RowSearch::Piece> RowSearch::pieces(std::int64_t query) const {
       std::min(end - begin, tasks(std::max(kFirst, 4 * params_.k), kScanCols) * kScanCols);
   const std::int64_t from =
       std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, begin, end - width);
-  std::vector<Piece> out = {{from, from + width}};
-  if (from + width < end) out.push_back({from + width, end});
-  if (begin < from) out.push_back({begin, from});
+  std::vector<Piece> out;
+  const std::int64_t most =
+      std::max<std::int64_t>(kFirst, kPieceBytes / (4 * p_.units * kScanCols) * kScanCols);
+  const auto add = [&](std::int64_t start, std::int64_t stop) {
+    for (; start < stop; start += most) out.push_back({start, std::min(stop, start + most)});
+  };
+  add(from, from + width);
+  add(from + width, end);
+  add(begin, from);
   for (std::int64_t step = 1; step < blocks; ++step) {
     const std::int64_t at = (first + step) % blocks * p_.block_rows;
-    out.push_back({at, std::min(y_.padded, at + p_.block_rows)});
+    add(at, std::min(y_.padded, at + p_.block_rows));
   }
   return out;
 }
@@ -273,18 +282,23 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
   // foreseen.
   std::vector<std::int64_t>& best = worker.best;
   best.resize(list.slot.size());
+  worker.best_score.resize(list.slot.size());
   std::size_t count = 0, rest = 0;
   for (std::size_t c = 0; c < list.slot.size(); ++c) {
     const std::int64_t slot = list.slot[c];
     const float score = list.score[c];
     const bool first = (score >= kth) & !is_folded(slot), other = slot != mine;
     best[count] = slot;
+    worker.best_score[count] = score;
     count += static_cast<std::size_t>(first & other);
     list.slot[rest] = slot;
     list.score[rest] = score;
     rest += static_cast<std::size_t>(!first & other);
   }
   measure(query, best, count, std::numeric_limits<double>::infinity(), worker);
+  worker.best_distance.clear();
+  for (std::size_t c = list.done.size(); c < found.size(); ++c)
+    worker.best_distance.push_back(found[c].distance);
   know(list, found);
   const double limit_of = widened(list.known);
   const float reach = reach_of(p_, limit_of);
@@ -298,7 +312,15 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
         -2.0f * list.score[c] <=
         limit(reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
   }
+  // What lies within T passes the filter at T, unless rows changed since they were prepared: then
+  // others may have been passed over, and none is returned.
+  bool kept = worker.best_distance.size() == count;
+  for (std::size_t c = 0; kept && c < count; ++c)
+    kept = !(worker.best_distance[c] <= list.known) ||
+           -2.0f * worker.best_score[c] <=
+               limit(reach, x_.error[at], error_[static_cast<std::size_t>(best[c])]);
   measure(query, list.slot, left, limit_of, worker);
+  if (!kept) found.clear();
   put(query, found);
   return true;
 }

@@ -1,4 +1,4 @@
-"""The pruned and the full search, by pairs and by rows, where they could lose a neighbour: bases, bounds, blocks, queries.
+"""The searches over prepared rows where they could lose a neighbour: bases, bounds, blocks, queries.
 
 The contract itself is tested in test_knn.py, over every strategy.
 """
