@@ -1,4 +1,4 @@
-"""The searches over prepared rows where they could lose a neighbour: bases, bounds, blocks, queries.
+"""Searches over prepared rows where they could lose a neighbour: bases, bounds, blocks, queries.
 
 The contract itself is tested in test_knn.py, over every strategy.
 """
