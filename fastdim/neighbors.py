@@ -225,7 +225,7 @@ class Prepared(Rows):
 
     @property
     def strategy(self) -> str:
-        """How searches leave pairs out; "full" stands for "rows" at long lists, unless asked for."""
+        """How searches leave pairs out; "full" may be "rows" at long lists, unless asked for."""
         return self.index.strategy
 
 

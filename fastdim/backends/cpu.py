@@ -106,8 +106,8 @@ class Index:
     is; "auto" chooses by size and from a sample, and between "full" and "rows" at each search. k:
     neighbours that the choice is made for. arithmetic: of the filter, "float32", "bfloat16",
     "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known. queries:
-    about how many rows a search will ask about, None for all. Holds the rows, which must not change.
-    Raises BackendError if bfloat16 or int8 is asked for and cannot run here.
+    about how many rows a search will ask about, None for all. Holds the rows, which must not
+    change. Raises BackendError if bfloat16 or int8 is asked for and cannot run here.
     """
 
     def __init__(
