@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <thread>
 
 #include "best.h"
@@ -21,6 +20,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
 constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
+
 // What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
 struct State {
   std::atomic<double> limit{std::numeric_limits<double>::infinity()};  // true distance
