@@ -81,12 +81,13 @@ std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int6
 }
 
 void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std::int64_t axis_count,
-                  const std::string& strategy, const std::string& arithmetic, std::int64_t k,
-                  std::int64_t first_axes, const std::string& second, std::int64_t spare_bytes,
-                  int threads) {
+                  const std::string& strategy, const std::string& asked,
+                  const std::string& arithmetic, std::int64_t k, std::int64_t first_axes,
+                  const std::string& second, std::int64_t spare_bytes, int threads) {
   const IndexParams params = {
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
+      parse_strategy(asked),
       parse_precision(arithmetic, index.isa),
       k,
       first_axes,
@@ -115,7 +116,7 @@ py::dict run_knn(const KnnParams& params) {
   const Prepared* prepared = params.others ? nullptr : index.prepared.get();
   py::dict out;
   out["isa"] = name(index.isa);
-  out["strategy"] = name(prepared ? prepared->strategy : Strategy::tiled);
+  out["strategy"] = name(counts.strategy);
   out["arithmetic"] = name(prepared ? prepared->precision : Precision::float32);
   out["second"] = second_of(prepared);
   out["axes_first"] = prepared ? prepared->near_axes : index.rows.d;
@@ -300,11 +301,13 @@ PYBIND11_MODULE(_core, module) {
            py::arg("row_stride"), py::arg("dtype"), py::arg("first"), py::arg("groups"),
            py::arg("inverse"), py::arg("threads"), py::arg("isa"))
       .def("prepare", bind_prepare, py::arg("center"), py::arg("axes"), py::arg("axis_count"),
-           py::arg("strategy"), py::arg("arithmetic"), py::arg("k"), py::arg("first_axes"),
-           py::arg("second"), py::arg("spare_bytes"), py::arg("threads"))
+           py::arg("strategy"), py::arg("asked"), py::arg("arithmetic"), py::arg("k"),
+           py::arg("first_axes"), py::arg("second"), py::arg("spare_bytes"), py::arg("threads"))
       .def("strategy",
            [](const Index& index) {
-             return name(index.prepared ? index.prepared->strategy : Strategy::tiled);
+             if (!index.prepared) return name(Strategy::tiled);
+             const bool by_row = index.prepared->asked == Strategy::rows;
+             return name(by_row ? Strategy::rows : index.prepared->strategy);
            })
       .def("groups", [](const Index& index) { return index.first.size(); })
       .def(

@@ -220,6 +220,8 @@ const char* name(Strategy strategy) {
       return "pruned";
     case Strategy::full:
       return "full";
+    case Strategy::rows:
+      return "rows";
     case Strategy::tiled:
       return "tiled";
     default:
@@ -229,9 +231,10 @@ const char* name(Strategy strategy) {
 
 Strategy parse_strategy(const std::string& text) {
   if (text.empty() || text == "auto") return Strategy::automatic;
-  for (const Strategy strategy : {Strategy::pruned, Strategy::full, Strategy::tiled})
+  for (const Strategy strategy :
+       {Strategy::pruned, Strategy::full, Strategy::rows, Strategy::tiled})
     if (text == name(strategy)) return strategy;
-  throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full or tiled");
+  throw std::invalid_argument("strategy '" + text + "' is not auto, pruned, full, rows or tiled");
 }
 
 const char* name(Precision precision) {
@@ -303,6 +306,8 @@ Choice choose(const ChoiceParams& p) {
   }
   return best;
 }
+
+double axis_cost(Isa isa, Precision precision) { return costs_of(isa, precision).near_axis; }
 
 double error_of(Precision precision) {
   if (precision == Precision::bfloat16) return 0x1p-9 * 0.6;

@@ -13,9 +13,9 @@
 namespace fastdim {
 
 // pruned: filter on the leading principal axes first. full: filter on all columns at once, in
-// bfloat16 where the processor has it. tiled: the float32 scan of search.h. automatic: the
-// cheapest.
-enum class Strategy { automatic, pruned, full, tiled };
+// bfloat16 where the processor has it. rows: likewise, query by query (row_search.h). tiled: the
+// float32 scan of search.h. automatic: the cheapest.
+enum class Strategy { automatic, pruned, full, rows, tiled };
 
 // Of the first level. any: what is likely faster.
 enum class Precision { any, float32, bfloat16, int8 };
@@ -67,6 +67,9 @@ Choice choose(const ChoiceParams& params);
 
 // About how much rounding moves a row, relative to its length, where one scale serves it well.
 double error_of(Precision precision);
+
+// Nanoseconds of one thread for one element of a pair of rows in the first level.
+double axis_cost(Isa isa, Precision precision);
 
 // Two rows of a sample: their distance, and the sum of what rounding moves them by.
 struct SampledPair {

@@ -12,10 +12,6 @@ constexpr std::int64_t kLeast = 12;                           // k of gathered l
 constexpr std::int64_t kLeastSpare = 8;                       // gathered beyond k
 constexpr std::int64_t kSpareBytes = std::int64_t{64} << 20;  // of all lists
 
-bool nearer(const Neighbor& a, const Neighbor& b) {
-  return (a.distance < b.distance) | ((a.distance == b.distance) & (a.position < b.position));
-}
-
 // More would be thinned out less often, but thresholds would fall later.
 std::int64_t spare_of(std::int64_t k, std::int64_t lists) {
   constexpr std::int64_t most = std::numeric_limits<std::uint16_t>::max();
@@ -48,7 +44,7 @@ void Gathered::finish(std::int64_t list, std::uint16_t count, Scratch& scratch) 
   if (count < k_)
     scratch.resize(static_cast<std::size_t>(k_), {std::numeric_limits<double>::infinity(),
                                                   std::numeric_limits<std::int64_t>::max()});
-  std::sort(scratch.begin(), scratch.begin() + k_, nearer);
+  std::sort(scratch.begin(), scratch.begin() + k_, Nearer{});
   put(list, scratch);
 }
 
@@ -59,7 +55,7 @@ void Gathered::thin_out(std::int64_t list, std::int64_t count, Scratch& scratch)
     scratch.push_back({distances_[i], indices_[i]});
   const Neighbor* more = more_.data() + list * spare_;
   scratch.insert(scratch.end(), more, more + std::max<std::int64_t>(0, count - k_));
-  select_first(scratch.data(), scratch.size(), static_cast<std::size_t>(k_), nearer);
+  select_first(scratch.data(), scratch.size(), static_cast<std::size_t>(k_), Nearer{});
 }
 
 void Gathered::put(std::int64_t list, const Scratch& scratch) const {

@@ -16,6 +16,13 @@ struct Neighbor {
   std::int64_t position;
 };
 
+// An object, for a pointer to a function is called where this is inlined.
+struct Nearer {
+  bool operator()(const Neighbor& a, const Neighbor& b) const {
+    return (a.distance < b.distance) | ((a.distance == b.distance) & (a.position < b.position));
+  }
+};
+
 class Gathered {
  public:
   // One for each thread.

@@ -5,13 +5,13 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <thread>
 
 #include "best.h"
+#include "filter.h"
 #include "gathered.h"
 #include "neighbor_list.h"
-#include "refine.h"
+#include "row_search.h"
 #include "threads.h"
 
 namespace fastdim {
@@ -20,10 +20,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
 constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
-constexpr double kUpward = 1.0 + 0x1p-30;  // pays for the float64 roundings of a distance
-
-// Up to so many columns a pair is measured in float64 at once: the screen would take as long.
-constexpr std::int64_t kUnscreened = 64;
 
 // What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
 struct State {
@@ -44,29 +40,21 @@ class Search {
   };
   // Per-thread memory.
   struct Worker {
-    Aligned<float> score{kScanRows * kListStride};
-    Aligned<std::int32_t> column{kScanRows * kListStride};
-    Aligned<std::uint32_t> turned;  // of one scan in int8
-    int count[kScanRows];
+    ScanLists scanned;
     // Of the queries of a block against one other block; bound and limit belong to `reach`.
     float reach_x[kMostColumns], bound_x[kMostColumns], limit_x[kMostColumns];
     float error_x[kMostColumns], base_x[kMostColumns];
     double stretch = 1.0;  // of the other block
     Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
     Best best[kScanRows];  // of each row of a scan
-    Refiner refiner;
+    Measure measure;
     Counters counters;
     Gathered::Scratch neighbors;
-    explicit Worker(const Prepared& p)
-        : turned(p.precision == Precision::int8 ? static_cast<std::size_t>(p.units) * kScanRows
-                                                : 0),
-          refiner(*p.kernels, p.rows, p.pre) {}
+    explicit Worker(const Prepared& p) : scanned(p), measure(p) {}
   };
 
   void seed(std::int64_t group, Worker& worker);
   void collect(std::int64_t mine, std::int64_t start, std::size_t list, Worker& worker) const;
-  void scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
-            const float* bound_x, const float* bound_y, Worker& worker) const;
   int look(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
            int count, const Int8Rows& x, const Int8Rows& y, std::int64_t width,
            Worker& worker) const;
@@ -74,18 +62,14 @@ class Search {
              Worker& worker);
   void compare(std::int64_t query_block, std::int64_t block, Worker& worker);
   void refresh(std::int64_t query, std::size_t row, Worker& worker) const;
-  void fetch(std::int64_t slot) const;
   void measure(std::int64_t query, std::int64_t slot, Worker& worker);
   void offer(std::int64_t query, double distance, std::int64_t position, Worker& worker);
   void finish(std::int64_t query, Worker& worker) const;
   void lower(State& state, double limit) const;
-  float bound(float reach, float error, double stretch) const;
-  float limit2(float reach, float base) const;
-  const std::uint32_t* units(const Side& side, std::int64_t slot) const {
-    const std::size_t at = static_cast<std::size_t>(slot);
-    return side.near.data() + at / kGroup * static_cast<std::size_t>(p_.units) * kGroup +
-           at % kGroup;
+  float bound(float reach, float error, double stretch) const {
+    return score_bound(reach, error, stretch, flushed_);
   }
+  float limit2(float reach, float base) const;
   const float* far(const Side& side, std::int64_t slot) const {
     return side.far.data() + static_cast<std::size_t>(slot) * p_.far_width();
   }
@@ -93,18 +77,21 @@ class Search {
     return side.whole.data() +
            static_cast<std::size_t>(slot) * static_cast<std::size_t>(p_.whole_width);
   }
+  // Row of the output of a query.
+  std::int64_t output(std::int64_t query) const {
+    return (self_ ? p_.side.position : chosen_.output)[static_cast<std::size_t>(query)];
+  }
   NeighborList list(std::int64_t query) const {
-    const std::int64_t at = output_[static_cast<std::size_t>(query)];
+    const std::int64_t at = output(query);
     return {params_.distances + at * params_.k, params_.indices + at * params_.k, params_.k};
   }
 
   const JoinParams& params_;
   const Prepared& p_;
   const bool self_;  // queries and references are one side, and both are updated
-  Side chosen_;      // the queries, if not
+  Chosen chosen_;    // the queries, if not
   const Side& x_;
   const Side& y_;
-  std::vector<std::int64_t> output_;  // row of the output of each query slot
   std::unique_ptr<State[]> states_;
   Gathered gathered_;
   double rounding_;  // of the second level's limit
@@ -112,56 +99,24 @@ class Search {
   bool limits_;      // whether the second level reads limits: that on further axes alone
 };
 
-// Queries in the order of their slots: those of one block lie near each other.
-std::vector<std::int64_t> by_slot(const JoinParams& p) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(p.m));
-  std::iota(order.begin(), order.end(), 0);
-  const auto slot = [&](std::int64_t i) {
-    return p.prepared->slot[static_cast<std::size_t>(p.queries[i])];
-  };
-  std::sort(order.begin(), order.end(), [&](std::int64_t i, std::int64_t j) {
-    return std::make_pair(slot(i), i) < std::make_pair(slot(j), j);
-  });
-  return order;
-}
-
-Side chosen_side(const JoinParams& p, const std::vector<std::int64_t>& order) {
-  std::vector<std::int64_t> slots;
-  for (const std::int64_t i : order)
-    slots.push_back(p.prepared->slot[static_cast<std::size_t>(p.queries[i])]);
-  return pick(*p.prepared, slots);
-}
-
 Search::Search(const JoinParams& params)
     : params_(params),
       p_(*params.prepared),
       self_(params.queries == nullptr),
-      x_(self_ ? p_.side : chosen_),
+      x_(self_ ? p_.side : chosen_.side),
       y_(p_.side),
-      output_(self_ ? p_.side.position : by_slot(params)),
       gathered_(params.distances, params.indices, params.k, params.m) {
-  if (!self_) chosen_ = chosen_side(params, output_);
-  const double elements =
-      p_.precision == Precision::int8 ? 4.0 * static_cast<double>(p_.units) : 0.0;
-  flushed_ = std::max(0x1p-100, 0x1p-110 * elements);
+  if (!self_) chosen_ = choose_side(p_, params.queries, params.m);
+  flushed_ = flushed_of(p_);
   limits_ = p_.axes_apart();
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
 
 void Search::lower(State& state, double limit) const {
-  // Subnormal distances are rounded by up to half a unit.
-  limit += std::numeric_limits<double>::denorm_min();
+  limit = widened(limit);
   state.limit.store(limit, std::memory_order_relaxed);
-  state.reach.store(round_up(p_.scaled(limit) * p_.sigma * kUpward), std::memory_order_relaxed);
-}
-
-// t of prepare.h. Infinity asks for every row, but not for padding, whose score is -infinity.
-float Search::bound(float reach, float error, double stretch) const {
-  if (std::isinf(reach)) return std::numeric_limits<float>::lowest();
-  const double sum = static_cast<double>(reach) + static_cast<double>(error);
-  return std::max(round_down(-0.5 * sum * sum * (1.0 + 0x1p-20) * stretch - flushed_),
-                  std::numeric_limits<float>::lowest());
+  state.reach.store(reach_of(p_, limit), std::memory_order_relaxed);
 }
 
 float Search::limit2(float reach, float base) const {
@@ -176,8 +131,8 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position, W
   const double limit = state.limit.load(std::memory_order_relaxed);
   double threshold;
   if (gathered_.used()) {
-    threshold = gathered_.add(output_[static_cast<std::size_t>(query)], state.gathered,
-                              {distance, position}, std::isfinite(limit), worker.neighbors);
+    threshold = gathered_.add(output(query), state.gathered, {distance, position},
+                              std::isfinite(limit), worker.neighbors);
   } else {
     NeighborList mine = list(query);
     mine.offer(distance, position);
@@ -191,29 +146,19 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position, W
 void Search::finish(std::int64_t query, Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query);
   if (gathered_.used())
-    gathered_.finish(output_[at], states_[at].gathered, worker.neighbors);
+    gathered_.finish(output(query), states_[at].gathered, worker.neighbors);
   else
     list(query).sort();
-}
-
-void Search::scan(const Side& x, std::int64_t row, std::int64_t column, std::int64_t columns,
-                  const float* bound_x, const float* bound_y, Worker& worker) const {
-  const bool int8 = p_.precision == Precision::int8;
-  p_.scan({units(x, row), units(y_, column), static_cast<std::size_t>(p_.units),
-           static_cast<int>(columns), x.half.data() + row, y_.half.data() + column, bound_x,
-           bound_y, int8 ? x.scale.data() + row : nullptr,
-           int8 ? y_.scale.data() + column : nullptr, int8 ? x.offset.data() + row : nullptr,
-           worker.turned.data(), worker.score.data(), worker.column.data(), worker.count});
 }
 
 // The k best scores of a list so far.
 void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
                      Worker& worker) const {
   const std::size_t k = static_cast<std::size_t>(params_.k);
-  const float* score = worker.score.data() + list * kListStride;
-  const std::int32_t* column = worker.column.data() + list * kListStride;
+  const float* score = worker.scanned.score.data() + list * kListStride;
+  const std::int32_t* column = worker.scanned.column.data() + list * kListStride;
   Best& best = worker.best[list];
-  for (int i = 0; i < worker.count[list]; ++i) {
+  for (int i = 0; i < worker.scanned.count[list]; ++i) {
     if (!best.wants(score[i])) continue;
     const std::int64_t other = y_.position[static_cast<std::size_t>(start + column[i])];
     if (other != mine && other >= 0) best.add(score[i], other, k);
@@ -239,7 +184,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
     for (Best& best : worker.best) best.clear();
     for (std::int64_t c = 0; c < width; c += kMostColumns) {
       const std::int64_t columns = std::min<std::int64_t>(kMostColumns, width - c);
-      scan(x_, first, start + c, columns, bound_x, worker.bound_y.data(), worker);
+      scan_rows(p_, x_, first, y_, start + c, columns, bound_x, worker.bound_y.data(),
+                worker.scanned);
       for (std::int64_t r = 0; r < std::min<std::int64_t>(kScanRows, x_.rows - first); ++r)
         collect(x_.position[static_cast<std::size_t>(first + r)], start + c,
                 static_cast<std::size_t>(r), worker);
@@ -251,9 +197,8 @@ void Search::seed(std::int64_t group, Worker& worker) {
       if (static_cast<std::int64_t>(best.size()) < k) continue;
       double farthest = 0;
       for (const auto& candidate : best)
-        farthest =
-            std::max(farthest, worker.refiner.distance(p_.ids[mine], p_.ids[candidate.position],
-                                                       std::numeric_limits<double>::infinity()));
+        farthest = std::max(farthest, worker.measure(mine, candidate.position,
+                                                     std::numeric_limits<double>::infinity()));
       lower(states_[static_cast<std::size_t>(query)], farthest);
     }
   }
@@ -269,18 +214,7 @@ void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
     limit = std::max(limit,
                      states_[static_cast<std::size_t>(slot)].limit.load(std::memory_order_relaxed));
   ++worker.counters.refined;
-  // The factor pays for a sum of float32 squares d / 16 + 16 terms deep; terms lost to underflow
-  // only make it smaller. Beyond the range of float32 the screen says nothing.
-  const auto screen = p_.join->screen[static_cast<int>(p_.rows.dtype)];
-  const double square =
-      limit * limit * (1.0 + (static_cast<double>(p_.rows.d) / 16.0 + 32.0) * 0x1p-22) + 0x1p-120;
-  if (screen && p_.rows.d > kUnscreened && square < 0x1p120) {
-    const float most = round_up(square);
-    if (screen(p_.rows.row(p_.ids[i]), p_.rows.row(p_.ids[j]), static_cast<std::size_t>(p_.rows.d),
-               most) > most)
-      return;
-  }
-  const double distance = worker.refiner.distance(p_.ids[i], p_.ids[j], limit);
+  const double distance = worker.measure(i, j, limit);
   if (!(distance <= limit)) return;
   offer(query, distance, j, worker);
   if (self_) offer(slot, distance, i, worker);
@@ -304,10 +238,10 @@ int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int
   const std::size_t from = static_cast<std::size_t>(first_column);
   // Twice what bound() takes off for denormals, on the scale of -2 score.
   const double flushed = std::max(0x1p-98, 0x1p-109 * static_cast<double>(width));
-  return p_.join->rough({count, worker.score.data() + list * kListStride,
-                         worker.column.data() + list * kListStride, x.elements.data() + at * bytes,
-                         y.elements.data() + from * bytes, bytes, x.scale.data()[at],
-                         y.scale.data() + from, x.offset[at], x.half.data()[at],
+  return p_.join->rough({count, worker.scanned.score.data() + list * kListStride,
+                         worker.scanned.column.data() + list * kListStride,
+                         x.elements.data() + at * bytes, y.elements.data() + from * bytes, bytes,
+                         x.scale.data()[at], y.scale.data() + from, x.offset[at], x.half.data()[at],
                          y.half.data() + from, x.error.data()[at], y.error.data() + from,
                          worker.reach_x[row], worker.reach_y.data(), static_cast<float>(flushed)});
 }
@@ -316,8 +250,8 @@ int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int
 void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
                    Worker& worker) {
   const std::size_t at = static_cast<std::size_t>(query);
-  std::int32_t* column = worker.column.data() + list * kListStride;
-  int count = worker.count[list];
+  std::int32_t* column = worker.scanned.column.data() + list * kListStride;
+  int count = worker.scanned.count[list];
   if (p_.strategy == Strategy::pruned) {
     refresh(query, row, worker);
     if (p_.rough_width > 0) {
@@ -337,28 +271,16 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
                               worker.reach_y.data()});
     else
       count = p_.join->second(
-          {count, worker.score.data() + list * kListStride, column, x_.tail[at],
+          {count, worker.scanned.score.data() + list * kListStride, column, x_.tail[at],
            y_.tail.data() + first_column, x_.error[at], y_.error.data() + first_column,
            far(x_, query), far(y_, first_column), p_.far_width(), x_.rest[at],
            y_.rest.data() + first_column, worker.limit_x[row], worker.limit_y.data()});
   }
   for (int i = 0; i < count; ++i) {
-    if (i + 1 < count) fetch(first_column + column[i + 1]);
+    if (i + 1 < count)
+      worker.measure.fetch(y_.position[static_cast<std::size_t>(first_column + column[i + 1])]);
     measure(query, first_column + column[i], worker);
   }
-}
-
-// Original rows lie anywhere in memory: the first of the next one is asked for in time.
-void Search::fetch(std::int64_t slot) const {
-#if defined(__GNUC__)
-  const std::int64_t position = y_.position[static_cast<std::size_t>(slot)];
-  const char* row = static_cast<const char*>(p_.rows.row(p_.ids[position]));
-  const std::size_t bytes = static_cast<std::size_t>(p_.rows.d) * p_.rows.element_size();
-  for (std::size_t byte = 0; byte < std::min<std::size_t>(bytes, 512); byte += 64)
-    __builtin_prefetch(row + byte);
-#else
-  (void)slot;
-#endif
 }
 
 void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worker) {
@@ -403,13 +325,13 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
   for (std::int64_t row = row0; row < row1; row += kScanRows) {
     const std::size_t place = static_cast<std::size_t>(row - row0);
     const std::int64_t from = diagonal ? row / kScanCols * kScanCols : col0;
-    scan(x_, row, from, col1 - from, worker.bound_x + place, worker.bound_y.data() + (from - col0),
-         worker);
+    scan_rows(p_, x_, row, y_, from, col1 - from, worker.bound_x + place,
+              worker.bound_y.data() + (from - col0), worker.scanned);
     for (std::size_t r = 0; r < kScanRows; ++r) {
-      if (worker.count[r] == 0) continue;
+      if (worker.scanned.count[r] == 0) continue;
       // Columns are counted from the start of the block.
-      std::int32_t* column = worker.column.data() + r * kListStride;
-      for (int i = 0; from != col0 && i < worker.count[r]; ++i)
+      std::int32_t* column = worker.scanned.column.data() + r * kListStride;
+      for (int i = 0; from != col0 && i < worker.scanned.count[r]; ++i)
         column[i] += static_cast<std::int32_t>(from - col0);
       visit(row + static_cast<std::int64_t>(r), place + r, r, col0, worker);
     }
@@ -470,6 +392,11 @@ JoinCounts Search::run() {
 
 }  // namespace
 
-JoinCounts join(const JoinParams& params) { return Search(params).run(); }
+JoinCounts join(const JoinParams& params) {
+  const Strategy asked = params.prepared->asked;
+  if (asked == Strategy::rows || (asked == Strategy::automatic && rows_pay(params)))
+    return row_search(params);
+  return Search(params).run();
+}
 
 }  // namespace fastdim

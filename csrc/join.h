@@ -27,6 +27,7 @@ struct JoinCounts {
   std::int64_t rough;     // pairs that went through the level between, if there is one
   std::int64_t second;    // pairs that went through the second
   std::int64_t refined;   // pairs measured on the original rows (some stop early)
+  bool by_row = false;    // whether row_search.h did it
 };
 
 // Memory: what Prepared holds, 40 bytes a query, and copies of the queries if they are chosen.

@@ -139,6 +139,7 @@ void joined_search(const GroupSearch& p, KnnCounts& counts) {
   counts.pairs_rough += found.rough;
   counts.pairs_second += found.second;
   counts.pairs_refined += found.refined;
+  counts.strategy = found.by_row ? Strategy::rows : p.knn.index->prepared->strategy;
 }
 
 // More than half of the groups: searching all of them, each pair once, is less work.
@@ -161,7 +162,8 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
   if (p.m == 0) return;
   if (!p.knn.index->prepared || p.knn.others)
     tiled_search(p, counts);
-  else if (p.queries && 2 * p.m > n && p.k <= most_copied)
+  else if (p.queries && 2 * p.m > n && p.k <= most_copied &&
+           p.knn.index->prepared->asked != Strategy::rows)
     search_all_and_copy(p, counts);
   else
     joined_search(p, counts);
@@ -201,9 +203,12 @@ void prepare_index(Index& index, const IndexParams& p) {
     throw std::invalid_argument("knn: only a full search goes without axes");
   if (p.strategy == Strategy::tiled)
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
+  if (p.strategy == Strategy::rows || (p.asked == Strategy::rows && p.strategy != Strategy::full))
+    throw std::invalid_argument("knn: a search by rows is prepared as a full one");
   index.prepared = std::make_unique<Prepared>(
       prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
                p.first_axes, p.second, p.spare_bytes, p.threads, index.isa, &p.poll}));
+  index.prepared->asked = p.asked;
 }
 
 KnnCounts knn(const KnnParams& p) {
@@ -211,7 +216,9 @@ KnnCounts knn(const KnnParams& p) {
   const Index& index = *p.index;
   const std::int64_t n = index.rows.n;
   const std::int64_t groups_count = static_cast<std::int64_t>(index.first.size());
-  KnnCounts counts = {groups_count, p.m, 0, 0, 0, 0};
+  const bool tiled = !index.prepared || p.others;
+  KnnCounts counts = {
+      groups_count, p.m, 0, 0, 0, 0, tiled ? Strategy::tiled : index.prepared->strategy};
   if (p.by_group || groups_count == n) {
     search_groups({p, p.queries, p.m, p.k, p.distances, p.indices}, counts);
     return counts;

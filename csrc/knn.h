@@ -65,7 +65,8 @@ std::unique_ptr<Index> make_index(const Rows& rows, const Grouping* known, int t
 
 struct IndexParams {
   Basis basis;        // axes that are far from orthonormal are refused: projection.h
-  Strategy strategy;  // automatic, pruned or full
+  Strategy strategy;  // of preparing: automatic, pruned or full
+  Strategy asked;     // of searches; automatic: rows may take the place of full
   Precision precision;
   std::int64_t k;           // neighbours that the choice of axes is made for
   std::int64_t first_axes;  // see PrepareParams, as the two below
@@ -104,6 +105,7 @@ struct KnnCounts {
   std::int64_t pairs_rough;     // pairs that went through the level between, where there is one
   std::int64_t pairs_second;    // pairs that went through the second
   std::int64_t pairs_refined;   // pairs recomputed from differences (some stop early)
+  Strategy strategy;            // pruned, full, rows or tiled
 };
 
 // Memory beyond input, output and the index: tiled, one packed chunk (64 MB unless chunk_rows says

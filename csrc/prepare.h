@@ -123,7 +123,9 @@ struct Prepared {
   const JoinKernels* bf16 = nullptr;         // whose second level looks at all columns
   void (*scan)(const Scan& scan) = nullptr;  // the one that fits the units
   Precision precision = Precision::float32;  // of the units
-  Strategy strategy = Strategy::full;
+  Strategy strategy = Strategy::full;        // pruned or full
+  double axis_cost = 0;                   // nanoseconds of one element of a pair in the first level
+  Strategy asked = Strategy::automatic;   // of searches: rows, or what may not be left for it
   std::int64_t axes = 0;                  // p of both levels
   std::int64_t near_axes = 0;             // of the first
   std::int64_t units = 0;                 // of the first level, the tail included

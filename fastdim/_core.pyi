@@ -33,6 +33,7 @@ class Index:
         axes: int,
         axis_count: int,
         strategy: str,
+        asked: str,
         arithmetic: str,
         k: int,
         first_axes: int,
@@ -41,8 +42,10 @@ class Index:
         threads: int,
     ) -> None:
         """center: float64 (d,); axes: float32 (axis_count, d), nearly orthonormal; strategy:
-        "auto", "pruned" or "full"; arithmetic of the filter: "float32", "bfloat16", "int8" or ""
-        for the likely fastest; k: neighbours that the choice is made for;
+        "auto", "pruned" or "full"; asked: of searches, "rows" for a search by rows, which is
+        prepared as "full", "auto" to let it take the place of "full"; arithmetic of the filter:
+        "float32", "bfloat16", "int8" or "" for the likely fastest; k: neighbours that the choice
+        is made for;
         first_axes: of the first level of a pruned search, 0 to choose from a sample; second:
         arithmetic of the second level, "" to choose, float32 for further axes;
         spare_bytes: beyond the rows' own size, for all columns in bfloat16, else the second level

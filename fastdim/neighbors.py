@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Int64 = NDArray[np.int64]
 DUPLICATES = ("keep", "collapse", "raise")
-STRATEGIES = ("auto", "pruned", "full", "tiled")
+STRATEGIES = ("auto", "pruned", "full", "rows", "tiled")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,8 +130,8 @@ def knn(
         all GPUs that FAISS sees, or, of rows on a GPU, there ("flat" and "ivf").
     threads: None for FASTDIM_NUM_THREADS, else all CPUs.
     strategy: how pairs are left out; the result is the same bit for bit. "pruned" filters on the
-        leading principal axes, "full" on all columns in low precision, "tiled" on all columns in
-        float32 without preparing anything; "auto" chooses by size and from a sample of the rows.
+        leading principal axes, "full" on all columns in low precision, "rows" likewise, query
+        by query, "tiled" on all in float32, nothing prepared; "auto" chooses by size and a sample.
         On backend "cuda", of rows on its GPU, "auto" is "full", or each pair once where that is
         predicted to pay; "pruned" (all rows as queries) leaves out tiles that axes tell apart.
         Not for rows that `prepare` made ready, nor for rows of another matrix ("tiled").
@@ -225,7 +225,7 @@ class Prepared(Rows):
 
     @property
     def strategy(self) -> str:
-        """How searches will leave pairs out: "pruned", "full" or "tiled"."""
+        """How searches leave pairs out; "full" may be "rows" at long lists, unless asked for."""
         return self.index.strategy
 
 

@@ -122,7 +122,7 @@ def test_a_query_alone_in_its_tile(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_strategies_agree() -> None:
     x = token_like(900, 130)
     expected = knn(x, 2)
-    for strategy in ("pruned", "full", "tiled"):
+    for strategy in ("pruned", "full", "rows", "tiled"):
         found = knn(x, 2, strategy=strategy, memory=1_500_000)
         assert found.plan["strategy"] == strategy
         same(found, expected)

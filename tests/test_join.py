@@ -1,4 +1,4 @@
-"""The pruned and the full search where they could lose a neighbour: bases, bounds, blocks, queries.
+"""Searches over prepared rows where they could lose a neighbour: bases, bounds, blocks, queries.
 
 The contract itself is tested in test_knn.py, over every strategy.
 """
@@ -30,7 +30,7 @@ WAYS = [
     (isa, strategy, arithmetic, second)
     for isa in _core.supported_levels()
     for arithmetic in _core.filter_arithmetics(isa)
-    for strategy in ("pruned", "full", "direct")
+    for strategy in ("pruned", "full", "direct", "rows")
     for second in (SECOND[arithmetic] if strategy == "pruned" else ("",))
     if second in ("", "further", "rough") or second in _core.filter_arithmetics(isa)
 ]
@@ -213,8 +213,10 @@ def test_second_level_on_further_axes(
 
 def test_threads_move_no_bit(isa: str) -> None:
     rows = in_dtype(token_like(1300, 70), "float32")
-    for strategy, threads in itertools.product(("pruned", "full"), (1, 2, 8)):
+    for strategy, threads in itertools.product(("pruned", "full", "rows"), (1, 2, 8)):
         compare(rows, 2, cpu.knn(rows, None, 2, threads, strategy=strategy))
+    # So many threads that each task of a search by rows is as small as can be.
+    compare(rows, 400, cpu.knn(rows, None, 400, 33, strategy="rows"))
 
 
 def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
@@ -222,7 +224,11 @@ def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
     _, _, counts = cpu.knn(in_dtype(x, "float32"), None, 2, 2, 0, *way)
     assert counts["strategy"] == ("full" if way[0] == "direct" else way[0])
     assert counts["arithmetic"] == (way[1] or counts["arithmetic"])
-    assert counts["pairs_filtered"] == 3000 * 2999 // 2
+    if way[0] == "rows":
+        # Each pair twice, a row with itself, and again where a distance was guessed too small.
+        assert 3000**2 <= counts["pairs_filtered"] < 1.02 * 3000**2
+    else:
+        assert counts["pairs_filtered"] == 3000 * 2999 // 2
     assert counts["pairs_refined"] < 0.05 * counts["pairs_filtered"]
     if way[0] == "pruned":
         assert counts["axes_first"] < 200
@@ -301,6 +307,40 @@ def test_structure_decides_the_strategy() -> None:
     assert cpu.knn(small, None, 2, 2)[2]["strategy"] == "tiled"
 
 
+def test_long_lists_are_searched_by_rows() -> None:
+    """Unless it was asked for otherwise; for short lists of many rows each pair once is less."""
+    rows = in_dtype(gaussian(5000, 40), "float32")
+    if len(_core.filter_arithmetics(cpu.active_isa())) > 1:
+        assert cpu.knn(rows, None, 2, 2)[2]["strategy"] == "full"
+        assert cpu.knn(rows, None, 100, 2)[2]["strategy"] == "rows"
+    assert cpu.knn(rows, None, 100, 2, strategy="full")[2]["strategy"] == "full"
+    index = cpu.Index(rows, 2, 2, "direct")
+    assert index.knn(np.arange(200), 11, 2)[2]["strategy"] == "full"
+    assert index.knn(np.arange(200), 12, 2)[2]["strategy"] == "rows"
+    assert cpu.knn(rows, np.arange(4999), 3, 2, strategy="rows")[2]["strategy"] == "rows"
+
+
+def test_a_guess_that_was_too_small_is_repaired(isa: str) -> None:
+    """Scores of far rows lose more to rounding than the guess allows for: a second scan."""
+    rows = in_dtype(SETS["line"](1057, 37), "float32")
+    found = cpu.knn(rows, None, 40, 2, 0, "rows", "float32")
+    assert 1057**2 < found[2]["pairs_filtered"] < 2 * 1057**2
+    compare(rows, 40, found)
+
+
+def test_lists_that_rounding_does_not_shorten(isa: str) -> None:
+    """Beside a column so large no low precision sees the others: thousands are measured at once."""
+    x = gaussian(11_000, 6)
+    x[:, 0] = 1e6 * (np.arange(11_000) % 2)
+    x[::500, 0] = 0.5e6
+    rows, queries = in_dtype(x, "float32"), np.arange(0, 11_000, 300)
+    for arithmetic in _core.filter_arithmetics(isa):
+        found = cpu.knn(rows, queries, 30, 2, 0, "rows", arithmetic)
+        assert found[2]["strategy"] == "rows"
+        assert found[2]["pairs_refined"] > 4200 * len(queries) * 0.9
+        compare(rows, 30, found, queries)
+
+
 @pytest.mark.parametrize(("arithmetic", "needs"), cpu.NEEDS.items())
 def test_arithmetic_that_cannot_run(isa: str, arithmetic: str, needs: str) -> None:
     rows = in_dtype(gaussian(50, 20), "float32")
@@ -324,7 +364,7 @@ def test_arithmetic_that_cannot_run(isa: str, arithmetic: str, needs: str) -> No
     offset=st.sampled_from([0.0, 3.0, 1e3]),
     rank=st.integers(1, 40),
     duplicated=st.booleans(),
-    strategy=st.sampled_from(["pruned", "full"]),
+    strategy=st.sampled_from(["pruned", "full", "rows"]),
     choice=st.integers(0, 2),
     seed=st.integers(0, 2**32 - 1),
 )

@@ -204,7 +204,7 @@ def test_bfloat16_rows_from_bits() -> None:
     np.testing.assert_array_equal(knn(x).distances, knn(Rows(bits, "bfloat16")).distances)
 
 
-@pytest.mark.parametrize("strategy", ["auto", "pruned", "full", "tiled"])
+@pytest.mark.parametrize("strategy", ["auto", "pruned", "full", "rows", "tiled"])
 def test_prepared_rows_give_the_same_neighbors(strategy: str) -> None:
     x = np.repeat(token_like(300, 24), 2, axis=0)[:590]
     prepared = fd.prepare(x, strategy=strategy)
@@ -222,7 +222,7 @@ def test_prepared_rows_give_the_same_neighbors(strategy: str) -> None:
     assert float(fd.twonn(prepared)) == float(fd.twonn(x))
 
 
-@pytest.mark.parametrize("strategy", ["pruned", "full", "tiled"])
+@pytest.mark.parametrize("strategy", ["pruned", "full", "rows", "tiled"])
 def test_forced_strategy_is_the_one_recorded(strategy: str) -> None:
     found = fd.knn(token_like(700, 24), 2, strategy=strategy)
     assert found.plan["strategy"] == strategy
@@ -230,7 +230,7 @@ def test_forced_strategy_is_the_one_recorded(strategy: str) -> None:
     assert found.plan["pairs_refined"] >= 700
 
 
-@pytest.mark.parametrize("strategy", ["pruned", "full"])
+@pytest.mark.parametrize("strategy", ["pruned", "full", "rows"])
 @pytest.mark.parametrize("k", [8, 20, 200])
 def test_rows_that_changed_after_they_were_prepared(strategy: str, k: int) -> None:
     """Bounds of other rows hide neighbours: an error, whether lists are heaps or gathered."""
@@ -248,7 +248,8 @@ def test_rows_that_changed_after_they_were_prepared(strategy: str, k: int) -> No
 
 def test_strategies_that_make_no_sense() -> None:
     x = token_like(100, 8)
-    with pytest.raises(fd.InputError, match="strategy must be one of auto, pruned, full, tiled"):
+    known = "auto, pruned, full, rows, tiled"
+    with pytest.raises(fd.InputError, match=f"strategy must be one of {known}"):
         fd.knn(x, 2, strategy="fast")
     with pytest.raises(fd.InputError, match="pass it to prepare"):
         fd.knn(fd.prepare(x), 2, strategy="full")

@@ -80,7 +80,7 @@ def test_distances_meet_the_accuracy_contract(
 def test_filters_in_every_arithmetic_lose_no_neighbour(name: str, layer: int, stores: Any) -> None:
     rows = stores[name].rows(layer)
     expected = cpu.knn(rows, None, 4, 2, strategy="tiled")
-    for strategy in ("pruned", "full", "direct"):
+    for strategy in ("pruned", "full", "direct", "rows"):
         for arithmetic in _core.filter_arithmetics():
             found = cpu.knn(rows, None, 4, 2, 0, strategy, arithmetic)
             assert found[2]["arithmetic"] == arithmetic

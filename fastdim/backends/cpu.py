@@ -102,11 +102,12 @@ class Index:
     """Rows ready to be searched: equal rows grouped, and the form the filters read.
 
     strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
-    "direct" likewise, on rows as they come, "tiled" scans as it is; "auto" chooses by size and from
-    a sample. k: neighbours that the choice is made for. arithmetic: of the filter, "float32",
-    "bfloat16", "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known.
-    queries: about how many rows a search will ask about, None for all. Holds the rows, which must
-    not change. Raises BackendError if bfloat16 or int8 is asked for and cannot run here.
+    "direct" likewise, on rows as they come, "rows" as "full", query by query, "tiled" scans as it
+    is; "auto" chooses by size and from a sample, and between "full" and "rows" at each search. k:
+    neighbours that the choice is made for. arithmetic: of the filter, "float32", "bfloat16",
+    "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known. queries:
+    about how many rows a search will ask about, None for all. Holds the rows, which must not
+    change. Raises BackendError if bfloat16 or int8 is asked for and cannot run here.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Index:
         queries: int | None = None,
     ) -> None:
         self.rows = rows
+        asked = strategy if strategy != "direct" else "auto"
         isa = active_isa()
         if arithmetic in NEEDS and arithmetic not in _core.filter_arithmetics(isa):
             raise BackendError(
@@ -137,6 +139,8 @@ class Index:
                     strategy = "direct" if lacks_structure(rows) else "auto"
         if strategy == "tiled" or self._index.groups() < 2:
             return
+        if strategy == "rows":
+            strategy = "full"
         if strategy == "direct":
             strategy, (center, axes) = "full", middle(rows)
         else:
@@ -147,6 +151,7 @@ class Index:
             _address(axes),
             len(axes),
             strategy,
+            asked,
             arithmetic,
             k,
             FIRST_AXES,
@@ -168,7 +173,7 @@ class Index:
 
     @property
     def strategy(self) -> str:
-        """How searches leave pairs out: "pruned", "full" or "tiled"."""
+        """How searches leave pairs out: "pruned", "full", "rows" or "tiled"."""
         return self._index.strategy()
 
     def distinct(self) -> tuple[Int64, Int64]:
