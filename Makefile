@@ -80,7 +80,7 @@ compare-estimators: $(BENCH_VENV)/stamp
 	$(BENCH_VENV)/bin/python benchmarks/estimators.py --output benchmarks/results/estimators.md $(BENCH_ARGS)
 
 coverage: $(STAMPS)/test
-	$(PY) benchmarks/interval_coverage.py --output benchmarks/results/coverage.md
+	$(PY) benchmarks/interval_coverage.py --output benchmarks/results/coverage.md $(BENCH_ARGS)
 
 study-estimators: $(STAMPS)/test
 	$(PY) benchmarks/study.py

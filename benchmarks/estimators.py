@@ -37,7 +37,7 @@ from worker import device, in_child, in_own_environment, today
 
 import fastdim
 from fastdim.errors import require
-from fastdim.estimators.danco import ball_summary
+from fastdim.estimators.danco import ball_law
 
 Matrix = NDArray[np.float32]
 Run = Callable[[Matrix], Any]
@@ -74,7 +74,7 @@ class Line:
 
 def fresh_danco(x: Matrix) -> Any:
     """DANCo without the balls that an earlier call has drawn."""
-    ball_summary.cache_clear()
+    ball_law.cache_clear()
     return fastdim.danco(x, largest=15)
 
 

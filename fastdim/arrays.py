@@ -238,6 +238,25 @@ def real_number(name: str, value: Any) -> float:
         raise InputError(f"{name} is beyond the range of float64: pass a smaller number") from None
 
 
+def one_of(name: str, value: Any, choices: Iterable[str | None]) -> None:
+    """Raise InputError, which tells the choices, unless `value` is one of these names.
+
+    An array is none, though comparing it with a name gives an array, which has no truth value.
+    """
+    known = list(choices)
+    if not (value is None or isinstance(value, str)) or value not in known:
+        told = ", ".join("None" if choice is None else choice for choice in known)
+        raise InputError(f"{name} must be one of {told}, got {value!r}")
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """The truth of a value. Raises InputError for what has none, as an array of several."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be True or False, got {value!r}") from error
+
+
 def several(name: str, values: Any) -> list[Any]:
     """What a list or another collection holds. Raises InputError for one value, texts too."""
     single = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)

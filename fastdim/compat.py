@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import one_of
 from fastdim.errors import InputError, require
 from fastdim.neighbors import Neighbors
 
@@ -69,8 +70,7 @@ def to_graph(neighbors: Neighbors, mode: str = "distance") -> Any:
 
     Raises InputError on another mode or where queries were chosen, DependencyError without scipy.
     """
-    if mode not in MODES:
-        raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    one_of("mode", mode, MODES)
     neighbors = _in_memory(neighbors)
     if neighbors.foreign:
         return csr(neighbors.distances, neighbors.indices, neighbors.n_points, mode)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_groups, as_rows, generator, whole_number
+from fastdim.arrays import Rows, as_groups, as_rows, generator, one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import Covariance, covariance_of
@@ -175,8 +175,7 @@ def cosine_stats(
 
     bins = whole_number("bins", bins, 1)
     check_pairs(pairs)
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    one_of("precision", precision, PRECISIONS)
     if precision == "fast" and bins > FAST_BINS:
         raise InputError(
             f"precision='fast' keeps 99 % of the pairs in their bin up to {FAST_BINS} bins, got "
@@ -201,7 +200,8 @@ def cosine_stats(
 def check_pairs(pairs: int | str | None) -> None:
     """Raise InputError unless `pairs` is None, "all" or a positive whole number."""
     whole = isinstance(pairs, (int, np.integer)) and not isinstance(pairs, bool)
-    if not (pairs is None or pairs == "all" or (whole and int(pairs) >= 1)):
+    every = pairs is None or (isinstance(pairs, str) and pairs == "all")
+    if not (every or (whole and int(pairs) >= 1)):  # type: ignore[arg-type]  # a number, by `whole`
         raise InputError(f"pairs must be None, 'all' or a whole number >= 1, got {pairs!r}")
 
 

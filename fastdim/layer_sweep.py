@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import generator, whole_number
+from fastdim.arrays import generator, one_of, whole_number
 from fastdim.backends import cost, cuda, cuda_cosine, devices, triton
 from fastdim.backends.lanes import Lanes, Recorded
 from fastdim.backends.pairs import edges_of, reduced, squares_by_row, statistics
@@ -72,8 +72,7 @@ class LayerSweep:
     ) -> None:
         if graph not in (True, False, "auto"):
             raise InputError(f"graph must be True, False or 'auto', got {graph!r}")
-        if backend not in BACKENDS:
-            raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        one_of("backend", backend, BACKENDS)
         if backend == "triton" and graph is True:
             raise InputError(
                 "graph=True records backend 'cuda': Triton's search waits for what decides on its "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, whole_number
+from fastdim.arrays import Rows, as_rows, one_of, whole_number
 from fastdim.backends import cpu, devices, faiss_device, faiss_index, faiss_search
 from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
@@ -151,8 +151,7 @@ def knn(
     DependencyError without FAISS; StoreError on damaged files, or a folder of another call.
     """
     check_backend(backend)
-    if duplicates not in DUPLICATES:
-        raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
+    one_of("duplicates", duplicates, DUPLICATES)
     check_strategy(strategy)
     options = faiss_search.Options(index, target_recall, least_recall, audit)
     options.check(backend)
@@ -271,8 +270,7 @@ def prepare_rows(
 
 def check_strategy(strategy: str) -> None:
     """Raise InputError unless this is the name of a strategy."""
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    one_of("strategy", strategy, STRATEGIES)
 
 
 def find_distinct(rows: Rows, threads: int) -> Distinct:

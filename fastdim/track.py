@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import one_of, whole_number
 from fastdim.diagnose.training import steps_of
 from fastdim.errors import FastdimError, InputError, ModelError, StoreError
 from fastdim.extract.shards import storage_errors
@@ -182,10 +182,8 @@ def track(
     needs, and rows with status "failed" of a checkpoint whose worker ended more often than `ray`
     allows.
     """
-    if keep not in KEEP:
-        raise InputError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
-    if engine not in ENGINES:
-        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    one_of("keep", keep, KEEP)
+    one_of("engine", engine, ENGINES)
     if ray is not None and engine != "ray":
         raise InputError("ray= belongs to engine='ray'")
     if not (model is None or isinstance(model, Collection)):

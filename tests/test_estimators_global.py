@@ -26,7 +26,7 @@ from fastdim import (
 from fastdim.arrays import as_rows
 from fastdim.estimators.danco import (
     angle_divergence,
-    ball_summary,
+    ball_law,
     concentration,
     features_of,
     norm_divergence,
@@ -252,10 +252,34 @@ def test_danco_finds_the_dimension_of_a_ball(d: int, columns: int) -> None:
 
 
 def test_ball_summary_depends_on_its_arguments_alone() -> None:
-    first = ball_summary(200, 3, 5, 0)
-    ball_summary.cache_clear()
-    assert ball_summary(200, 3, 5, 0) == first
-    assert ball_summary(200, 3, 5, 1) != first
+    first, noise = ball_law(200, 3, 5, 0)
+    ball_law.cache_clear()
+    again, same = ball_law(200, 3, 5, 0)
+    assert again == first
+    assert np.array_equal(noise, same)
+    assert ball_law(200, 3, 5, 1)[0] != first
+
+
+def test_danco_noise_is_the_spread_of_summaries() -> None:
+    """Of 60 balls, the errors that the rows of one ball tell."""
+    told = [ball_law(300, 4, 8, seed) for seed in range(60)]
+    summaries = np.array([summary for summary, _ in told])
+    summaries[:, [0, 2]] = np.log(summaries[:, [0, 2]])
+    squares = np.mean([root @ root.T for _, root in told], axis=0)
+    ratio = np.sqrt(np.diag(squares)) / summaries.std(axis=0, ddof=1)
+    assert (ratio > 0.7).all()
+    assert (ratio < 1.9).all()
+
+
+def test_danco_at_the_largest_dimension_is_no_point() -> None:
+    """Values that are cut stand at the upper end, and the lower lies below: also where a ball of
+    more dimensions is nearer by far."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((400, 9))
+    for most in (4, 9):
+        found = danco(x, largest=most)
+        assert found.value == found.upper == most
+        assert 0.5 * most < found.lower < most
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ from conftest import gaussian
 
 import fastdim
 from fastdim.errors import FastdimError, InputError
+from fastdim.sweeps.jobs import check_approximate
 
 X, Y = gaussian(160, 4, seed=1), gaussian(160, 4, seed=2)
 WRONG: tuple[Any, ...] = (
     "x", b"x", None, -1, 0, 2.5, float("nan"), float("inf"), True, [], [1], ["a"], (1, 2, 3), {},
     object(), np.array([1.5]), np.array(["a"]), 1e300, 10**30, (1,), [[1, 2], [3]], 3 + 2j,
+    np.ones(3), np.array(["cpu", "mean"]),
 )  # fmt: skip
 # They read a model or a folder, or start processes; each has tests of what it refuses.
 WITHOUT_ROWS = ("sweep", "track", "extract_modules", "plan", "attention", "causes", "sweep_plan")
@@ -101,6 +103,14 @@ def test_no_keyword_lets_a_raw_error_out(name: str) -> None:
                     raw.append(f"{keyword}={wrong!r} with {setting}: {error!r}")
     assert not raw, "\n".join(raw)
     assert refused == set(keywords)
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), ["cpu"], 1, np.array(["cpu", "faiss"])])
+def test_names_of_a_sweep_are_names(wrong: Any) -> None:
+    with pytest.raises(InputError, match="backend must be 'cpu' or one of faiss, faiss-gpu"):
+        check_approximate(wrong, None, None)
+    with pytest.raises(InputError, match="index must be the name of a kind"):
+        check_approximate("faiss", wrong, None)
 
 
 @pytest.mark.parametrize("threads", [10**30, 2**31])

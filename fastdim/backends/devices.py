@@ -26,7 +26,7 @@ BACKENDS = ("auto", "cpu", "cuda", "triton", *faiss_index.BACKENDS)
 
 def check_backend(backend: str) -> None:
     """Raise BackendError unless a backend has this name."""
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise BackendError(
             f"backend {backend!r} is not available: backends are {', '.join(BACKENDS)}; pass "
             "backend='cpu', or 'auto' to let fastdim choose"

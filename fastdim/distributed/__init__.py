@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim import covariance, neighbors
-from fastdim.arrays import as_groups, as_plain, whole_number
+from fastdim.arrays import as_groups, as_plain, one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.cosine import CosineStats, check_pairs
 from fastdim.distributed import moments, search
@@ -56,8 +56,7 @@ def knn(
     """
     ranks, workers = _begin(group, threads, knn=(k, queries, duplicates, seed))
     search.check_queries(queries)
-    if duplicates not in DUPLICATES:
-        raise InputError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
+    one_of("duplicates", duplicates, DUPLICATES)
     begun = time.perf_counter()
     shard = open_shard(x, ranks)
     groups = None if duplicates == "keep" else shard.distinct(workers)

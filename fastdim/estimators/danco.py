@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, as_rows, generator, whole_number
 from fastdim.backends import cpu
-from fastdim.estimate import Estimate
+from fastdim.estimate import Estimate, bounded_exp, check_confidence, normal_quantile
 from fastdim.estimators import gride
 from fastdim.estimators.inputs import estimate_of, rows_and_neighbors, sample_of, widening
 from fastdim.estimators.special import digamma, log_bessel0, mean_resultant
@@ -21,12 +22,16 @@ from fastdim.estimators.tle import of_neighborhoods
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
+Summary = tuple[float, float, float]
 
-REPLICATES = 100
-# Of `widening`, on the summaries: 1.6 on flat tori of 2, 5 and 10 dimensions with one set of balls.
-SHARING = 1.6
-# The balls are as many points, drawn once, and err as the rows do.
-WITH_BALLS = math.sqrt(2.0)
+# At either end of the interval.
+REPLICATES = 60
+# Of `widening`, for the dimension, the direction and the concentration of a summary, and how the
+# first and the last go together: about their means on flat tori of 2, 5, 10 dimensions and a ball.
+SHARING = (1.5, 2.0, 2.3)
+TOGETHER = 0.5
+# Balls beyond the largest dimension that the interval alone looks at.
+BEYOND = 5
 # Where all angles of a row are equal, as on a line, the concentration would be infinite.
 LARGEST_CONCENTRATION = 1e6
 
@@ -39,10 +44,36 @@ class Features:
     direction: Array
     concentration: Array
 
-    def summary(self, k: int) -> tuple[float, float, float]:
+    def summary(self, k: int) -> Summary:
         """Dimension by `mind_ml`, mean direction, mean concentration."""
         d = float(gride.solve(self.log_mu, 1, k + 1)[()])
         return d, float(self.direction.mean()), float(self.concentration.mean())
+
+    def noise(self, k: int, found: Neighbors) -> Array:
+        """Square root (3, 3) of the covariance of log dimension, direction and log concentration
+        of a summary, by the influence of the rows, widened for shared neighbours."""
+        d, direction, concentration = self.summary(k)
+        score, slope = gride.terms(self.log_mu, d, 1, k + 1)
+        influence = [
+            score / (-slope.mean() * d),
+            self.direction - direction,
+            self.concentration / concentration - 1.0,
+        ]
+        count = len(self.log_mu)
+        wide = [widening(found, count, sharing) for sharing in SHARING]
+        moved = np.stack(influence, axis=1) * wide / math.sqrt(count * max(1, count - 1))
+        covariance = moved.T @ moved
+        # Rows that share neighbours share errors of both, which rows one by one do not show.
+        joint = TOGETHER * math.sqrt(covariance[0, 0] * covariance[2, 2])
+        covariance[0, 2] = covariance[2, 0] = joint
+        sizes, axes = np.linalg.eigh(covariance)
+        return np.asarray(axes * np.sqrt(np.maximum(sizes, 0.0)))
+
+
+def changed(summary: Summary, by: Array) -> Summary:
+    """A summary whose log dimension, direction and log concentration move by (3,)."""
+    d, direction, concentration = summary
+    return d * math.exp(by[0]), direction + float(by[1]), concentration * math.exp(by[2])
 
 
 def danco(
@@ -71,32 +102,80 @@ def danco(
 
     Assumes what a ball has: uniform density, flat neighbourhoods, the same share of border. Bias:
     small, since balls of the same n have the same deficit; curvature and noise raise it. Interval:
-    100 bootstrap samples of the rows' features, widened for shared neighbours and for the draw of
-    the balls; at the largest dimension these lie to one side of the value or are all equal, and
-    the interval is too narrow or a point. Cost: a search and O(n k^2 d) for the rows and for each
-    ball from 3/4 of the uncorrected dimension up.
+    the comparison repeated 60 times at about either end, the summaries of rows and balls moved by
+    their errors, which the rows' influence gives, widened for shared neighbours; normal on the log
+    scale. Where the value is cut, balls of up to 5 dimensions more are compared with, and the ends
+    are for the mean of cut values. Cost: a search and O(n k^2 d) for the rows and for each ball
+    from 3/4 of the uncorrected dimension up.
     """
     k = whole_number("k", k, 2)
     rows, found = rows_and_neighbors(x, k + 1, "danco", neighbors, None, seed, threads)
     features, balls, value = point(rows, found, k, largest, seed)
-    own = np.array(features.summary(k))
-    count = len(features.log_mu)
-    factor = WITH_BALLS * widening(found, count, SHARING)
-    rng = generator(seed)
-    drawn = []
-    for _ in range(REPLICATES):
-        part = rng.integers(0, count, count)
-        again = Features(
-            features.log_mu[part], features.direction[part], features.concentration[part]
-        )
-        moved = np.array(again.summary(k))
-        _, direction, concentration = own + factor * (moved - own)
-        # By its logarithm: of few rows the widened dimension would come out below 0 now and then.
-        size = float(own[0] * (moved[0] / own[0]) ** factor)
-        drawn.append(balls.closest((size, direction, max(concentration, 0.0)), value))
-    stderr = float(np.std(drawn, ddof=1))
     method = f"DANCo, k = {k}"
-    return estimate_of(value, stderr, sample_of(found), method, "bootstrap", confidence)
+    check_confidence(confidence)
+    free, errors = _simulated(features, found, balls, value, generator(seed))
+    z = normal_quantile(confidence)
+    both = []
+    for side, moved in zip((-z, z), errors, strict=True):
+        end = free * bounded_exp(side * float(moved.std(ddof=1)))
+        # What is cut has the mean of cut values.
+        both.append(end - float(np.maximum(end * np.exp(moved) - balls.most, 0.0).mean()))
+    stderr = float(np.minimum(free * np.exp(errors), balls.most).std(ddof=1))
+    ends = min(both[0], value), max(both[1], value)
+    return estimate_of(value, stderr, sample_of(found), method, "simulated balls", confidence, ends)
+
+
+def _simulated(
+    features: Features, found: Neighbors, balls: _Balls, value: float, rng: np.random.Generator
+) -> tuple[float, Array]:
+    """The dimension as if none were the largest, and errors (2, REPLICATES) of its logarithm where
+    it is lower, and higher, by about its error: values stick at whole numbers.
+
+    The rows' summary and those of the balls move at random, each by its own error; the balls
+    around a curve through them, as they hold one draw of their errors already.
+    """
+    own = features.summary(balls.k)
+    if value == balls.most:
+        balls = replace(balls, most=balls.most + BEYOND)
+        value = balls.closest(own, value)
+    low = max(1, min(math.floor(0.75 * own[0]), math.floor(value) - 2))
+    tried = np.arange(low, math.ceil(value) + BEYOND + 1)
+    laws = [balls.law(int(d)) for d in tried]
+    curve = smooth(tried, np.array([law[0] for law in laws]))
+    roots = np.stack([law[1] for law in laws])
+    steps = rng.standard_normal((REPLICATES, len(tried), 3))
+    moves = np.einsum("rds,dms->rdm", steps, roots)
+    root = features.noise(balls.k, found)
+    moved = rng.standard_normal((REPLICATES, 3)) @ root.T
+    settings = (balls.count, balls.k, balls.seed, int(tried[-1]), low)
+    plain = _Drawn(*settings, curve)
+    about = math.sqrt(2.0 * float(root[0] @ root[0]))
+    starts = [min(max(low, value * math.exp(by)), int(tried[-1])) for by in (-about, about)]
+    errors = np.empty((2, REPLICATES))
+    for place in range(REPLICATES):
+        drawn = [changed(*pair) for pair in zip(curve, moves[place], strict=True)]
+        simulated = _Drawn(*settings, drawn)
+        for side, start in enumerate(starts):
+            here, there = _logs(plain.between(value)), _logs(plain.between(start))
+            shifted = changed(own, there - here + moved[place])
+            errors[side, place] = math.log(simulated.closest(shifted, start))
+    return value, errors - errors.mean(axis=1, keepdims=True)
+
+
+def _logs(summary: Summary) -> Array:
+    return np.array([math.log(summary[0]), summary[1], math.log(summary[2])])
+
+
+def smooth(dimensions: NDArray[np.int64], summaries: Array) -> list[Summary]:
+    """Summaries (w, 3) of balls by parabolas over log d; as they are on a line and where few."""
+    logs = np.log(summaries)
+    logs[:, 1] = summaries[:, 1]
+    over = dimensions > 1
+    if over.sum() > 3:
+        x = np.log(dimensions[over])
+        curve = np.polynomial.polynomial.polyfit(x, logs[over], 2)
+        logs[over] = np.polynomial.polynomial.polyval(x, curve).T
+    return [(math.exp(a), float(b), math.exp(c)) for a, b, c in logs]
 
 
 def point(
@@ -109,24 +188,39 @@ def point(
     return features, balls, balls.closest(features.summary(k), None)
 
 
+@dataclass(frozen=True)
 class _Balls:
     """Divergences from balls of growing dimension, each computed when first needed."""
 
-    def __init__(self, count: int, k: int, seed: int, most: int) -> None:
-        self.count, self.k, self.seed, self.most = count, k, seed, most
+    count: int
+    k: int
+    seed: int
+    most: int
+    least: int = 1
 
-    def divergence(self, own: tuple[float, float, float], d: float) -> float:
-        """At a whole d; between two, of the balls' summaries interpolated (concentration by
-        logs)."""
+    def law(self, d: int) -> tuple[Summary, Array]:
+        """Summary of a ball, and the square root of its covariance as in `Features.noise`."""
+        return ball_law(self.count, d, self.k, self.seed)
+
+    def summary(self, d: int) -> Summary:
+        return self.law(d)[0]
+
+    def between(self, d: float) -> Summary:
+        """At a whole d; between two, the balls' summaries interpolated (concentration by logs)."""
         low = math.floor(d)
-        ball = ball_summary(self.count, low, self.k, self.seed)
+        ball = self.summary(low)
         if d > low:
-            above, share = ball_summary(self.count, low + 1, self.k, self.seed), d - low
+            above, share = self.summary(low + 1), d - low
             size, direction = (ball[i] + share * (above[i] - ball[i]) for i in (0, 1))
             ball = (size, direction, ball[2] * (above[2] / ball[2]) ** share)
+        return ball
+
+    def divergence(self, own: Summary, d: float) -> float:
+        """From the ball of d dimensions."""
+        ball = self.between(d)
         return norm_divergence(own[0], ball[0], self.k) + angle_divergence(own[1:], ball[1:])
 
-    def closest(self, own: tuple[float, float, float], start: float | None) -> float:
+    def closest(self, own: Summary, start: float | None) -> float:
         """Dimension of least divergence; from a `start` downhill, else over the whole range."""
         if start is None:
             low = min(self.most, max(1, math.floor(0.75 * own[0])))
@@ -138,17 +232,17 @@ class _Balls:
                 found = self.divergence(own, d)
                 best, least, rises = (d, found, 0) if found < least else (best, least, rises + 1)
         else:
-            best = min(max(1, round(start)), self.most)
-        while best > 1 and self.divergence(own, best - 1) < self.divergence(own, best):
+            best = min(max(self.least, round(start)), self.most)
+        while best > self.least and self.divergence(own, best - 1) < self.divergence(own, best):
             best -= 1
         while best < self.most and self.divergence(own, best + 1) < self.divergence(own, best):
             best += 1
-        ends = [max(1, best - 1), best, min(best + 1, self.most)]
+        ends = [max(self.least, best - 1), best, min(best + 1, self.most)]
         candidates = [(self.divergence(own, best), float(best))]
         candidates += [self._between(own, a, b) for a, b in pairwise(ends) if a < b]
         return min(candidates)[1]
 
-    def _between(self, own: tuple[float, float, float], a: float, b: float) -> tuple[float, float]:
+    def _between(self, own: Summary, a: float, b: float) -> tuple[float, float]:
         """Least divergence between two whole numbers and where it is, by golden section."""
         share = (math.sqrt(5.0) - 1.0) / 2.0
         left, right = b - share * (b - a), a + share * (b - a)
@@ -167,9 +261,19 @@ class _Balls:
         return self.divergence(own, middle), middle
 
 
+@dataclass(frozen=True)
+class _Drawn(_Balls):
+    """Balls of these summaries, of `least` dimensions and more."""
+
+    drawn: Sequence[Summary] = ()
+
+    def summary(self, d: int) -> Summary:
+        return self.drawn[d - self.least]
+
+
 @lru_cache(maxsize=512)
-def ball_summary(count: int, d: int, k: int, seed: int) -> tuple[float, float, float]:
-    """Features' summary of `count` points uniform in the unit ball of d dimensions."""
+def ball_law(count: int, d: int, k: int, seed: int) -> tuple[Summary, Array]:
+    """Features' summary of `count` points uniform in the unit ball of d dimensions, and `noise`."""
     rng = np.random.default_rng([seed, d])
     points = rng.standard_normal((count, max(d, 1)))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
@@ -177,7 +281,8 @@ def ball_summary(count: int, d: int, k: int, seed: int) -> tuple[float, float, f
     if d == 1:
         points = np.column_stack([points, np.zeros(count)])
     rows, found = rows_and_neighbors(as_rows(points), k + 1, "danco", None, None, 0, None)
-    return features_of(rows, found, k, cpu.resolve_threads(None)).summary(k)
+    features = features_of(rows, found, k, cpu.resolve_threads(None))
+    return features.summary(k), features.noise(k, found)
 
 
 def features_of(rows: Rows, found: Neighbors, k: int, threads: int = 1) -> Features:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import generator, whole_number
+from fastdim.arrays import generator, one_of, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.inputs import (
@@ -79,8 +79,7 @@ def gride(
     """
     n1, n2 = check_orders(n1, n2)
     _check_interval(interval)
-    if compat not in (None, "skdim", "dadapy"):
-        raise InputError(f"compat must be 'skdim', 'dadapy' or None, got {compat!r}")
+    one_of("compat", compat, (None, "skdim", "dadapy"))
     deep = n2 + (interval == "jackknife")
     found = neighbors_of(x_or_neighbors, deep, "gride", queries=queries, seed=seed, threads=threads)
     return estimate(found, n1, n2, interval, confidence, seed, compat)
@@ -146,8 +145,7 @@ def gride_scales(
 
 
 def _check_interval(interval: str) -> None:
-    if interval not in INTERVALS:
-        raise InputError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
+    one_of("interval", interval, INTERVALS)
 
 
 def check_orders(n1: int, n2: int | None) -> tuple[int, int]:

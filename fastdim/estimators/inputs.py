@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows
+from fastdim.arrays import Rows, as_rows, one_of
 from fastdim.backends import cpu, devices
 from fastdim.errors import InputError
 from fastdim.estimate import (
@@ -286,8 +286,7 @@ def sharing_at(d: float, loss: float) -> float:
 
 def check_average(average: str) -> None:
     """Raise InputError unless this is the name of an average."""
-    if average not in AVERAGES:
-        raise InputError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}")
+    one_of("average", average, AVERAGES)
 
 
 def average_of(

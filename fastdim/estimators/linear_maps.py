@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Rows, yes_or_no
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
@@ -73,6 +73,7 @@ def linearity_score(
     over groups of rows (documents whole), cut to [0, 1]. Cost: O(n (d + e)^2 + d^3).
     """
     first, second = pair_of(x, y, "linearity_score")
+    residual = yes_or_no("residual", residual)
     if residual and first.d != second.d:
         raise InputError(
             f"residual=True takes x from y, which needs the same columns; got {first.d} and "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
@@ -149,10 +149,8 @@ def local_dimension(
     k >= their number are refused. Cost: one search, then that of the function.
     """
     k = whole_number("k", k, 2)
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if smooth not in SMOOTH:
-        raise InputError(f"smooth must be one of {', '.join(SMOOTH)}, got {smooth!r}")
+    one_of("method", method, METHODS)
+    one_of("smooth", smooth, SMOOTH)
     name = f"local_dimension, {method}"
     place = None
     if isinstance(x_or_neighbors, Neighbors) and method in ("mle", "mom", "mada"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import real_number
+from fastdim.arrays import one_of, real_number, yes_or_no
 from fastdim.backends import cpu
 from fastdim.covariance import Spectrum
 from fastdim.errors import InputError
@@ -74,10 +74,10 @@ def lpca(
     counts are no smooth functions), normal theory for a Spectrum, the null of parallel and scRMT
     held fixed. Cost: as many eigenvalue problems as groups and permutations.
     """
-    if rule not in RULES:
-        raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    one_of("rule", rule, RULES)
     if noise_variance is not None and (rule not in NOISE_RULES or rule == "Minka"):
         raise InputError(f"noise_variance is for MP, GD, KN and denoised, not for {rule!r}")
+    center = yes_or_no("center", center)
     if rule == "scRMT" and not center:
         raise InputError("scRMT standardizes the columns: leave center=True")
     if noise_variance is not None:

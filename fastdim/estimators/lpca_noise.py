@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, generator, real_number, whole_number
+from fastdim.arrays import Rows, as_rows, generator, one_of, real_number, whole_number
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimators.leave_out import Statistic
@@ -106,8 +106,7 @@ def parallel_rule(
     values: Array, center: bool, permutations: int, quantile: float, null: str, seed: int
 ) -> Statistic:
     """Leading eigenvalues above the quantile of those of permuted columns, or of flipped signs."""
-    if null not in ("permute", "signflip"):
-        raise InputError(f"null must be 'permute' or 'signflip', got {null!r}")
+    one_of("null", null, ("permute", "signflip"))
     permutations = whole_number("permutations", permutations, 1)
     quantile = real_number("quantile", quantile)
     if not 0.0 < quantile <= 1.0:

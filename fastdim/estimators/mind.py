@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import whole_number
-from fastdim.errors import InputError
+from fastdim.arrays import one_of, whole_number
 from fastdim.estimate import Estimate
 from fastdim.estimators import gride
 from fastdim.estimators.inputs import neighbors_of
@@ -43,8 +42,7 @@ def mind_ml(
     Newton.
     """
     k = whole_number("k", k, 1)
-    if version not in VERSIONS:
-        raise InputError(f"version must be 'MLk' or 'MLi', got {version!r}")
+    one_of("version", version, VERSIONS)
     bound = math.inf if largest is None else whole_number("largest", largest, 1)
     found = neighbors_of(
         x_or_neighbors, k + 1, "mind_ml", queries=queries, seed=seed, threads=threads

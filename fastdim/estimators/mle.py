@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import whole_number
+from fastdim.arrays import whole_number, yes_or_no
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
     average_of,
@@ -70,7 +70,7 @@ def levina_bickel(
     """
     check_average(average)
     first, last = k if isinstance(k, tuple) and len(k) == 2 else (k, k)
-    half = (average == "mean") if unbiased is None else bool(unbiased)
+    half = (average == "mean") if unbiased is None else yes_or_no("unbiased", unbiased)
     first = whole_number("k", first, 3 if half else 2)
     last = whole_number("k2 of k = (k1, k2)", last, first)
     found = neighbors_of(

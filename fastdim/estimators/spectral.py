@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, real_number, whole_number
+from fastdim.arrays import Rows, one_of, real_number, whole_number, yes_or_no
 from fastdim.backends import cpu
 from fastdim.covariance import Spectrum, spectrum
 from fastdim.errors import InputError
@@ -239,8 +239,8 @@ def matrix_entropy(
     alpha = real_number("alpha", alpha)
     if not alpha > 0.0:
         raise InputError(f"alpha must be above 0, got {alpha!r}")
-    if normalize not in ("none", "max"):
-        raise InputError(f"normalize must be 'none' or 'max', got {normalize!r}")
+    one_of("normalize", normalize, ("none", "max"))
+    unit_rows = yes_or_no("unit_rows", unit_rows)
     found, columns = spectra_of(
         x, "matrix_entropy", groups, jackknife, threads, centered=False, unit=unit_rows
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, real_number, several
+from fastdim.arrays import Rows, as_rows, one_of, real_number, several
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
@@ -101,8 +101,7 @@ def twonn(
     ratios that are all 1, or an undefined fit.
     """
     confidence = check_confidence(confidence)
-    if interval not in INTERVALS:
-        raise InputError(f"interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
+    one_of("interval", interval, INTERVALS)
     plan = resolve(method, compat, discard_fraction, prior)
     scale = 1.0
     if isinstance(x_or_neighbors, Neighbors):
@@ -214,8 +213,7 @@ def resolve(
     if compat is not None:
         return _resolve_compat(method, compat, discard)
     method = str(METHOD) if method is None else method
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    one_of("method", method, METHODS)
     if method == "mle":
         if discard:
             raise InputError(
@@ -242,8 +240,7 @@ def resolve(
 
 
 def _resolve_compat(method: str | None, compat: str, discard: float | None) -> Plan:
-    if not isinstance(compat, str) or compat not in fits.COMPAT:
-        raise InputError(f"compat must be one of {', '.join(fits.COMPAT)}, got {compat!r}")
+    one_of("compat", compat, fits.COMPAT)
     definition = fits.COMPAT[compat]
     name = next(iter(definition.fits)) if method is None else method
     if not isinstance(name, str) or name not in definition.fits:

@@ -94,7 +94,8 @@ def check_approximate(
     Raises InputError on a bad value, BackendError on a GPU that FAISS does not see,
     DependencyError without FAISS.
     """
-    if backend not in (None, "cpu", *faiss_index.BACKENDS):
+    named = backend is None or isinstance(backend, str)
+    if not named or backend not in (None, "cpu", *faiss_index.BACKENDS):
         raise InputError(
             f"backend must be 'cpu' or one of {', '.join(faiss_index.BACKENDS)} in a sweep, got "
             f"{backend!r}"

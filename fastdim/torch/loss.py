@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdim.arrays import one_of
 from fastdim.errors import InputError
 from fastdim.torch.inputs import select
 from fastdim.torch.neighbors import mle, twonn
@@ -50,8 +51,7 @@ class GeometryLoss(torch.nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if measure not in MEASURES:
-            raise InputError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
+        one_of("measure", measure, MEASURES)
         if not math.isfinite(weight):
             raise InputError(f"weight must be finite, got {weight!r}")
         if target is not None:
