@@ -69,7 +69,8 @@ class CosineStats:
     band: half width, at level `confidence`, of the Dvoretzky-Kiefer-Wolfowitz band around the
         sampled distribution function; 0.0 with pairs="all".
     mean_estimate, std_estimate: mean and std with the uncertainty of the rows as a sample, summed
-        within groups; that of std by the longest axes where there are many (1e-3 of itself off).
+        within groups; that of std beyond 2^28 multiplications by the longest axes (1e-3 of itself
+        off and less on language models' layers, up to 5e-3 where groups differ in what is left).
     backend: what visited the pairs. precision: "exact", the histogram is that of the float64
         cosines; "fast", at most one pair in a hundred is one bin off (min and max are exact).
     arithmetic: of the products that sorted the pairs: "int16", "float32", or "float64".

@@ -153,9 +153,12 @@ def site_analysis(
     # Cosines of each filter that keeps other rows do with the longest axes of the directions.
     axes = decompositions * d + plain * min(d, FEWEST_AXES)
     forms = n * d * (2.0 * axes + FORMS_ELEMENT * (decompositions + plain))
-    # Ranks take them in turn.
+    # Ranks take them in turn, and a rank as many at a time as it has cores and memory for; those
+    # that are held one at a time are not taken ahead.
     held = decomposed_at_once(d)
-    beside = min(ranks * min(cores.count, held), decompositions) if held > 1 else 1
+    turns = decompositions
+    if held > 1:
+        turns = math.ceil(math.ceil(decompositions / ranks) / min(cores.count, held))
     share = cores.flops * ranks
     # Every pair is counted in tiles.
     pair_share = PAIR_SHARE if pairs < n * n / 4 else TILE_SHARE
@@ -164,7 +167,7 @@ def site_analysis(
         sums=2 * 2.0 * n * d * d / (SUMS_GAIN * share),
         forms=forms / (FORMS_GAIN * share),
         pairs=pair_share * 2.0 * pairs * d / share,
-        eigen=decompositions * 9.0 * float(d) ** 3 / (EIGEN_GAIN * one * beside),
+        eigen=turns * 9.0 * float(d) ** 3 / (EIGEN_GAIN * one),
         rows=ROW_SECONDS * n * filters,
         check=item * n * d / (CHECKED_BYTES * ranks),
         # Trees of collectives are as deep as the logarithm of the ranks.

@@ -51,7 +51,8 @@ class Added:
 def judged_rows(count: int) -> Int64:
     """Those of `count` rows that `axes_of` looks at, ascending."""
     drawn = random_rows(count)
-    return drawn[:: max(1, len(drawn) // JUDGED_ROWS)][:JUDGED_ROWS]
+    judged = min(len(drawn), JUDGED_ROWS)
+    return drawn[np.arange(judged) * len(drawn) // judged]
 
 
 def direct(known: Covariance) -> bool:
@@ -90,9 +91,12 @@ def _leading(gram: Array, size: int) -> Axes:
     ascending, turn = np.linalg.eigh(basis.T @ gram @ basis)
     weights = ascending[::-1].copy()
     # The mean of the eigenvalues that are left, each with the variance along its axis.
-    variance = float(np.trace(gram)) - float(weights.sum())
+    trace = float(np.trace(gram))
+    variance = trace - float(weights.sum())
     squares = float(np.square(gram).sum()) - float(np.square(weights).sum())
-    rest = max(0.0, squares) / variance if variance > 0.0 else 0.0
+    # So little is rounding of the trace, as is squares: their quotient may be any number.
+    rounding = len(gram) * np.finfo(np.float64).eps * trace
+    rest = max(0.0, squares) / variance if variance > rounding else 0.0
     return Axes(np.ascontiguousarray((basis @ turn[:, ::-1]).T), weights, rest)
 
 

@@ -79,6 +79,28 @@ def test_few_columns_take_all_axes() -> None:
     )
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3, 5, 20])
+def test_what_is_rounding_beyond_the_axes_has_no_weight(rank: int) -> None:
+    """Of rows of low rank: a quotient of roundings came out larger than any eigenvalue."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((N, rank)) @ rng.standard_normal((rank, D))
+        x /= np.linalg.norm(x, axis=1)[:, None]
+        w = x - x.mean(axis=0)
+        known = Covariance(w.T @ w / N, x.mean(axis=0), N)
+        axes = axes_of(known, w[judged_rows(N)])
+        assert (len(axes.weights), axes.rest) == (97, 0.0)
+
+
+@pytest.mark.parametrize("count", [256, 646, 767, 1023, 1024, 5000])
+def test_judged_rows_are_from_everywhere(count: int) -> None:
+    places = judged_rows(count)
+    assert len(places) == 256
+    assert (np.diff(places) > 0).all()
+    assert places[0] < 0.05 * count
+    assert places[-1] > 0.95 * count
+
+
 def test_equal_directions_add_nothing() -> None:
     known = Covariance(np.zeros((D, D)), np.full(D, D**-0.5), N)
     axes = axes_of(known, np.zeros((len(judged_rows(N)), D)))

@@ -18,11 +18,9 @@ N = 900
 GROUPS = np.arange(N) // 30
 
 
-def shared_layer(
-    rows: Rows, filters: tuple[str, ...] = tuple(FILTERS), **options: Any
-) -> SharedLayer:
+def settings_of(filters: tuple[str, ...], **options: Any) -> Definition:
     settings: dict[str, Any] = {"queries": None, "pairs": None, "seed": 3, **options}
-    definition = Definition(
+    return Definition(
         kind="profile",
         model="x",
         model_sha256="",
@@ -31,6 +29,12 @@ def shared_layer(
         outlier_factor=5.0,
         **settings,
     )
+
+
+def shared_layer(
+    rows: Rows, filters: tuple[str, ...] = tuple(FILTERS), **options: Any
+) -> SharedLayer:
+    definition = settings_of(filters, **options)
     position, special = np.arange(rows.n) % 30, np.arange(rows.n) % 97 == 5
     layer = LayerRows(rows, rows.norms(), position, special)
     return SharedLayer(layer, [FILTERS[name] for name in filters], definition, 2)

@@ -115,15 +115,32 @@ class SpreadLayer(SharedLayer):
         return moments.sums(self.shard, shift, self.threads, ids, scale)
 
     def _decompose(self, wanted: list[tuple[Mask, bool]]) -> None:
-        """Each on one of the ranks, then the forms of the rows on every rank."""
+        """Each on one of the ranks, then the forms of the rows on every rank.
+
+        If one fails, each is tried alone: what fails is raised to those who ask for it.
+        """
         missing = {self._key(mask, unit): (mask, unit) for mask, unit in wanted}
         missing = {key: one for key, one in missing.items() if key not in self._decompositions}
         parts = [self._added(mask, unit) for mask, unit in missing.values()]
-        found = moments.decompose(self.shard, parts, self.threads)
-        for key, one in zip(missing, found, strict=True):
-            done: Future[Decomposition] = Future()
-            done.set_result(one)
-            self._decompositions[key] = done
+        together = list(zip(missing, parts, strict=True))
+        if not self._decompose_all(together):
+            for one in together:
+                self._decompose_all([one])
+
+    def _decompose_all(self, wanted: list[tuple[tuple[bool, bytes], moments.Wanted]]) -> bool:
+        """Whether all were decomposed, or the failure of the only one was kept."""
+        done: list[Future[Decomposition]] = [Future() for _ in wanted]
+        try:
+            found = moments.decompose(self.shard, [part for _, part in wanted], self.threads)
+        except (np.linalg.LinAlgError, MemoryError) as error:  # the same on all ranks
+            if len(wanted) > 1:
+                return False
+            done[0].set_exception(error)
+        else:
+            for future, one in zip(done, found, strict=True):
+                future.set_result(one)
+        self._decompositions.update(zip((key for key, _ in wanted), done, strict=True))
+        return True
 
     def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> tuple[Covariance, Added]:
         return moments.added(self.shard, total, ids, scale, self.threads)
