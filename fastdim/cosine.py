@@ -55,6 +55,8 @@ AXES, FAST_AXES = 16, 48
 AXES_ROWS = 2048
 AXES_PAIRS = 1 << 24
 
+Parts = tuple[float, float, Array, float, Array]  # what `parts_of` gives
+
 # Up to this many rows the deviations of all pairs are formed one by one.
 DIRECT_ROWS = 512
 
@@ -213,12 +215,12 @@ def cosine_moments(
     norms: Array,
     threads: int,
     kept: Int64 | None = None,
-    known: tuple[Covariance, Added] | None = None,
+    known: Parts | None = None,
 ) -> tuple[CosineStats, Array]:
     """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited.
 
     kept: row numbers that take part, ascending, None for all; the others get 0 as well. groups: one
-    label for each row that takes part. known: of the unit rows among them, where they are known.
+    label for each row that takes part. known: `parts_of` them, where they are known.
     """
     check_confidence(confidence)
     inverse = inverse_norms(rows, norms)
@@ -236,8 +238,8 @@ def cosine_moments(
             ids = None if used.all() else np.flatnonzero(used)
             unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
             covariance = covariance_of(unit, ids, inverse)
-            known = covariance, added(rows, covariance, threads)
-        parts = parts_of(*known)
+            known = parts_of(covariance, added(rows, covariance, threads))
+        parts = known
     taking = used if kept is None else used[kept]
     labels = None if groups is None else groups[taking]
     group_count = 0 if groups is None else int(groups.max()) + 1
@@ -247,7 +249,7 @@ def cosine_moments(
 def moments_of(
     n: int,
     count: int,
-    parts: tuple[float, float, Array, float, Array],
+    parts: Parts,
     groups: Int64 | None,
     group_count: int,
     confidence: float,
@@ -442,7 +444,7 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     return block if used.all() else block[used]
 
 
-def parts_of(known: Covariance, rows: Added) -> tuple[float, float, Array, float, Array]:
+def parts_of(known: Covariance, rows: Added) -> Parts:
     """s, sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i.
 
     known: covariance of the unit rows; rows: what each adds. With W'W = scatter of the unit rows,
@@ -476,9 +478,7 @@ def deviations_by_row(
     return by_row
 
 
-def parts_of_pairs(
-    rows: Rows, inverse: Array, count: int
-) -> tuple[float, float, Array, float, Array]:
+def parts_of_pairs(rows: Rows, inverse: Array, count: int) -> Parts:
     """The same from the deviation of each pair: few rows, or fewer rows than columns."""
     w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()])
     center = w.sum(axis=0) / count

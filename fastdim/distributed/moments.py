@@ -15,12 +15,12 @@ from fastdim.backends.cpu import RowForms, second_moments
 from fastdim.cosine import (
     DIRECT_ROWS,
     CosineStats,
+    Parts,
     moments_of,
     parts_of,
     parts_of_pairs,
 )
 from fastdim.covariance import (
-    Covariance,
     Decomposition,
     Spectrum,
     covariance_of,
@@ -115,10 +115,8 @@ def _forms(shard: Shard, found: Decomposition, threads: int) -> RowForms:
     return RowForms(first, rest, linear, squares, arithmetic)
 
 
-def added(
-    shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64, threads: int
-) -> tuple[Covariance, quadratic.Added]:
-    """Covariance of unit rows, and what every row adds: each rank looks at its own."""
+def added(shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64, threads: int) -> Parts:
+    """`parts_of` unit rows with these sums: each rank looks at what its own rows add."""
     ranks = shard.ranks
     known = covariance_of(parts, numbers, scale)
     chosen = np.arange(shard.n) if numbers is None else numbers
@@ -143,7 +141,7 @@ def added(
 
     found = ranks.each(own)
     parts_of_all = (ranks.concatenate(p) for p in (found.slopes, found.along, found.squares))
-    return known, quadratic.Added(*parts_of_all)
+    return parts_of(known, quadratic.Added(*parts_of_all))
 
 
 def spectrum(
@@ -176,14 +174,14 @@ def moments_of_cosines(
     labels: Int64 | None,
     confidence: float,
     threads: int,
-    known: tuple[Covariance, quadratic.Added] | None = None,
+    known: Parts | None = None,
     kept: Int64 | None = None,
 ) -> tuple[CosineStats, Float64]:
     """`fastdim.cosine.cosine_moments` of the rows `kept` (None: all): their statistics, and
     1/|row| (n,) with 0 for all others.
 
-    inverse: 1/|row| of all rows (n,), 0 for a zero row. known: of the unit rows among
-    them, where they are known.
+    inverse: 1/|row| of all rows (n,), 0 for a zero row. known: `parts_of` the unit rows
+    among them, where they are known.
     """
     n = shard.n if kept is None else len(kept)
     here = inverse.copy()
@@ -202,7 +200,7 @@ def moments_of_cosines(
             ids = None if used.all() else numbers
             shift = near_mean(shard, here, None)
             known = added(shard, sums(shard, shift, threads, ids, here), ids, here, threads)
-        parts = parts_of(*known)
+        parts = known
     taking = used if kept is None else used[kept]
     groups = None if labels is None else labels[taking]
     group_count = 0 if labels is None else int(labels.max()) + 1

@@ -100,9 +100,9 @@ def make_plan(
         parameter_bytes + batch_tokens * (sum(columns) * item + 12 * widest * 4) if extract else 0
     )
     # One layer as stored, its distinct rows, the form they are searched in (at most another copy),
-    # a copy in float32 of what a filter changes; norms, neighbour lists; sums and axes of every
-    # filter, and what is decomposed at a time.
-    matrices = 2 * len(filters)
+    # a copy in float32 of what a filter changes; norms, neighbour lists; sums (of rows and
+    # of directions) and axes of every filter, and what is decomposed at a time.
+    matrices = 3 * len(filters)
     matrices += DECOMPOSED_COPIES * min(len(filters), threads, decomposed_at_once(widest))
     analysis = n_rows * widest * (3 * item + 4) + 256 * n_rows + 8 * widest**2 * matrices
     return Plan(

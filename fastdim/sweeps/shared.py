@@ -20,13 +20,14 @@ from fastdim.backends.blas import one_blas_thread
 from fastdim.cosine import (
     DIRECT_ROWS,
     CosineStats,
+    Parts,
     add_pairs,
     cosine_moments,
     draw_pairs,
     pair_cosines,
+    parts_of,
 )
 from fastdim.covariance import (
-    Covariance,
     Decomposition,
     Spectrum,
     covariance_of,
@@ -46,7 +47,7 @@ from fastdim.neighbors import (
     prepare_rows,
     search,
 )
-from fastdim.quadratic import Added, added
+from fastdim.quadratic import added
 from fastdim.query_far import far_rows, first_in_proportion
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
@@ -83,7 +84,7 @@ class SharedLayer:
         }
         self._parts: dict[bool, list[tuple[Int64, Sums]]] = {}
         self._decompositions: dict[tuple[bool, bytes], Future[Decomposition]] = {}
-        self._units: dict[bytes, tuple[Covariance, Added]] = {}
+        self._units: dict[bytes, Parts] = {}
         self._histograms: dict[bytes, CosineStats] = {}
 
     @property
@@ -119,8 +120,8 @@ class SharedLayer:
             self._decompose([(mask, unit), *self._ahead()])
         return self._decompositions[asked].result()
 
-    def units(self, kept: Int64) -> tuple[Covariance, Added]:
-        """Covariance of the directions of the rows `kept`, and what each adds to their pairs."""
+    def units(self, kept: Int64) -> Parts:
+        """`parts_of` the directions of the rows `kept`."""
         mask = self._mask_of(kept)
         key = (mask & (self.inverse > 0)).tobytes()
         if key not in self._units:
@@ -147,12 +148,19 @@ class SharedLayer:
     def _decompose(self, wanted: list[tuple[Mask, bool]]) -> None:
         """Side by side, each on one thread; what fails is raised to those who ask for it."""
         workers = min(self.threads, decomposed_at_once(self.rows.d))
+        for unit in {unit for _, unit in wanted}:
+            self._sums(unit)  # before several threads ask for them
+
+        # The total of one that waits is not held.
+        def one(mask: Mask, unit: bool) -> Decomposition:
+            return decompose_sums(*self._added(mask, unit))
+
         with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
             for mask, unit in wanted:
                 key = self._key(mask, unit)
                 if key in self._decompositions:
                     continue
-                self._decompositions[key] = pool.submit(decompose_sums, *self._added(mask, unit))
+                self._decompositions[key] = pool.submit(one, mask, unit)
 
     def _added(self, mask: Mask, unit: bool) -> tuple[Sums, Int64 | None, Array | None]:
         """Sums over the rows of a mask, these rows (None: all), and their factors."""
@@ -333,9 +341,9 @@ class SharedLayer:
     def _sums_of(self, shift: Array, ids: Int64 | None, scale: Array | None) -> Sums:
         return sums(self.rows, shift, self.threads, ids, scale)
 
-    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> tuple[Covariance, Added]:
+    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> Parts:
         known = covariance_of(total, ids, scale)
-        return known, added(self.rows, known, self.threads)
+        return parts_of(known, added(self.rows, known, self.threads))
 
     def _cosines(self, first: Int64, second: Int64) -> Array:
         return pair_cosines(self.rows, self.inverse, first, second, self.threads)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 from fastdim.backends import cpu
-from fastdim.cosine import DIRECT_ROWS, CosineStats
-from fastdim.covariance import Covariance, Decomposition, Spectrum
+from fastdim.cosine import DIRECT_ROWS, CosineStats, Parts
+from fastdim.covariance import Decomposition, Spectrum
 from fastdim.distributed import moments
 from fastdim.distributed.pairs import add_pairs_together, pair_cosines
 from fastdim.distributed.ranks import Ranks
@@ -28,7 +28,6 @@ from fastdim.extract.store import Site, TokenTable
 from fastdim.layer import BINS
 from fastdim.moments import Sums
 from fastdim.neighbors import Distinct, Neighbors
-from fastdim.quadratic import Added
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 from fastdim.sweeps.pieces import Layer, layer_rows
@@ -142,7 +141,7 @@ class SpreadLayer(SharedLayer):
         self._decompositions.update(zip((key for key, _ in wanted), done, strict=True))
         return True
 
-    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> tuple[Covariance, Added]:
+    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> Parts:
         return moments.added(self.shard, total, ids, scale, self.threads)
 
     def _cosines(self, first: Int64, second: Int64) -> Array:
