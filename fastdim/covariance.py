@@ -8,6 +8,7 @@ sums are the influence of every row on every statistic.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -342,6 +343,19 @@ def _descending(ascending: Array) -> Array:
     return np.asarray(np.where(ascending > noise, ascending, 0.0)[::-1].copy())
 
 
+def centered(
+    rows: Rows, ids: NDArray[np.int64] | None, scale: Array | None, mean: Array
+) -> Iterator[Array]:
+    """The rows `ids` (None: all), each times its scale, less the mean: float64, block by block."""
+    for start, stop in rows.spans():
+        inside = np.arange(start, stop) if ids is None else ids[(ids >= start) & (ids < stop)]
+        y = rows.float64(start, stop)[inside - start]
+        if scale is not None:
+            y *= scale[inside, None]
+        y -= mean
+        yield y
+
+
 def scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     """Forms of every row y less the mean, computed once for a decomposition.
 
@@ -368,12 +382,7 @@ def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     if found.count * rows.d**2 > moments.DIRECT_WORK:
         return cpu.row_forms(rows, found.mean, ids, scale, found.axes, weights, lines, threads)
     parts = []
-    for start, stop in rows.spans():
-        inside = np.arange(start, stop) if ids is None else ids[(ids >= start) & (ids < stop)]
-        y = rows.float64(start, stop)[inside - start]
-        if scale is not None:
-            y *= scale[inside, None]
-        y -= found.mean
+    for y in centered(rows, ids, scale, found.mean):
         z = y @ found.axes.T
         squares = np.square(z)
         parts.append((z[:, 0], squares[:, 1:].sum(axis=1), squares @ weights.T))

@@ -15,7 +15,7 @@ from fastdim import moments
 from fastdim.arrays import Rows
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
-from fastdim.covariance import Covariance
+from fastdim.covariance import Covariance, centered
 from fastdim.moments import random_rows
 
 Array = NDArray[np.float64]
@@ -112,12 +112,7 @@ def added_by(rows: Rows, known: Covariance, axes: Axes | None, threads: int) -> 
         squares += axes.rest * found.rest
         return Added(found.linear[:, 0], found.linear[:, 1], squares)
     parts = []
-    for start, stop in rows.spans():
-        inside = np.arange(start, stop) if ids is None else ids[(ids >= start) & (ids < stop)]
-        w = rows.float64(start, stop)[inside - start]
-        if scale is not None:
-            w *= scale[inside, None]
-        w -= known.mean
+    for w in centered(rows, ids, scale, known.mean):
         along = w @ lines.T
         parts.append((along[:, 0], along[:, 1], np.einsum("ij,ij->i", w @ known.gram, w)))
     return Added(*(np.concatenate(part) for part in zip(*parts, strict=True)))
