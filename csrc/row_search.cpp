@@ -100,7 +100,6 @@ class RowSearch {
   float stretch_ = 1.0f + 0x1p-19f;
   double flushed_;
   float flushed2_;
-  float most_error_ = 0;  // of error_, by block's largest
   bool folded_ = false;
   std::size_t most_;   // candidates of a list, before one more scan
   std::int64_t rows_;  // queries of a task

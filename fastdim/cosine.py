@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, as_groups, as_rows, generator, one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
-from fastdim.covariance import Covariance, covariance_of
+from fastdim.covariance import covariance_of
 from fastdim.disk.calls import check_tiles, needs_tiles
 from fastdim.errors import InputError
 from fastdim.estimate import (
@@ -36,7 +36,7 @@ from fastdim.estimate import (
     transformed_interval,
 )
 from fastdim.moments import inverse_norms, near_mean, sums
-from fastdim.quadratic import Added, added
+from fastdim.quadratic import PairSums, added, pair_sums
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -54,8 +54,6 @@ FAST_BINS = 2000
 AXES, FAST_AXES = 16, 48
 AXES_ROWS = 2048
 AXES_PAIRS = 1 << 24
-
-Parts = tuple[float, float, Array, float, Array]  # what `parts_of` gives
 
 # Up to this many rows the deviations of all pairs are formed one by one.
 DIRECT_ROWS = 512
@@ -215,12 +213,13 @@ def cosine_moments(
     norms: Array,
     threads: int,
     kept: Int64 | None = None,
-    known: Parts | None = None,
+    known: PairSums | None = None,
 ) -> tuple[CosineStats, Array]:
     """Mean and spread over all pairs, and 1/|row| (n,) with 0 for zero rows; no pair is visited.
 
     kept: row numbers that take part, ascending, None for all; the others get 0 as well. groups: one
-    label for each row that takes part. known: `parts_of` them, where they are known.
+    label for each row that takes part. known: `pair_sums` of the unit rows among
+    them, where they are known.
     """
     check_confidence(confidence)
     inverse = inverse_norms(rows, norms)
@@ -232,33 +231,31 @@ def cosine_moments(
     if count < 2:
         raise InputError(f"cosines need at least two rows that are not zero, got {count} of {n}")
     if known is None and count <= max(DIRECT_ROWS, rows.d):
-        parts = parts_of_pairs(rows, inverse, count)
-    else:
-        if known is None:
-            ids = None if used.all() else np.flatnonzero(used)
-            unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
-            covariance = covariance_of(unit, ids, inverse)
-            known = parts_of(covariance, added(rows, covariance, threads))
-        parts = known
+        known = sums_of_pairs(rows, inverse, count)
+    elif known is None:
+        ids = None if used.all() else np.flatnonzero(used)
+        unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
+        covariance = covariance_of(unit, ids, inverse)
+        known = pair_sums(covariance, added(rows, covariance, threads))
     taking = used if kept is None else used[kept]
     labels = None if groups is None else groups[taking]
     group_count = 0 if groups is None else int(groups.max()) + 1
-    return moments_of(n, count, parts, labels, group_count, confidence), inverse
+    return moments_of(n, count, known, labels, group_count, confidence), inverse
 
 
 def moments_of(
     n: int,
     count: int,
-    parts: Parts,
+    found: PairSums,
     groups: Int64 | None,
     group_count: int,
     confidence: float,
 ) -> CosineStats:
-    """Mean and spread with their errors, from what `parts_of` says of `count` of n rows.
+    """Mean and spread with their errors, from the sums over pairs of `count` of n rows.
 
     groups: label below group_count of each row that takes part, None where rows are independent.
     """
-    s, total, by_row, shift, slopes = parts
+    s, total, by_row, shift, slopes = found
     mean = min(1.0, max(-1.0, s - shift))
     variance = max(0.0, total / (count * (count - 1)))
     std = math.sqrt(variance)
@@ -444,42 +441,8 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     return block if used.all() else block[used]
 
 
-def parts_of(known: Covariance, rows: Added) -> Parts:
-    """s, sum over i != j of (c_ij - mean)^2, the same by row, (1 - s)/(n - 1), and the a_i.
-
-    known: covariance of the unit rows; rows: what each adds. With W'W = scatter of the unit rows,
-    sum_j (w_i.w_j)^2 = w_i'W'W w_i.
-    """
-    count, center = known.count, known.mean
-    s = float(center @ center)
-    spread = float(np.trace(known.gram))  # 1 - s, without the subtraction
-    shift = spread / (count - 1)
-    slope_squares = count * max(0.0, float(center @ (known.gram @ center)))
-    total = 2.0 * count * slope_squares + float(np.square(known.gram).sum()) * count**2
-    total -= count * spread**2 + count * (count - 1) * shift**2
-    by_row = deviations_by_row(
-        count * rows.squares, count * rows.along, rows.slopes, slope_squares, spread
-    )
-    return s, total, by_row, shift, rows.slopes
-
-
-def deviations_by_row(
-    squares: Array, along: Array, slopes: Array, slope_squares: float, spread: float
-) -> Array:
-    """Of each row i, sum over j != i of (c_ij - mean)^2.
-
-    squares: sum_j (w_i.w_j)^2. along: w_i.sum_j a_j w_j. slope_squares: sum of a_j^2.
-    """
-    count = len(squares)
-    shift = spread / (count - 1)
-    by_row = squares + 2.0 * along
-    by_row += count * np.square(slopes) + slope_squares - spread**2
-    by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
-    return by_row
-
-
-def parts_of_pairs(rows: Rows, inverse: Array, count: int) -> Parts:
-    """The same from the deviation of each pair: few rows, or fewer rows than columns."""
+def sums_of_pairs(rows: Rows, inverse: Array, count: int) -> PairSums:
+    """`pair_sums` from the deviation of each pair: few rows, or fewer rows than columns."""
     w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()])
     center = w.sum(axis=0) / count
     w -= center
@@ -493,4 +456,4 @@ def parts_of_pairs(rows: Rows, inverse: Array, count: int) -> Parts:
         deviation += slopes[start:stop, None] + (slopes + shift)
         deviation[np.arange(stop - start), np.arange(start, stop)] = 0.0
         by_row[start:stop] = np.square(deviation).sum(axis=1)
-    return float(center @ center), float(by_row.sum()), by_row, shift, slopes
+    return PairSums(float(center @ center), float(by_row.sum()), by_row, shift, slopes)

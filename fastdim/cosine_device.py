@@ -14,7 +14,6 @@ from fastdim.backends import cuda, cuda_cosine, devices, triton
 from fastdim.backends.pairs import PairStatistics, squares_by_row
 from fastdim.cosine import (
     CosineStats,
-    deviations_by_row,
     draw_pairs,
     moments_of,
     sampled_pairs,
@@ -23,6 +22,7 @@ from fastdim.cosine import (
 )
 from fastdim.errors import BackendError, InputError
 from fastdim.estimate import check_confidence
+from fastdim.quadratic import PairSums, deviations_by_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,8 +108,8 @@ def finished(
     if visited is not None:
         # The pairs themselves say mean and spread better than differences of sums over rows.
         total, shift = visited.variance * count * (count - 1), s - visited.mean
-    parts = (s, total, deviations, shift, slopes)
-    found = moments_of(n, count, parts, labels, group_count, confidence)
+    sums = PairSums(s, total, deviations, shift, slopes)
+    found = moments_of(n, count, sums, labels, group_count, confidence)
     if visited is not None:
         return with_all_pairs(found, visited.histogram, visited.low, visited.high)
     assert cosines is not None

@@ -1,12 +1,15 @@
-"""What every row w adds to sums over pairs, w'Cw with C the rows' covariance: for errors alone.
+"""Sums over all pairs of unit rows, from their covariance C and what every row w adds, w'Cw.
 
-The longest axes of C and the length of what is left of a row stand for all of C. That is less work
-than d axes, and needs no decomposition of C; how far off it is, is measured on some of the rows.
+C gives the sums themselves; what a row adds is for errors alone. The longest axes of C and the
+length of what is left of a row stand for all of C. That is less work than d axes, and needs no
+decomposition of C; how far off it is, is measured on some of the rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,18 @@ JUDGED_ROWS = 256
 ITERATIONS = 3
 
 
+class PairSums(NamedTuple):
+    """Of the cosines c_ij of unit rows u_i = mean + w_i: s = |mean|^2, total = the sum over i != j
+    of (c_ij - their mean)^2, by_row (n,) the same for each i, shift = (1 - s)/(n - 1), slopes
+    (n,) = mean.w_i."""
+
+    s: float
+    total: float
+    by_row: Array
+    shift: float
+    slopes: Array
+
+
 @dataclass(frozen=True, eq=False)
 class Axes:
     """C as sum of weights_k v_k v_k' + rest (1 - sum of v_k v_k'); vectors (k, d) orthonormal."""
@@ -48,6 +63,12 @@ class Added:
     squares: Array
 
 
+def joined(parts: Iterable[Added]) -> Added:
+    """What rows of several parts add, in their order."""
+    columns = zip(*((part.slopes, part.along, part.squares) for part in parts), strict=True)
+    return Added(*(np.concatenate(column) for column in columns))
+
+
 def judged_rows(count: int) -> Int64:
     """Those of `count` rows that `axes_of` looks at, ascending."""
     drawn = random_rows(count)
@@ -55,16 +76,29 @@ def judged_rows(count: int) -> Int64:
     return drawn[np.arange(judged) * len(drawn) // judged]
 
 
-def direct(known: Covariance) -> bool:
-    """Whether there is so little to do that all of C is multiplied, in float64."""
-    return known.count * len(known.mean) ** 2 <= moments.DIRECT_WORK
+def judged(known: Covariance, take: Callable[[Int64], Rows]) -> Array | None:
+    """The rows (m, d) less their mean that `axes_of` looks at; None where there is so little to do
+    that all of C is multiplied, in float64.
+
+    take: gives the rows with these numbers, wherever they lie.
+    """
+    if known.count * len(known.mean) ** 2 <= moments.DIRECT_WORK:
+        return None
+    places = judged_rows(known.count)
+    numbers = places if known.ids is None else known.ids[places]
+    sample = take(numbers).float64(0, len(numbers))
+    if known.scale is not None:
+        sample *= known.scale[numbers, None]
+    return np.asarray(sample - known.mean)
 
 
-def axes_of(known: Covariance, sample: Array) -> Axes:
+def axes_of(known: Covariance, sample: Array | None) -> Axes | None:
     """As many axes as the rows of a sample need; all of them where half of them do not do.
 
-    sample: some of the rows (m, d) less their mean, which only say how many axes there are.
+    sample: of `judged`, which only says how many axes there are; None for None.
     """
+    if sample is None:
+        return None
     gram, size = known.gram, FEWEST_AXES
     with one_blas_thread():
         product = sample @ gram
@@ -114,17 +148,43 @@ def added_by(rows: Rows, known: Covariance, axes: Axes | None, threads: int) -> 
     parts = []
     for w in centered(rows, ids, scale, known.mean):
         along = w @ lines.T
-        parts.append((along[:, 0], along[:, 1], np.einsum("ij,ij->i", w @ known.gram, w)))
-    return Added(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        squares = np.einsum("ij,ij->i", w @ known.gram, w)
+        parts.append(Added(along[:, 0], along[:, 1], squares))
+    return joined(parts)
 
 
 def added(rows: Rows, known: Covariance, threads: int) -> Added:
     """`added_by` with the axes that these rows need."""
-    if direct(known):
-        return added_by(rows, known, None, threads)
-    places = judged_rows(known.count)
-    chosen = places if known.ids is None else known.ids[places]
-    sample = rows.take(chosen).float64(0, len(chosen))
-    if known.scale is not None:
-        sample *= known.scale[chosen, None]
-    return added_by(rows, known, axes_of(known, sample - known.mean), threads)
+    return added_by(rows, known, axes_of(known, judged(known, rows.take)), threads)
+
+
+def pair_sums(known: Covariance, rows: Added) -> PairSums:
+    """Of the unit rows with this covariance; rows: what each adds.
+
+    With W'W = scatter of the unit rows, sum_j (w_i.w_j)^2 = w_i'W'W w_i.
+    """
+    count, center = known.count, known.mean
+    spread = float(np.trace(known.gram))  # 1 - s, without the subtraction
+    shift = spread / (count - 1)
+    slope_squares = count * max(0.0, float(center @ (known.gram @ center)))
+    total = 2.0 * count * slope_squares + float(np.square(known.gram).sum()) * count**2
+    total -= count * spread**2 + count * (count - 1) * shift**2
+    by_row = deviations_by_row(
+        count * rows.squares, count * rows.along, rows.slopes, slope_squares, spread
+    )
+    return PairSums(float(center @ center), total, by_row, shift, rows.slopes)
+
+
+def deviations_by_row(
+    squares: Array, along: Array, slopes: Array, slope_squares: float, spread: float
+) -> Array:
+    """Of each row i, sum over j != i of (c_ij - mean)^2.
+
+    squares: sum_j (w_i.w_j)^2. along: w_i.sum_j a_j w_j. slope_squares: sum of a_j^2.
+    """
+    count = len(squares)
+    shift = spread / (count - 1)
+    by_row = squares + 2.0 * along
+    by_row += count * np.square(slopes) + slope_squares - spread**2
+    by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
+    return by_row

@@ -23,6 +23,8 @@ import fastdim.sklearn as faces
 import fastdim.torch as functions
 import fastdim.torchmetrics as metrics
 from fastdim import InputError, knn
+from fastdim.attention import correlate
+from fastdim.diagnose import phases
 
 N, D = 60, 4
 ROWS = gaussian(N, D)
@@ -254,3 +256,19 @@ def test_neighbors_where_rows_are_needed(name: str) -> None:
 def test_confidence_out_of_range(name: str) -> None:
     with pytest.raises(InputError, match="confidence"):
         made(name).set_params(confidence=1.5).fit(ROWS)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, name: faces.TwoNN(method=name).fit(x),
+        lambda x, name: faces.ESS(ver=name, n_neighbors=10).fit(x),
+        lambda x, name: faces.KNeighborsTransformer(mode=name).fit(x),
+        lambda x, name: phases(x, "id_twonn", family=name),
+        lambda x, name: correlate(x, x, "anisotropy", over=name),
+    ],
+)
+def test_an_array_is_no_name(call: Any) -> None:
+    """Comparing it with names gives arrays, which have no truth value."""
+    with pytest.raises(InputError, match="must be"):
+        call(np.random.default_rng(0).standard_normal((60, 4)), np.ones(3))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdim.arrays import one_of
 from fastdim.attention.heads import STATISTICS
 from fastdim.diagnose.training import steps_of
 from fastdim.errors import InputError, require
@@ -52,9 +53,8 @@ def correlate(
     """
     frames = require("pandas", "report")
     check_confidence(confidence)
-    if over not in ("layers", "steps"):
-        raise InputError(f"over must be 'layers' or 'steps', got {over!r}")
-    if statistic not in STATISTICS:
+    one_of("over", over, ("layers", "steps"))
+    if not isinstance(statistic, str) or statistic not in STATISTICS:
         raise InputError(f"unknown statistic {statistic!r}; there are: {', '.join(STATISTICS)}")
     left = attention[attention["head"].isna() & (attention["statistic"] == statistic)]
     right = sweep[(sweep["metric"] == metric) & (sweep["filter"] == filter)]

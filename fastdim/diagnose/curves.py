@@ -156,7 +156,7 @@ def curve_of(
     """
     rows, documents = rows_of(table, metric, filter)
     for name, wanted in (("model", model), ("revision", revision), ("stack", stack)):
-        rows = one_of(rows, name, wanted)
+        rows = rows_of_one(rows, name, wanted)
     check_sites(sites)
     rows = sorted((r for r in rows if r["site"] in sites), key=lambda r: int(r["layer"]))
     layers = [int(row["layer"]) for row in rows]
@@ -310,7 +310,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def one_of(rows: list[dict[str, Any]], name: str, wanted: str | None) -> list[dict[str, Any]]:
+def rows_of_one(rows: list[dict[str, Any]], name: str, wanted: str | None) -> list[dict[str, Any]]:
     """The rows of the one model, revision or stack; InputError unless it is one."""
     known = list(dict.fromkeys(str(row[name]) for row in rows))
     if wanted is None and len(known) > 1:

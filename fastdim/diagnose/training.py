@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdim.arrays import whole_number
-from fastdim.diagnose.curves import Curve, build, check_sites, label_of, one_of, rows_of
+from fastdim.arrays import one_of, whole_number
+from fastdim.diagnose.curves import Curve, build, check_sites, label_of, rows_of, rows_of_one
 from fastdim.diagnose.moves import Moves, Piece, find_moves, split
 from fastdim.diagnose.shape import Interval, check_smallest
 from fastdim.errors import InputError
@@ -153,13 +153,12 @@ def phases(
     """
     check_confidence(confidence)
     check_smallest(smallest)
-    if family not in ("layer", "all"):
-        raise InputError(f"family must be 'layer' or 'all', got {family!r}")
+    one_of("family", family, ("layer", "all"))
     check_sites(sites)
     if not (steps is None or isinstance(steps, Mapping)):
         raise InputError(f"steps must be a mapping of revisions to steps, got {steps!r}")
     rows, documents = rows_of(table, metric, filter)
-    rows = [row for row in one_of(rows, "model", model) if row["site"] in sites]
+    rows = [row for row in rows_of_one(rows, "model", model) if row["site"] in sites]
     models = {row["model"] for row in rows}
     _same_tokens(table, models)
     revisions = list(dict.fromkeys(str(row["revision"]) for row in rows))

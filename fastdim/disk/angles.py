@@ -139,13 +139,14 @@ def _moments(
             f"cosines need at least two rows that are not zero, got {count} of {source.n}"
         )
     if count <= max(cosine.DIRECT_ROWS, source.d):
-        parts = cosine.parts_of_pairs(source.take(np.flatnonzero(used)), inverse[used], count)
+        found = cosine.sums_of_pairs(source.take(np.flatnonzero(used)), inverse[used], count)
     else:
-        known = covariance_of(_sums(visit, inverse), None, inverse)
-        parts = cosine.parts_of(known, _added(visit, known, inverse))
+        ids = None if used.all() else np.flatnonzero(used)
+        known = covariance_of(_sums(visit, inverse), ids, inverse)
+        found = quadratic.pair_sums(known, _added(visit, known, inverse))
     some = None if labels is None else labels[used]
     group_count = 0 if labels is None else int(labels.max()) + 1
-    return cosine.moments_of(source.n, count, parts, some, group_count, confidence)
+    return cosine.moments_of(source.n, count, found, some, group_count, confidence)
 
 
 def _local(inverse: Float64, start: int, stop: int) -> tuple[Int64 | None, Float64]:
@@ -184,23 +185,14 @@ def _sums(visit: Visit, inverse: Float64) -> Sums:
 
 def _added(visit: Visit, known: Covariance, inverse: Float64) -> quadratic.Added:
     """`quadratic.added` of all rows that are not zero, tile by tile."""
-    axes = None
-    if not quadratic.direct(known):
-        chosen = np.flatnonzero(inverse)[quadratic.judged_rows(known.count)]
-        sample = visit.source.take(chosen).float64(0, len(chosen)) * inverse[chosen, None]
-        axes = quadratic.axes_of(known, sample - known.mean)
+    axes = quadratic.axes_of(known, quadratic.judged(known, visit.source.take))
     found = []
     for _, start, stop, rows in visit.each():
         ids, scale = _local(inverse, start, stop)
         if ids is None or len(ids):
             own = replace(known, ids=ids, scale=scale)
             found.append(quadratic.added_by(rows, own, axes, visit.threads))
-    return quadratic.Added(
-        *(
-            np.concatenate([getattr(part, name) for part in found])
-            for name in ("slopes", "along", "squares")
-        )
-    )
+    return quadratic.joined(found)
 
 
 def _with_pairs(

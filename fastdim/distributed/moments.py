@@ -15,10 +15,8 @@ from fastdim.backends.cpu import RowForms, second_moments
 from fastdim.cosine import (
     DIRECT_ROWS,
     CosineStats,
-    Parts,
     moments_of,
-    parts_of,
-    parts_of_pairs,
+    sums_of_pairs,
 )
 from fastdim.covariance import (
     Decomposition,
@@ -33,6 +31,7 @@ from fastdim.covariance import (
 from fastdim.distributed.shard import Shard
 from fastdim.errors import InputError
 from fastdim.moments import SHIFT_ROWS, Sums
+from fastdim.quadratic import PairSums
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -115,22 +114,14 @@ def _forms(shard: Shard, found: Decomposition, threads: int) -> RowForms:
     return RowForms(first, rest, linear, squares, arithmetic)
 
 
-def added(shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64, threads: int) -> Parts:
-    """`parts_of` unit rows with these sums: each rank looks at what its own rows add."""
+def pair_sums(
+    shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64, threads: int
+) -> PairSums:
+    """`quadratic.pair_sums` of unit rows with these sums; each rank looks at its own rows."""
     ranks = shard.ranks
     known = covariance_of(parts, numbers, scale)
-    chosen = np.arange(shard.n) if numbers is None else numbers
-    chosen = chosen[quadratic.judged_rows(known.count)]
-    direct = quadratic.direct(known)
-    sample = None if direct else shard.fetch(chosen)
-
-    def on_first() -> quadratic.Axes | None:
-        if sample is None:
-            return None
-        unit = sample.float64(0, len(chosen)) * scale[chosen, None]
-        return quadratic.axes_of(known, unit - known.mean)
-
-    axes = ranks.from_first(on_first)
+    sample = quadratic.judged(known, shard.fetch)
+    axes = ranks.from_first(lambda: quadratic.axes_of(known, sample))
     places = None if numbers is None else shard.places(numbers)
 
     def own() -> quadratic.Added:
@@ -140,8 +131,8 @@ def added(shard: Shard, parts: Sums, numbers: Int64 | None, scale: Float64, thre
         return quadratic.added_by(shard.rows, replace(known, ids=places, scale=here), axes, threads)
 
     found = ranks.each(own)
-    parts_of_all = (ranks.concatenate(p) for p in (found.slopes, found.along, found.squares))
-    return parts_of(known, quadratic.Added(*parts_of_all))
+    every = (ranks.concatenate(part) for part in (found.slopes, found.along, found.squares))
+    return quadratic.pair_sums(known, quadratic.Added(*every))
 
 
 def spectrum(
@@ -174,14 +165,14 @@ def moments_of_cosines(
     labels: Int64 | None,
     confidence: float,
     threads: int,
-    known: Parts | None = None,
+    known: PairSums | None = None,
     kept: Int64 | None = None,
 ) -> tuple[CosineStats, Float64]:
     """`fastdim.cosine.cosine_moments` of the rows `kept` (None: all): their statistics, and
     1/|row| (n,) with 0 for all others.
 
-    inverse: 1/|row| of all rows (n,), 0 for a zero row. known: `parts_of` the unit rows
-    among them, where they are known.
+    inverse: 1/|row| of all rows (n,), 0 for a zero row. known: `pair_sums` of the unit
+    rows among them, where they are known.
     """
     n = shard.n if kept is None else len(kept)
     here = inverse.copy()
@@ -194,14 +185,13 @@ def moments_of_cosines(
     numbers = np.flatnonzero(used)
     if count <= max(DIRECT_ROWS, shard.d):
         few = shard.fetch(numbers)
-        parts = shard.ranks.from_first(lambda: parts_of_pairs(few, here[numbers], count))
-    else:
-        if known is None:
-            ids = None if used.all() else numbers
-            shift = near_mean(shard, here, None)
-            known = added(shard, sums(shard, shift, threads, ids, here), ids, here, threads)
-        parts = known
+        known = shard.ranks.from_first(lambda: sums_of_pairs(few, here[numbers], count))
+    elif known is None:
+        ids = None if used.all() else numbers
+        shift = near_mean(shard, here, None)
+        total = sums(shard, shift, threads, ids, here)
+        known = pair_sums(shard, total, ids, here, threads)
     taking = used if kept is None else used[kept]
     groups = None if labels is None else labels[taking]
     group_count = 0 if labels is None else int(labels.max()) + 1
-    return moments_of(n, count, parts, groups, group_count, confidence), here
+    return moments_of(n, count, known, groups, group_count, confidence), here

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from fastdim.arrays import one_of
 from fastdim.errors import InputError, ModelError
 from fastdim.extract.texts import Corpus
 from fastdim.integrations.tracker import Tracker
@@ -43,8 +44,7 @@ class FastdimCallback(TrainerCallback):
         when: str = "steps",
         **options: Any,
     ) -> None:
-        if when not in WHEN:
-            raise InputError(f"when must be one of {', '.join(WHEN)}, got {when!r}")
+        one_of("when", when, WHEN)
         if "resumed" in options:
             raise InputError(
                 "resumed is the Trainer's to say (resume_from_checkpoint): leave it out"

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import Rows, one_of, whole_number
 from fastdim.compat import MODES, csr, to_graph
 from fastdim.errors import InputError
 from fastdim.neighbors import knn
@@ -50,8 +50,7 @@ class KNeighborsTransformer(
 
         Raises ValueError (InputError is one) on bad values, parameters or shapes.
         """
-        if self.mode not in MODES:
-            raise InputError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        one_of("mode", self.mode, MODES)
         if self.metric != "euclidean":
             raise InputError(
                 f"metric must be 'euclidean', got {self.metric!r}: for another one use "

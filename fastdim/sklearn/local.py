@@ -228,7 +228,7 @@ class ESS(LocalEstimator):
         self.ver = ver
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
-        if self.ver not in VERSIONS:
+        if not isinstance(self.ver, str) or self.ver not in VERSIONS:
             raise InputError(f"ver must be 'a' or 'b', got {self.ver!r}")
         values, sharing = ess_shared(rows, found, self.ver, threads)
         return Local(values, sharing, sharing)

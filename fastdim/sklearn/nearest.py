@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import Rows, one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
@@ -75,8 +75,7 @@ class TwoNN(NeighborsEstimator):
         return pairs.point(found, plan, 0)[0]
 
     def _method(self) -> str:
-        if self.method not in METHODS:
-            raise InputError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        one_of("method", self.method, METHODS)
         return METHODS[self.method]
 
 

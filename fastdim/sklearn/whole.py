@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import Rows, one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
@@ -130,10 +130,7 @@ class PH(GlobalEstimator):
         )
 
     def _sizes(self, rows: Rows) -> list[int] | None:
-        if self.range_type not in RANGE_TYPES:
-            raise InputError(
-                f"range_type must be one of {', '.join(RANGE_TYPES)}, got {self.range_type!r}"
-            )
+        one_of("range_type", self.range_type, RANGE_TYPES)
         if self.n_range_min is None and self.n_range_max is None:
             return None
         if self.n_range_min is None or self.n_range_max is None:

@@ -20,12 +20,10 @@ from fastdim.backends.blas import one_blas_thread
 from fastdim.cosine import (
     DIRECT_ROWS,
     CosineStats,
-    Parts,
     add_pairs,
     cosine_moments,
     draw_pairs,
     pair_cosines,
-    parts_of,
 )
 from fastdim.covariance import (
     Decomposition,
@@ -47,7 +45,7 @@ from fastdim.neighbors import (
     prepare_rows,
     search,
 )
-from fastdim.quadratic import added
+from fastdim.quadratic import PairSums, added, pair_sums
 from fastdim.query_far import far_rows, first_in_proportion
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
@@ -84,7 +82,7 @@ class SharedLayer:
         }
         self._parts: dict[bool, list[tuple[Int64, Sums]]] = {}
         self._decompositions: dict[tuple[bool, bytes], Future[Decomposition]] = {}
-        self._units: dict[bytes, Parts] = {}
+        self._pair_sums: dict[tuple[bool, bytes], PairSums] = {}
         self._histograms: dict[bytes, CosineStats] = {}
 
     @property
@@ -120,15 +118,15 @@ class SharedLayer:
             self._decompose([(mask, unit), *self._ahead()])
         return self._decompositions[asked].result()
 
-    def units(self, kept: Int64) -> Parts:
-        """`parts_of` the directions of the rows `kept`."""
+    def pair_sums(self, kept: Int64) -> PairSums:
+        """`quadratic.pair_sums` of the directions of the rows `kept`."""
         mask = self._mask_of(kept)
-        key = (mask & (self.inverse > 0)).tobytes()
-        if key not in self._units:
+        key = self._key(mask, True)
+        if key not in self._pair_sums:
             total, ids, scale = self._added(mask, True)
             assert scale is not None  # of directions
-            self._units[key] = self._units_of(total, ids, scale)
-        return self._units[key]
+            self._pair_sums[key] = self._pair_sums_of(total, ids, scale)
+        return self._pair_sums[key]
 
     def _mask_of(self, kept: Int64) -> Mask:
         mask = np.zeros(self.rows.n, dtype=bool)
@@ -341,9 +339,9 @@ class SharedLayer:
     def _sums_of(self, shift: Array, ids: Int64 | None, scale: Array | None) -> Sums:
         return sums(self.rows, shift, self.threads, ids, scale)
 
-    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> Parts:
+    def _pair_sums_of(self, total: Sums, ids: Int64 | None, scale: Array) -> PairSums:
         known = covariance_of(total, ids, scale)
-        return parts_of(known, added(self.rows, known, self.threads))
+        return pair_sums(known, added(self.rows, known, self.threads))
 
     def _cosines(self, first: Int64, second: Int64) -> Array:
         return pair_cosines(self.rows, self.inverse, first, second, self.threads)
@@ -455,7 +453,7 @@ class SharedJob(Job):
         shared = self.shared
         known = None
         if shared.shares_moments(int((shared.inverse[kept] > 0).sum())):
-            known = shared.units(kept)
+            known = shared.pair_sums(kept)
         return cosine_moments(
             shared.rows,
             self.groups,

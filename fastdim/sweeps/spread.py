@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
 from fastdim.backends import cpu
-from fastdim.cosine import DIRECT_ROWS, CosineStats, Parts
+from fastdim.cosine import DIRECT_ROWS, CosineStats
 from fastdim.covariance import Decomposition, Spectrum
 from fastdim.distributed import moments
 from fastdim.distributed.pairs import add_pairs_together, pair_cosines
@@ -28,6 +28,7 @@ from fastdim.extract.store import Site, TokenTable
 from fastdim.layer import BINS
 from fastdim.moments import Sums
 from fastdim.neighbors import Distinct, Neighbors
+from fastdim.quadratic import PairSums
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 from fastdim.sweeps.pieces import Layer, layer_rows
@@ -141,8 +142,8 @@ class SpreadLayer(SharedLayer):
         self._decompositions.update(zip((key for key, _ in wanted), done, strict=True))
         return True
 
-    def _units_of(self, total: Sums, ids: Int64 | None, scale: Array) -> Parts:
-        return moments.added(self.shard, total, ids, scale, self.threads)
+    def _pair_sums_of(self, total: Sums, ids: Int64 | None, scale: Array) -> PairSums:
+        return moments.pair_sums(self.shard, total, ids, scale, self.threads)
 
     def _cosines(self, first: Int64, second: Int64) -> Array:
         return pair_cosines(self.shard, self.inverse, first, second, self.threads)
@@ -205,7 +206,7 @@ class SpreadJob(SharedJob):
         shared, kept = self.shared, self.filtered.kept
         known = None
         if int((shared.inverse[kept] > 0).sum()) > max(DIRECT_ROWS, self.d):
-            known = shared.units(kept)
+            known = shared.pair_sums(kept)
         return moments.moments_of_cosines(
             shared.shard, shared.inverse, self.groups, self.confidence, self.threads, known, kept
         )
