@@ -99,9 +99,9 @@ void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std:
   prepare_index(index, params);
 }
 
-// Arithmetic of the second level; "" where there is none.
-const char* second_of(const Prepared* prepared) {
-  if (!prepared || prepared->strategy != Strategy::pruned) return "";
+// Arithmetic of the second level; "" where the search has none.
+const char* second_of(const Prepared* prepared, Strategy strategy) {
+  if (!prepared || strategy != Strategy::pruned) return "";
   if (prepared->whole_int8_width > 0) return name(Precision::int8);
   return name(prepared->whole_width > 0 ? Precision::bfloat16 : Precision::float32);
 }
@@ -118,7 +118,7 @@ py::dict run_knn(const KnnParams& params) {
   out["isa"] = name(index.isa);
   out["strategy"] = name(counts.strategy);
   out["arithmetic"] = name(prepared ? prepared->precision : Precision::float32);
-  out["second"] = second_of(prepared);
+  out["second"] = second_of(prepared, counts.strategy);
   out["axes_first"] = prepared ? prepared->near_axes : index.rows.d;
   out["axes"] = prepared ? prepared->axes : index.rows.d;
   out["rows_distinct"] = counts.distinct;
@@ -178,10 +178,11 @@ void bind_row_distances(std::uintptr_t data, std::int64_t n, std::int64_t d,
 }
 
 bool bind_all_within(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
-                     const std::string& dtype, double largest, int threads) {
+                     const std::string& dtype, std::uintptr_t ids, std::int64_t count,
+                     double largest, int threads) {
   const Rows rows = make_rows(data, n, d, row_stride, dtype);
   const py::gil_scoped_release release;
-  return all_within(rows, largest, threads, check_signals);
+  return all_within(rows, pointer<const std::int64_t>(ids), count, largest, threads, check_signals);
 }
 
 std::int64_t bind_distinct(std::uintptr_t data, std::int64_t n, std::int64_t d,
@@ -348,7 +349,8 @@ PYBIND11_MODULE(_core, module) {
              py::arg("row_stride"), py::arg("dtype"), py::arg("from_point"), py::arg("threads"),
              py::arg("isa"), py::arg("out"));
   module.def("all_within", bind_all_within, py::arg("data"), py::arg("n"), py::arg("d"),
-             py::arg("row_stride"), py::arg("dtype"), py::arg("largest"), py::arg("threads"));
+             py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
+             py::arg("largest"), py::arg("threads"));
   module.def("distinct", bind_distinct, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("threads"), py::arg("out_first"),
              py::arg("out_inverse"));

@@ -264,6 +264,8 @@ Precision parse_precision(const std::string& text, Isa isa) {
 Choice choose(const ChoiceParams& p) {
   const std::int64_t axes = p.projection.axes;
   const Sample sample(p);
+  const double needed = sample.survivors_of_all(0),
+               unknown = std::numeric_limits<double>::infinity();
   Choice best = {Strategy::full, Precision::float32, p.d, Precision::float32};
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](double cost, Choice choice) {
@@ -290,9 +292,10 @@ Choice choose(const ChoiceParams& p) {
       const double scans = static_cast<double>(first + 1) * cost.near_axis +
                            (between ? kept.first * cost.rough : 0.0);
       const double asked = between ? kept.rough : kept.first;
+      const double listed = needed > 0 ? kept.first / needed : unknown;
       const auto with = [&](Precision second, double each, double left) {
         consider(scans + asked * each + left * cost.pair,
-                 {Strategy::pruned, precision, first, second});
+                 {Strategy::pruned, precision, first, second, listed});
       };
       if (precision == Precision::int8)
         with(Precision::int8, whole_cost(Precision::int8, p.d), after_all);

@@ -61,6 +61,7 @@ struct Choice {
   Precision precision;     // not any
   std::int64_t near_axes;  // pruned: axes of the first level
   Precision second;        // pruned: of all columns on the second level; float32: further axes
+  double listed = 1;       // pruned: pairs that the first level leaves for each that matters
 };
 
 Choice choose(const ChoiceParams& params);

@@ -52,6 +52,14 @@ double flushed_of(const Prepared& p) {
   return std::max(0x1p-100, 0x1p-110 * elements);
 }
 
+float stretch_of(const Prepared& p) {
+  double stretch = 1.0;
+  for (const double of_block : p.side.block_stretch) stretch = std::max(stretch, of_block);
+  return round_up(stretch * (1.0 + 0x1p-19));
+}
+
+float flushed2_of(const Prepared& p) { return static_cast<float>(2.0 * flushed_of(p) * kUpward); }
+
 float score_bound(float reach, float error, double stretch, double flushed) {
   if (std::isinf(reach)) return std::numeric_limits<float>::lowest();
   const double sum = static_cast<double>(reach) + static_cast<double>(error);
@@ -72,6 +80,12 @@ double Measure::operator()(std::int64_t i, std::int64_t j, double limit) {
       return std::numeric_limits<double>::infinity();
   }
   return refiner_.distance(p_.ids[i], p_.ids[j], limit);
+}
+
+void Measure::operator()(std::int64_t i, const std::vector<std::int64_t>& others, double* out) {
+  rows_.clear();
+  for (const std::int64_t other : others) rows_.push_back(p_.rows.row(p_.ids[other]));
+  refiner_.distances(p_.ids[i], rows_.data(), rows_.size(), out);
 }
 
 void Measure::fetch(std::int64_t position) const {

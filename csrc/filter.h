@@ -50,6 +50,10 @@ float reach_of(const Prepared& p, double limit);
 // What flushed denormals of a score may have lost.
 double flushed_of(const Prepared& p);
 
+// (1 + t) (1 + 2^-19) and twice the flushed of row_search.h.
+float stretch_of(const Prepared& p);
+float flushed2_of(const Prepared& p);
+
 // t of prepare.h. Infinity asks for every row, but not for padding, whose score is -infinity.
 float score_bound(float reach, float error, double stretch, double flushed);
 
@@ -61,12 +65,16 @@ class Measure {
   // The distance if it is not above `limit`, else infinity.
   double operator()(std::int64_t i, std::int64_t j, double limit);
 
+  // The distances of a position and `count` others, all of them.
+  void operator()(std::int64_t i, const std::vector<std::int64_t>& others, double* out);
+
   // Original rows lie anywhere in memory: the first bytes of one are asked for in time.
   void fetch(std::int64_t position) const;
 
  private:
   const Prepared& p_;
   Refiner refiner_;
+  std::vector<const void*> rows_;
 };
 
 }  // namespace fastdim

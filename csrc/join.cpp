@@ -62,6 +62,7 @@ class Search {
              Worker& worker);
   void compare(std::int64_t query_block, std::int64_t block, Worker& worker);
   void refresh(std::int64_t query, std::size_t row, Worker& worker) const;
+  bool matters(std::int64_t query, std::int64_t slot, float score) const;
   void measure(std::int64_t query, std::int64_t slot, Worker& worker);
   void offer(std::int64_t query, double distance, std::int64_t position, Worker& worker);
   void finish(std::int64_t query, Worker& worker) const;
@@ -94,9 +95,10 @@ class Search {
   const Side& y_;
   std::unique_ptr<State[]> states_;
   Gathered gathered_;
-  double rounding_;  // of the second level's limit
-  double flushed_;   // what denormals of a score may have lost
-  bool limits_;      // whether the second level reads limits: that on further axes alone
+  double rounding_;           // of the second level's limit
+  double flushed_;            // what denormals of a score may have lost
+  float stretch_, flushed2_;  // of the largest -2 score that matters, see row_search.h
+  bool limits_;               // whether the second level reads limits: that on further axes alone
 };
 
 Search::Search(const JoinParams& params)
@@ -108,6 +110,8 @@ Search::Search(const JoinParams& params)
       gathered_(params.distances, params.indices, params.k, params.m) {
   if (!self_) chosen_ = choose_side(p_, params.queries, params.m);
   flushed_ = flushed_of(p_);
+  flushed2_ = flushed2_of(p_);
+  stretch_ = stretch_of(p_);
   limits_ = p_.axes_apart();
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
@@ -276,11 +280,26 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
            far(x_, query), far(y_, first_column), p_.far_width(), x_.rest[at],
            y_.rest.data() + first_column, worker.limit_x[row], worker.limit_y.data()});
   }
+  // Thresholds fall while a block is searched: scores are held against those of now.
+  const bool scored = p_.strategy != Strategy::pruned;
+  const float* score = worker.scanned.score.data() + list * kListStride;
   for (int i = 0; i < count; ++i) {
+    const std::int64_t slot = first_column + column[i];
     if (i + 1 < count)
       worker.measure.fetch(y_.position[static_cast<std::size_t>(first_column + column[i + 1])]);
-    measure(query, first_column + column[i], worker);
+    if (scored && !matters(query, slot, score[i])) continue;
+    measure(query, slot, worker);
   }
+}
+
+// Whether a pair of that score on the first level may lie within what either row knows by now. An
+// error that is folded into a half norm counts once more here, which only lets more pass.
+bool Search::matters(std::int64_t query, std::int64_t slot, float score) const {
+  const std::size_t x = static_cast<std::size_t>(query), y = static_cast<std::size_t>(slot);
+  float reach = states_[x].reach.load(std::memory_order_relaxed);
+  if (self_) reach = std::max(reach, states_[y].reach.load(std::memory_order_relaxed));
+  const float sum = (reach + x_.error[x]) + y_.error[y];
+  return -2.0f * score <= sum * sum * stretch_ + flushed2_;
 }
 
 void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worker) {

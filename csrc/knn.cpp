@@ -203,8 +203,8 @@ void prepare_index(Index& index, const IndexParams& p) {
     throw std::invalid_argument("knn: only a full search goes without axes");
   if (p.strategy == Strategy::tiled)
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
-  if (p.strategy == Strategy::rows || (p.asked == Strategy::rows && p.strategy != Strategy::full))
-    throw std::invalid_argument("knn: a search by rows is prepared as a full one");
+  if (p.strategy == Strategy::rows)
+    throw std::invalid_argument("knn: a search by rows is prepared as a full or a pruned one");
   index.prepared = std::make_unique<Prepared>(
       prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
                p.first_axes, p.second, p.spare_bytes, p.threads, index.isa, &p.poll}));

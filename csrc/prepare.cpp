@@ -286,6 +286,8 @@ Prepared prepare(const PrepareParams& p) {
   out.strategy = choice.strategy;
   out.precision = choice.precision;
   out.axis_cost = axis_cost(p.isa, out.precision);
+  out.listed = choice.listed;
+  out.isa = p.isa;
   out.bf16 = bf16_join_kernels(p.isa);
   out.scan = scan_of(p.isa, choice.precision);
   const bool pruned = choice.strategy == Strategy::pruned;

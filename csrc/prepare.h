@@ -118,6 +118,7 @@ struct Prepared {
   Rows rows = {};
   const std::int64_t* ids = nullptr;  // n row numbers
   std::int64_t n = 0;
+  Isa isa = Isa::scalar;
   const Kernels* kernels = nullptr;
   const JoinKernels* join = nullptr;
   const JoinKernels* bf16 = nullptr;         // whose second level looks at all columns
@@ -125,6 +126,7 @@ struct Prepared {
   Precision precision = Precision::float32;  // of the units
   Strategy strategy = Strategy::full;        // pruned or full
   double axis_cost = 0;                   // nanoseconds of one element of a pair in the first level
+  double listed = 1;                      // pairs that the first level leaves for each that matters
   Strategy asked = Strategy::automatic;   // of searches: rows, or what may not be left for it
   std::int64_t axes = 0;                  // p of both levels
   std::int64_t near_axes = 0;             // of the first

@@ -20,8 +20,12 @@ class Refiner {
   // |x_i - x_j|, i a row of `from` and j of `to`, if that is <= limit, else any number > limit.
   double distance(std::int64_t i, std::int64_t j, double limit);
 
+  // |x_i - y| of `count` rows, bit for bit those of distance(); others: pointers to them.
+  void distances(std::int64_t i, const void* const* others, std::size_t count, double* out);
+
  private:
-  double rescaled_distance(std::int64_t i, std::int64_t j);
+  double true_distance(double sum, const void* x, const void* y);
+  double rescaled_distance(const void* x, const void* y);
 
   const Kernels& kernels_;
   const Rows& from_;

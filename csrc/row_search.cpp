@@ -4,10 +4,13 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
+#include "cpu/select_kernels.h"
 #include "filter.h"
 #include "gathered.h"
+#include "levels.h"
 #include "select.h"
 #include "threads.h"
 
@@ -24,13 +27,14 @@ constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
 // what a neighbour costs less than where each pair is met once, on its own and for each of the
 // first columns. kScan: both of a pair's scans take a little more than twice one. docs/engine.md
 // says what they were fitted to.
-constexpr double kPair = 0.05, kNeighbor = 150, kColumn = 0.4, kColumns = 768, kScan = 1.1;
+constexpr double kPair = 0.05, kNeighbor = 420, kColumn = 0.1, kColumns = 768, kScan = 1.1;
 constexpr std::int64_t kLeast = 12;  // k; below, lists are not what takes the time
+constexpr double kMostListed = 2;    // Prepared::listed
 
 // Candidates of one query.
 struct List {
   std::vector<float> score;
-  std::vector<std::int64_t> slot;
+  std::vector<std::int32_t> slot;
   std::size_t full = 0;        // so many are thinned out
   std::vector<Neighbor> done;  // the k nearest of those that were measured before the end
   float reach = kInfinity;
@@ -38,8 +42,11 @@ struct List {
 
   void clear() {
     done.clear();
-    score.clear();
-    slot.clear();
+    resize(0);
+  }
+  void resize(std::size_t count) {
+    score.resize(count);
+    slot.resize(count);
   }
 };
 
@@ -53,10 +60,11 @@ class RowSearch {
     ScanLists scanned;
     Measure measure;
     std::vector<List> lists;
-    std::vector<float> scores;
-    std::vector<std::int64_t> best;  // the best scores of a list, by slot
+    std::vector<float> room;         // of SelectKernels::kth
+    std::vector<std::int32_t> best;  // the best scores of a list, by slot
     std::vector<float> best_score;
-    std::vector<double> best_distance;
+    std::vector<double> distance;         // of those
+    std::vector<std::int64_t> positions;  // measured together
     std::vector<Neighbor> found;
     std::int64_t filtered = 0, refined = 0;
     Worker(const Prepared& p, std::int64_t rows)
@@ -69,10 +77,17 @@ class RowSearch {
 
   void visit(std::int64_t task, Worker& worker) const;
   void scan(std::int64_t row, const Piece& piece, const bool* wanted, Worker& worker) const;
-  float kth_score(std::int64_t query, const List& list, std::vector<float>& scores) const;
+  Listed listed(List& list, std::size_t count) const {
+    return {count, list.score.data(), list.slot.data(), error_.data()};
+  }
+  float kth_score(List& list, Worker& worker) const;
+  void leave_out_itself(std::int64_t query, const Piece& piece, std::size_t before,
+                        List& list) const;
   void thin_out(std::int64_t query, List& list, Worker& worker) const;
-  void measure(std::int64_t query, const std::vector<std::int64_t>& slots, std::size_t count,
-               double limit, Worker& worker) const;
+  bool measure_all(std::int64_t query, const std::vector<std::int32_t>& slots, std::size_t count,
+                   Worker& worker) const;
+  void measure(std::int64_t query, const List& list, std::size_t count, double limit,
+               Worker& worker) const;
   void know(List& list, std::vector<Neighbor>& found) const;
   void settle(std::int64_t query, List& list, Worker& worker) const;
   bool finish(std::int64_t query, List& list, Worker& worker) const;
@@ -82,13 +97,9 @@ class RowSearch {
   std::int64_t position(const Side& side, std::int64_t slot) const {
     return side.position[static_cast<std::size_t>(slot)];
   }
-  bool is_folded(std::int64_t slot) const {
-    return folded_ && y_.folded[static_cast<std::size_t>(slot)];
-  }
-  // The largest -2 score of a row with that error which matters within the reach.
-  float limit(float reach, float error_x, float error_y) const {
-    const float sum = (reach + error_x) + error_y;
-    return sum * sum * stretch_ + flushed2_;
+  // The rows that matter within the reach are those with -2 score <= the limit of this.
+  Within within(std::int64_t query, float reach) const {
+    return {reach, x_.error[static_cast<std::size_t>(query)], stretch_, flushed2_};
   }
 
   const JoinParams& params_;
@@ -96,10 +107,10 @@ class RowSearch {
   Chosen chosen_;  // the queries, if not all rows
   const Side& x_;
   const Side& y_;
-  std::vector<float> error_;  // e of each row of y, 0 where it is folded
-  float stretch_ = 1.0f + 0x1p-19f;
+  const SelectKernels& select_;
+  std::vector<float> error_;  // e of each row of y, -0 where it is folded
   double flushed_;
-  float flushed2_;
+  float flushed2_, stretch_;
   bool folded_ = false;
   std::size_t most_;   // candidates of a list, before one more scan
   std::int64_t rows_;  // queries of a task
@@ -117,25 +128,31 @@ std::int64_t rows_of_task(const JoinParams& p) {
   return std::max<std::int64_t>(kScanRows, most / kScanRows * kScanRows);
 }
 
+const SelectKernels& select_kernels(Isa isa) {
+  return at_level<SelectKernels>(isa, scalar_select_kernels, nullptr,
+                                 FASTDIM_IF_AVX512(avx512_select_kernels));
+}
+
 RowSearch::RowSearch(const JoinParams& params)
     : params_(params),
       p_(*params.prepared),
       x_(params.queries ? chosen_.side : p_.side),
       y_(p_.side),
+      select_(select_kernels(p_.isa)),
       error_(p_.side.error),
       flushed_(flushed_of(p_)),
-      flushed2_(static_cast<float>(2.0 * flushed_ * kUpward)),
+      flushed2_(flushed2_of(p_)),
+      stretch_(stretch_of(p_)),
       most_(static_cast<std::size_t>(most_listed(params.k))),
       rows_(rows_of_task(params)) {
+  if (p_.side.padded > std::numeric_limits<std::int32_t>::max())
+    throw std::invalid_argument("knn: a search by rows takes fewer than 2^31 rows");
   if (params.queries) chosen_ = choose_side(p_, params.queries, params.m);
   for (std::size_t i = 0; i < error_.size(); ++i) {
     if (!y_.folded[i]) continue;
-    error_[i] = 0;
+    error_[i] = -0.0f;
     folded_ = true;
   }
-  double stretch = 1.0;
-  for (const double of_block : y_.block_stretch) stretch = std::max(stretch, of_block);
-  stretch_ = round_up(stretch * (1.0 + 0x1p-19));
   std::fill_n(no_bound_.data(), kMostColumns, kInfinity);
 }
 
@@ -187,61 +204,73 @@ void RowSearch::scan(std::int64_t row, const Piece& piece, const bool* wanted,
     List& list = lists[r];
     if (count == 0) continue;
     const std::size_t before = list.score.size();
-    list.score.insert(list.score.end(), score, score + count);
-    list.slot.resize(before + count);
-    for (std::size_t i = 0; i < count; ++i) list.slot[before + i] = piece.from + column[i];
+    list.resize(before + count);
+    std::copy_n(score, count, list.score.data() + before);
+    const std::int32_t from = static_cast<std::int32_t>(piece.from);
+    for (std::size_t i = 0; i < count; ++i) list.slot[before + i] = from + column[i];
+    if (wanted[r]) leave_out_itself(row + r, piece, before, list);
   }
 }
 
-// The k-th best score of the others whose error is not folded, -infinity if there are fewer.
-float RowSearch::kth_score(std::int64_t query, const List& list, std::vector<float>& scores) const {
+// A row is met once, and is no neighbour of its own.
+void RowSearch::leave_out_itself(std::int64_t query, const Piece& piece, std::size_t before,
+                                 List& list) const {
   const std::int64_t mine = p_.slot[static_cast<std::size_t>(position(x_, query))];
-  const std::size_t k = static_cast<std::size_t>(params_.k);
-  scores.resize(list.score.size());
-  std::size_t count = 0;
-  for (std::size_t i = 0; i < list.score.size(); ++i) {
-    scores[count] = list.score[i];
-    count += static_cast<std::size_t>((list.slot[i] != mine) & !is_folded(list.slot[i]));
-  }
-  if (count < k) return -kInfinity;
-  select_first(scores.data(), count, k, [](float a, float b) { return a > b; });
-  return *std::min_element(scores.begin(), scores.begin() + params_.k);
+  if (mine < piece.from || mine >= piece.to) return;
+  const auto from = list.slot.begin() + static_cast<std::ptrdiff_t>(before);
+  const auto at = std::find(from, list.slot.end(), static_cast<std::int32_t>(mine));
+  if (at == list.slot.end()) return;
+  list.score.erase(list.score.begin() + (at - list.slot.begin()));
+  list.slot.erase(at);
+}
+
+// The k-th best score of those whose error is not folded, -infinity if there are fewer.
+float RowSearch::kth_score(List& list, Worker& worker) const {
+  const std::size_t count = list.score.size();
+  worker.room.resize(std::max(worker.room.size(), 2 * count + 32));
+  return select_.kth(listed(list, count), static_cast<std::size_t>(params_.k), folded_,
+                     worker.room.data());
 }
 
 // Guesses anew how far the k-th neighbour may be, and drops what lies beyond.
 void RowSearch::thin_out(std::int64_t query, List& list, Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query);
-  const double kth = static_cast<double>(kth_score(query, list, worker.scores));
+  const double kth = static_cast<double>(kth_score(list, worker));
   // As far as the roundings of a score may have brought it nearer.
   const double rounded = static_cast<double>(p_.rows.d + 64) * 0x1p-20 *
                          std::fabs(static_cast<double>(x_.half.data()[at]));
   const double error = static_cast<double>(x_.error[at]);
   const float reach = round_up(std::sqrt(std::max(0.0, -2.0 * kth) + rounded) + error);
   list.reach = std::min(list.reach, reach);
-  std::size_t left = 0;
-  for (std::size_t i = 0; i < list.score.size(); ++i) {
-    const float score = list.score[i];
-    const std::int64_t slot = list.slot[i];
-    list.score[left] = score;
-    list.slot[left] = slot;
-    left += static_cast<std::size_t>(
-        -2.0f * score <= limit(list.reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
-  }
-  list.score.resize(left);
-  list.slot.resize(left);
+  const std::size_t left = select_.keep(listed(list, list.score.size()), within(query, list.reach));
+  list.resize(left);
   list.full = std::min(std::max(list.full, 2 * left), most_);
   if (left > most_) settle(query, list, worker);
 }
 
-// Adds those within the limit to what was found. Each row is asked for before the one ahead of it
-// is measured.
-void RowSearch::measure(std::int64_t query, const std::vector<std::int64_t>& slots,
-                        std::size_t count, double limit, Worker& worker) const {
+// Adds the first of these to what was found; false if a distance is NaN.
+bool RowSearch::measure_all(std::int64_t query, const std::vector<std::int32_t>& slots,
+                            std::size_t count, Worker& worker) const {
+  worker.positions.clear();
+  for (std::size_t c = 0; c < count; ++c) worker.positions.push_back(position(y_, slots[c]));
+  worker.distance.resize(count);
+  worker.measure(position(x_, query), worker.positions, worker.distance.data());
+  worker.refined += static_cast<std::int64_t>(count);
+  const std::size_t before = worker.found.size();
+  for (std::size_t c = 0; c < count; ++c)
+    if (!std::isnan(worker.distance[c]))
+      worker.found.push_back({worker.distance[c], worker.positions[c]});
+  return worker.found.size() - before == count;
+}
+
+// Adds those of a list within the limit to what was found. Each row is asked for before the one
+// ahead of it is measured.
+void RowSearch::measure(std::int64_t query, const List& list, std::size_t count, double limit,
+                        Worker& worker) const {
   const std::int64_t i = position(x_, query);
   for (std::size_t c = 0; c < count; ++c) {
-    if (c + 1 < count) worker.measure.fetch(position(y_, slots[c + 1]));
-    const std::int64_t j = position(y_, slots[c]);
-    if (i == j) continue;
+    if (c + 1 < count) worker.measure.fetch(position(y_, list.slot[c + 1]));
+    const std::int64_t j = position(y_, list.slot[c]);
     const double distance = worker.measure(i, j, limit);
     ++worker.refined;
     if (distance <= limit) worker.found.push_back({distance, j});
@@ -262,7 +291,7 @@ void RowSearch::know(List& list, std::vector<Neighbor>& found) const {
 void RowSearch::settle(std::int64_t query, List& list, Worker& worker) const {
   std::vector<Neighbor>& found = worker.found;
   found = list.done;
-  measure(query, list.slot, list.slot.size(), widened(list.known), worker);
+  measure(query, list, list.slot.size(), widened(list.known), worker);
   know(list, found);
   found.resize(std::min(found.size(), static_cast<std::size_t>(params_.k)));
   list.clear();
@@ -272,53 +301,33 @@ void RowSearch::settle(std::int64_t query, List& list, Worker& worker) const {
 
 // Measures what matters and leaves the k nearest in the output; false if the list may lack some.
 bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
-  const std::size_t at = static_cast<std::size_t>(query);
-  const std::int64_t mine = p_.slot[static_cast<std::size_t>(position(x_, query))];
-  const float kth = kth_score(query, list, worker.scores);
+  const float kth = kth_score(list, worker);
   std::vector<Neighbor>& found = worker.found;
   found = list.done;
-  // The best scores are measured first. Lists are divided without branches, which could not be
-  // foreseen.
-  std::vector<std::int64_t>& best = worker.best;
-  best.resize(list.slot.size());
-  worker.best_score.resize(list.slot.size());
-  std::size_t count = 0, rest = 0;
-  for (std::size_t c = 0; c < list.slot.size(); ++c) {
-    const std::int64_t slot = list.slot[c];
-    const float score = list.score[c];
-    const bool first = (score >= kth) & !is_folded(slot), other = slot != mine;
-    best[count] = slot;
-    worker.best_score[count] = score;
-    count += static_cast<std::size_t>(first & other);
-    list.slot[rest] = slot;
-    list.score[rest] = score;
-    rest += static_cast<std::size_t>(!first & other);
-  }
-  measure(query, best, count, std::numeric_limits<double>::infinity(), worker);
-  worker.best_distance.clear();
-  for (std::size_t c = list.done.size(); c < found.size(); ++c)
-    worker.best_distance.push_back(found[c].distance);
+  // The best scores are measured first.
+  const std::size_t all = list.score.size();
+  worker.best.resize(std::max(worker.best.size(), all));
+  worker.best_score.resize(worker.best.size());
+  const std::size_t count =
+      select_.divide(listed(list, all), kth, worker.best_score.data(), worker.best.data());
+  const bool numbers = measure_all(query, worker.best, count, worker);
   know(list, found);
-  const double limit_of = widened(list.known);
-  const float reach = reach_of(p_, limit_of);
+  const double limit = widened(list.known);
+  const float reach = reach_of(p_, limit);
   if (!(reach <= list.reach)) return false;
   // Of the others those that matter.
-  std::size_t left = 0;
-  for (std::size_t c = 0; c < rest; ++c) {
-    const std::int64_t slot = list.slot[c];
-    list.slot[left] = slot;
-    left += static_cast<std::size_t>(
-        -2.0f * list.score[c] <=
-        limit(reach, x_.error[at], error_[static_cast<std::size_t>(slot)]));
-  }
+  const std::size_t left = select_.keep(listed(list, all - count), within(query, reach));
   // What lies within T passes the filter at T, unless rows changed since they were prepared: then
   // others may have been passed over, and none is returned.
-  bool kept = worker.best_distance.size() == count;
-  for (std::size_t c = 0; kept && c < count; ++c)
-    kept = !(worker.best_distance[c] <= list.known) ||
-           -2.0f * worker.best_score[c] <=
-               limit(reach, x_.error[at], error_[static_cast<std::size_t>(best[c])]);
-  measure(query, list.slot, left, limit_of, worker);
+  std::size_t near = 0;
+  for (std::size_t c = 0; c < count; ++c) {
+    worker.best_score[near] = worker.best_score[c];
+    worker.best[near] = worker.best[c];
+    near += static_cast<std::size_t>(worker.distance[c] <= list.known);
+  }
+  const Listed nearest = {near, worker.best_score.data(), worker.best.data(), error_.data()};
+  const bool kept = numbers && select_.keep(nearest, within(query, reach)) == near;
+  measure(query, list, left, limit, worker);
   if (!kept) found.clear();
   put(query, found);
   return true;
@@ -326,16 +335,21 @@ bool RowSearch::finish(std::int64_t query, List& list, Worker& worker) const {
 
 void RowSearch::put(std::int64_t query, std::vector<Neighbor>& found) const {
   const std::size_t k = static_cast<std::size_t>(params_.k);
+  const std::int64_t row =
+      params_.queries ? chosen_.output[static_cast<std::size_t>(query)] : position(x_, query);
+  double* distances = params_.distances + row * params_.k;
+  std::int64_t* indices = params_.indices + row * params_.k;
+  if (select_.order && k <= found.size() && found.size() <= kMostOrdered &&
+      select_.order(found.data(), found.size(), k, distances, indices))
+    return;
   select_first(found.data(), found.size(), k, Nearer{});
   // There are fewer only where rows changed under the search: the rest is of no row.
   found.resize(k,
                {std::numeric_limits<double>::infinity(), std::numeric_limits<std::int64_t>::max()});
   std::sort(found.begin(), found.end(), Nearer{});
-  const std::int64_t row =
-      params_.queries ? chosen_.output[static_cast<std::size_t>(query)] : position(x_, query);
   for (std::size_t c = 0; c < k; ++c) {
-    params_.distances[row * params_.k + static_cast<std::int64_t>(c)] = found[c].distance;
-    params_.indices[row * params_.k + static_cast<std::int64_t>(c)] = found[c].position;
+    distances[c] = found[c].distance;
+    indices[c] = found[c].position;
   }
 }
 
@@ -405,10 +419,10 @@ JoinCounts RowSearch::run() {
 
 bool rows_pay(const JoinParams& p) {
   const Prepared& prepared = *p.prepared;
-  if (prepared.strategy != Strategy::full || p.k < kLeast) return false;
+  if (p.k < kLeast || prepared.listed > kMostListed) return false;
   if (p.queries) return true;  // either search scans all rows for each query
   const double d = static_cast<double>(prepared.rows.d);
-  const double pair = kPair + d * prepared.axis_cost;
+  const double pair = kPair + static_cast<double>(prepared.near_axes) * prepared.axis_cost;
   return 0.5 * static_cast<double>(prepared.n) * pair * kScan <
          static_cast<double>(p.k) * (kNeighbor + kColumn * std::min(d, kColumns));
 }

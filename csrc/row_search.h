@@ -1,5 +1,6 @@
-// The full search for long lists: query by query against all rows, so each pair twice, but no
-// threshold has to be brought down by distances, and no list is shared.
+// The search for long lists: query by query against all rows, so each pair twice, but no threshold
+// has to be brought down by distances, and no list is shared. It reads the first level of rows that
+// were prepared as full, or as pruned where that level leaves little out.
 //
 // Of each query the scan lists the rows whose score reaches a bound that follows the k-th best
 // score seen so far. That bound is a guess and proves nothing. When all rows were met, the k rows
@@ -20,7 +21,7 @@
 
 namespace fastdim {
 
-// Whether it is likely faster than join() for such a search. Only ever for strategy full.
+// Whether it is likely faster than join() for such a search.
 bool rows_pay(const JoinParams& params);
 
 // Memory: what Prepared holds, 4 bytes a row, copies of the queries if they are chosen, and lists:

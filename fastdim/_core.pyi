@@ -108,9 +108,17 @@ def row_distances(
     """from_point: float64 (d,). out: float64 (n,). Contract: csrc/unit.h."""
 
 def all_within(
-    data: int, n: int, d: int, row_stride: int, dtype: str, largest: float, threads: int
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    ids: int,
+    count: int,
+    largest: float,
+    threads: int,
 ) -> bool:
-    """Contract: csrc/within.h."""
+    """ids: int64 (count,), or 0 for all rows. Contract: csrc/within.h."""
 
 def distinct(
     data: int,

@@ -120,18 +120,22 @@ class Rows:
     def _matrix(self) -> tuple[int, int, int, int, str]:
         return self.data.ctypes.data, self.n, self.d, self.row_stride, self.dtype
 
-    def check_finite(self, name: str, threads: int = 1) -> None:
+    def check_finite(
+        self, name: str, threads: int = 1, first: NDArray[np.int64] | None = None
+    ) -> None:
         """Raise InputError on NaN, Inf, or float64 values whose squares overflow.
 
-        A passed check is remembered: the values are read once however many estimators run.
+        A passed check is remembered: the values are read once however many estimators run. first:
+        a row of each group of equal rows, all that have to be read.
         """
         if not self._finite:
-            if not self._all_usable(threads):
+            if not self._all_usable(threads, first):
                 check_finite([self], name)
             self._finite.append(True)
 
-    def _all_usable(self, threads: int) -> bool:
-        return _core.all_within(*self._matrix(), LARGEST_FLOAT64, threads)
+    def _all_usable(self, threads: int, first: NDArray[np.int64] | None) -> bool:
+        ids, count = (0, 0) if first is None else (first.ctypes.data, len(first))
+        return _core.all_within(*self._matrix(), ids, count, LARGEST_FLOAT64, threads)
 
 
 def check_finite(parts: Sequence[Rows], name: str) -> None:
@@ -185,6 +189,7 @@ def as_rows(
     min_columns: int = 1,
     empty: bool = False,
     threads: int = 1,
+    values: bool = True,
 ) -> Rows:
     """Validate x (n, d) and return it as Rows, without a copy where its layout allows.
 
@@ -192,7 +197,8 @@ def as_rows(
     with `__dlpack__` in CPU memory or with `__array__`, and Rows. float16, bfloat16, float32 and
     float64 keep their precision. A copy is made only if columns are not adjacent, rows overlap or
     run backwards, or the byte order is foreign. empty: also a matrix without rows, as a rank of a
-    distributed run may hold. threads: those that look at the values.
+    distributed run may hold. threads: those that look at the values; values=False leaves that to
+    the caller, who owes a call of `Rows.check_finite`.
 
     Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
     on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
@@ -205,7 +211,8 @@ def as_rows(
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
     if rows.d < max(1, min_columns):
         raise InputError(f"{name} needs at least {max(1, min_columns)} columns, got {rows.d}")
-    rows.check_finite(name, threads)
+    if values:
+        rows.check_finite(name, threads)
     return rows
 
 

@@ -169,12 +169,14 @@ def knn(
         return search_tensor(tensor, k, queries, seed, duplicates, on, strategy, options)
     workers = cpu.resolve_threads(threads)
     others = as_rows(queries, name="queries", threads=workers) if _is_matrix(queries) else None
-    rows = as_rows(x, min_rows=2 if others is None else 1, threads=workers)
+    rows = as_rows(x, min_rows=1 if others else 2, threads=workers, values=duplicates == "keep")
     if strategy != "auto" and isinstance(rows, Prepared):
         raise InputError(
             f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"
         )
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
+    if groups is not None:  # equal rows have equal values: one of each group is looked at
+        rows.check_finite("x", workers, groups.first)
     check_duplicates(duplicates, groups, rows.n)
     if on != "cpu":
         return _search_on(on, rows, k, queries, groups, workers, seed, duplicates, options)
@@ -224,7 +226,7 @@ class Prepared(Rows):
 
     @property
     def strategy(self) -> str:
-        """How searches leave pairs out; "full" may be "rows" at long lists, unless asked for."""
+        """How searches leave pairs out; unless it was asked for, long lists may be by "rows"."""
         return self.index.strategy
 
 

@@ -177,6 +177,12 @@ def test_one_unusable_value_anywhere(dtype: str, adjacent: bool, threads: int) -
     stored = bits if dtype == "bfloat16" else bits.view(dtype)
     data = stored if adjacent else stored[:, 1:-2]
     as_rows(Rows(data, dtype), threads=threads)
+    inside[5, 5] = refused[0]
+    among = np.delete(np.arange(len(data)), 5)
+    Rows(data, dtype).check_finite("x", threads, among)
+    with pytest.raises(InputError, match="row 5, column 5"):
+        Rows(data, dtype).check_finite("x", threads, among[4:5] + 1)
+    inside[5, 5] = most
     last, end = data.shape[0] - 1, data.shape[1] - 1
     for row, column in ((0, 0), (last // 2, 1), (last, 0), (last, end)):
         kept = inside[row, column]
@@ -185,6 +191,12 @@ def test_one_unusable_value_anywhere(dtype: str, adjacent: bool, threads: int) -
             with pytest.raises(InputError, match=rf"holds 1 .* row {row}, column {column}:"):
                 as_rows(Rows(data, dtype), threads=threads)
         inside[row, column] = kept
+
+
+def test_a_look_at_rows_that_are_not_there_is_refused() -> None:
+    for row in (-1, len(X)):
+        with pytest.raises(ValueError, match="out of range"):
+            Rows(X, "float64").check_finite("x", 1, np.array([0, row]))
 
 
 def test_rows_refuse_what_the_kernels_cannot_read() -> None:

@@ -246,6 +246,22 @@ def test_rows_that_changed_after_they_were_prepared(strategy: str, k: int) -> No
         fd.knn(prepared, k, queries=gaussian(4, 80).astype(np.float32))
 
 
+@pytest.mark.parametrize("duplicates", ["collapse", "raise"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_no_unusable_value_hides_among_equal_rows(duplicates: str, dtype: str) -> None:
+    """One row of each group is looked at: the first, a later one, one equal to it, one alone."""
+    data = in_dtype(with_duplicates(), dtype).data
+    value = {"bfloat16": 0x7FC0, "float64": 1e200}.get(dtype, np.nan)
+    for row, column in ((0, 3), (60, 15), (94, 0), (199, 7)):
+        broken = data.copy()
+        broken[row, column] = value
+        both = broken.copy()
+        both[row - 1] = both[row]
+        for rows, count in ((broken, 1), (both, 2)):
+            with pytest.raises(InputError, match=f"x holds {count} .*values"):
+                knn(Rows(rows, dtype), 2, duplicates=duplicates)
+
+
 def test_strategies_that_make_no_sense() -> None:
     x = token_like(100, 8)
     known = "auto, pruned, full, rows, tiled"

@@ -55,6 +55,10 @@ struct Kernels {
   // x, y, d and scale alone.
   double (*distance2[kDtypes])(const void* x, const void* y, std::size_t d, double scale,
                                double limit);
+
+  // The full sums of x and each of `count` rows, bit for bit those of distance2.
+  void (*distances2[kDtypes])(const void* x, const void* const* rows, std::size_t count,
+                              std::size_t d, double scale, double* out);
 };
 
 const Kernels* scalar_kernels();

@@ -123,6 +123,14 @@ double distance2_avx2(const void* x, const void* y, std::size_t d, double scale,
   return total();
 }
 
+template <class Type>
+void distances2_avx2(const void* x, const void* const* rows, std::size_t count, std::size_t d,
+                     double scale, double* out) {
+  for (std::size_t c = 0; c < count; ++c) {
+    out[c] = distance2_avx2<Type>(x, rows[c], d, scale, __builtin_inf());
+  }
+}
+
 constexpr Kernels kKernels = {
     kRows,
     kCols,
@@ -132,6 +140,7 @@ constexpr Kernels kKernels = {
     center_avx2,
     {decode_avx2<F16>, decode_avx2<BF16>, decode_avx2<F32>, decode_avx2<F64>},
     {distance2_avx2<F16>, distance2_avx2<BF16>, distance2_avx2<F32>, distance2_avx2<F64>},
+    {distances2_avx2<F16>, distances2_avx2<BF16>, distances2_avx2<F32>, distances2_avx2<F64>},
 };
 
 }  // namespace

@@ -110,11 +110,28 @@ double distance2_avx512(const void* x, const void* y, std::size_t d, double scal
     const double partial = total();
     if (partial > limit) return partial;
   }
-  for (; i < d; i += 8) {
+  for (; d - i >= 8; i += 8) add(sum[0], Type::load(a + i), Type::load(b + i));
+  if (i < d) {
     const __mmask8 mask = first_lanes(d - i);
     add(sum[0], Type::load(a + i, mask), Type::load(b + i, mask));
   }
   return total();
+}
+
+template <class Type>
+void distances2_avx512(const void* x, const void* const* rows, std::size_t count, std::size_t d,
+                       double scale, double* out) {
+  constexpr std::size_t kAhead = 8, kAsked = 512;
+  for (std::size_t c = 0; c < count; ++c) {
+    // Rows lie anywhere in memory: the first lines of one are asked for in time.
+    if (c + kAhead < count) {
+      const char* next = static_cast<const char*>(rows[c + kAhead]);
+      const std::size_t bytes = d * sizeof(typename Type::Element);
+      for (std::size_t byte = 0; byte < bytes && byte < kAsked; byte += 64)
+        _mm_prefetch(next + byte, _MM_HINT_T0);
+    }
+    out[c] = distance2_avx512<Type>(x, rows[c], d, scale, __builtin_inf());
+  }
 }
 
 constexpr Kernels kKernels = {
@@ -126,6 +143,8 @@ constexpr Kernels kKernels = {
     center_avx512,
     {decode_avx512<F16>, decode_avx512<BF16>, decode_avx512<F32>, decode_avx512<F64>},
     {distance2_avx512<F16>, distance2_avx512<BF16>, distance2_avx512<F32>, distance2_avx512<F64>},
+    {distances2_avx512<F16>, distances2_avx512<BF16>, distances2_avx512<F32>,
+     distances2_avx512<F64>},
 };
 
 }  // namespace

@@ -78,6 +78,14 @@ double distance2_scalar(const void* x, const void* y, std::size_t d, double scal
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+template <class Type>
+void distances2_scalar(const void* x, const void* const* rows, std::size_t count, std::size_t d,
+                       double scale, double* out) {
+  for (std::size_t c = 0; c < count; ++c) {
+    out[c] = distance2_scalar<Type>(x, rows[c], d, scale, __builtin_inf());
+  }
+}
+
 constexpr Kernels kKernels = {
     kRows,
     kCols,
@@ -87,6 +95,8 @@ constexpr Kernels kKernels = {
     center_scalar,
     {decode_scalar<F16>, decode_scalar<BF16>, decode_scalar<F32>, decode_scalar<F64>},
     {distance2_scalar<F16>, distance2_scalar<BF16>, distance2_scalar<F32>, distance2_scalar<F64>},
+    {distances2_scalar<F16>, distances2_scalar<BF16>, distances2_scalar<F32>,
+     distances2_scalar<F64>},
 };
 
 }  // namespace

@@ -42,6 +42,10 @@ FIRST_AXES = 0
 # "": chosen likewise. What cannot run or finds no memory is replaced by further axes.
 SECOND_LEVEL = ""
 
+# How rows are prepared for a search by rows that was asked for: "full", or "pruned", whose first
+# level it reads then.
+ROWS_PREPARED = "full"
+
 # What the filters of a search need for their arithmetic.
 NEEDS = {"bfloat16": "AVX512-BF16", "int8": "AVX512-VNNI"}
 
@@ -103,7 +107,7 @@ class Index:
 
     strategy: "pruned" filters on leading principal axes first, "full" on all columns at once,
     "direct" likewise, on rows as they come, "rows" as "full", query by query, "tiled" scans as it
-    is; "auto" chooses by size and from a sample, and between "full" and "rows" at each search. k:
+    is; "auto" chooses by size and from a sample, and whether by rows at each search. k:
     neighbours that the choice is made for. arithmetic: of the filter, "float32", "bfloat16",
     "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known. queries:
     about how many rows a search will ask about, None for all. Holds the rows, which must not
@@ -140,7 +144,7 @@ class Index:
         if strategy == "tiled" or self._index.groups() < 2:
             return
         if strategy == "rows":
-            strategy = "full"
+            strategy = ROWS_PREPARED
         if strategy == "direct":
             strategy, (center, axes) = "full", middle(rows)
         else:
