@@ -34,13 +34,31 @@ Chosen choose_side(const Prepared& p, const std::int64_t* queries, std::int64_t 
 
 void scan_rows(const Prepared& p, const Side& x, std::int64_t row, const Side& y,
                std::int64_t column, std::int64_t columns, const float* bound_x,
-               const float* bound_y, ScanLists& lists) {
+               const float* bound_y, ScanLists& lists, HeadFirst* first) {
   const bool int8 = p.precision == Precision::int8;
-  p.scan({units(p, x, row), units(p, y, column), static_cast<std::size_t>(p.units),
-          static_cast<int>(columns), x.half.data() + row, y.half.data() + column, bound_x, bound_y,
-          int8 ? x.scale.data() + row : nullptr, int8 ? y.scale.data() + column : nullptr,
-          int8 ? x.offset.data() + row : nullptr, lists.turned.data(), lists.score.data(),
-          lists.column.data(), lists.count});
+  const bool head = p.head_units > 0 && first && first->wanted();
+  int whole = 0;
+  p.scan({units(p, x, row),
+          units(p, y, column),
+          static_cast<std::size_t>(p.units),
+          static_cast<int>(columns),
+          x.half.data() + row,
+          y.half.data() + column,
+          bound_x,
+          bound_y,
+          int8 ? x.scale.data() + row : nullptr,
+          int8 ? y.scale.data() + column : nullptr,
+          int8 ? x.offset.data() + row : nullptr,
+          lists.turned.data(),
+          head ? static_cast<std::size_t>(p.head_units) : 0,
+          head ? x.head_half.data() + row : nullptr,
+          head ? y.head_half.data() + column : nullptr,
+          head ? x.head_offset.data() + row : nullptr,
+          &whole,
+          lists.score.data(),
+          lists.column.data(),
+          lists.count});
+  if (head) first->saw(whole * kScanCols, static_cast<int>(columns));
 }
 
 float reach_of(const Prepared& p, double limit) {
@@ -55,17 +73,12 @@ double flushed_of(const Prepared& p) {
 float stretch_of(const Prepared& p) {
   double stretch = 1.0;
   for (const double of_block : p.side.block_stretch) stretch = std::max(stretch, of_block);
-  return round_up(stretch * (1.0 + 0x1p-19));
+  return widened_stretch(stretch);
 }
 
 float flushed2_of(const Prepared& p) { return static_cast<float>(2.0 * flushed_of(p) * kUpward); }
 
-float score_bound(float reach, float error, double stretch, double flushed) {
-  if (std::isinf(reach)) return std::numeric_limits<float>::lowest();
-  const double sum = static_cast<double>(reach) + static_cast<double>(error);
-  return std::max(round_down(-0.5 * sum * sum * (1.0 + 0x1p-20) * stretch - flushed),
-                  std::numeric_limits<float>::lowest());
-}
+float widened_stretch(double stretch) { return round_up(stretch * (1.0 + 0x1p-19)); }
 
 double Measure::operator()(std::int64_t i, std::int64_t j, double limit) {
   // The factor pays for a sum of float32 squares d / 16 + 16 terms deep; terms lost to underflow

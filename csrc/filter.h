@@ -2,6 +2,7 @@
 // a pair. The derivations stand in prepare.h.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -23,6 +24,25 @@ struct Chosen {
 // Queries (m positions) in the order of their slots: those of one block lie near each other.
 Chosen choose_side(const Prepared& p, const std::int64_t* queries, std::int64_t m);
 
+// Whether the next scan of some rows should look at heads first. Two looks cost more than one where
+// most cells are looked at whole, and rows far from all others make that of any cell: after such a
+// scan the next few look at all units at once. Shared by threads; a lost count costs time alone.
+class HeadFirst {
+ public:
+  bool wanted() {
+    const std::uint8_t left = rest_.load(std::memory_order_relaxed);
+    if (left > 0) rest_.store(static_cast<std::uint8_t>(left - 1), std::memory_order_relaxed);
+    return left == 0;
+  }
+  void saw(int whole, int columns) {
+    if (5 * whole > 4 * columns) rest_.store(kRest, std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr std::uint8_t kRest = 4;
+  std::atomic<std::uint8_t> rest_{0};
+};
+
 // The lists that one scan fills.
 struct ScanLists {
   Aligned<float> score{kScanRows * kListStride};
@@ -34,10 +54,11 @@ struct ScanLists {
   }
 };
 
-// Rows `row` ... of x against `columns` rows of y from `column` on: see Scan.
+// Rows `row` ... of x against `columns` rows of y from `column` on: see Scan. Heads are looked at
+// first if there are any and `first` wants it.
 void scan_rows(const Prepared& p, const Side& x, std::int64_t row, const Side& y,
                std::int64_t column, std::int64_t columns, const float* bound_x,
-               const float* bound_y, ScanLists& lists);
+               const float* bound_y, ScanLists& lists, HeadFirst* first = nullptr);
 
 // A distance up to which pairs matter, with what a subnormal one may have lost.
 static inline double widened(double limit) {
@@ -54,8 +75,16 @@ double flushed_of(const Prepared& p);
 float stretch_of(const Prepared& p);
 float flushed2_of(const Prepared& p);
 
-// t of prepare.h. Infinity asks for every row, but not for padding, whose score is -infinity.
-float score_bound(float reach, float error, double stretch, double flushed);
+// (1 + t) (1 + 2^-19) of a block, for score_bound.
+float widened_stretch(double stretch);
+
+// t of prepare.h, of an error that may be a float32 sum of two. An infinite reach asks for every
+// row, but not for padding, whose score is -infinity.
+static inline float score_bound(float reach, float error, float stretch, float flushed) {
+  const float sum = reach + error;
+  const float bound = -0.5f * sum * sum * stretch - flushed;
+  return bound > -std::numeric_limits<float>::max() ? bound : -std::numeric_limits<float>::max();
+}
 
 // Distances of pairs of positions on the original rows. One for each thread.
 class Measure {

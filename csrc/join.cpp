@@ -44,7 +44,7 @@ class Search {
     // Of the queries of a block against one other block; bound and limit belong to `reach`.
     float reach_x[kMostColumns], bound_x[kMostColumns], limit_x[kMostColumns];
     float error_x[kMostColumns], base_x[kMostColumns];
-    double stretch = 1.0;  // of the other block
+    float stretch = 1.0f;  // of the other block
     Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
     Best best[kScanRows];  // of each row of a scan
     Measure measure;
@@ -67,7 +67,7 @@ class Search {
   void offer(std::int64_t query, double distance, std::int64_t position, Worker& worker);
   void finish(std::int64_t query, Worker& worker) const;
   void lower(State& state, double limit) const;
-  float bound(float reach, float error, double stretch) const {
+  float bound(float reach, float error, float stretch) const {
     return score_bound(reach, error, stretch, flushed_);
   }
   float limit2(float reach, float base) const;
@@ -94,6 +94,7 @@ class Search {
   const Side& x_;
   const Side& y_;
   std::unique_ptr<State[]> states_;
+  std::unique_ptr<HeadFirst[]> head_first_;  // of each scan's rows
   Gathered gathered_;
   double rounding_;           // of the second level's limit
   double flushed_;            // what denormals of a score may have lost
@@ -109,11 +110,12 @@ Search::Search(const JoinParams& params)
       y_(p_.side),
       gathered_(params.distances, params.indices, params.k, params.m) {
   if (!self_) chosen_ = choose_side(p_, params.queries, params.m);
-  flushed_ = flushed_of(p_);
+  flushed_ = round_up(flushed_of(p_));
   flushed2_ = flushed2_of(p_);
   stretch_ = stretch_of(p_);
   limits_ = p_.axes_apart();
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
+  head_first_ = std::make_unique<HeadFirst[]>(static_cast<std::size_t>(x_.padded / kScanRows));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
 
@@ -310,42 +312,50 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
   const bool diagonal = self_ && query_block == block;
   const std::size_t xb = static_cast<std::size_t>(query_block),
                     yb = static_cast<std::size_t>(block);
-  worker.stretch = y_.block_stretch[yb];
-  for (std::int64_t i = 0; i < p_.block_rows; ++i) {
-    const std::size_t row = static_cast<std::size_t>(i), at = static_cast<std::size_t>(row0 + i);
-    if (row0 + i >= row1) {
-      worker.bound_x[row] = std::numeric_limits<float>::max();
-      continue;
-    }
-    worker.error_x[row] =
-        round_up(static_cast<double>(x_.error[at]) + static_cast<double>(y_.block_error[yb]));
-    if (limits_)
-      worker.base_x[row] =
-          round_up(static_cast<double>(x_.base[at]) + static_cast<double>(y_.block_base[yb]));
-    worker.reach_x[row] = -1.0f;
-    refresh(row0 + i, row, worker);
+  const std::size_t rows = static_cast<std::size_t>(row1 - row0);
+  const std::size_t columns = static_cast<std::size_t>(col1 - col0);
+  worker.stretch = widened_stretch(y_.block_stretch[yb]);
+  // Loops of their own, which the compiler turns into vectors.
+  for (std::size_t i = 0; i < rows; ++i)
+    worker.reach_x[i] =
+        states_[static_cast<std::size_t>(row0) + i].reach.load(std::memory_order_relaxed);
+  const float* error_x = x_.error.data() + row0;
+  for (std::size_t i = 0; i < rows; ++i) worker.error_x[i] = error_x[i] + y_.block_error[yb];
+  for (std::size_t i = 0; i < rows; ++i)
+    worker.bound_x[i] = bound(worker.reach_x[i], worker.error_x[i], worker.stretch);
+  std::fill(worker.bound_x + rows, worker.bound_x + p_.block_rows,
+            std::numeric_limits<float>::max());
+  for (std::size_t i = 0; limits_ && i < rows; ++i) {
+    worker.base_x[i] = round_up(static_cast<double>(x_.base[static_cast<std::size_t>(row0) + i]) +
+                                static_cast<double>(y_.block_base[yb]));
+    worker.limit_x[i] = limit2(worker.reach_x[i], worker.base_x[i]);
   }
-  for (std::int64_t i = 0; i < col1 - col0; ++i) {
-    const std::size_t at = static_cast<std::size_t>(col0 + i);
-    const bool real = self_ && col0 + i < y_.rows;
-    const float reach = real ? states_[at].reach.load(std::memory_order_relaxed) : 0.0f;
-    worker.reach_y.data()[i] = reach;
-    worker.bound_y.data()[i] = real ? bound(reach,
-                                            round_up(static_cast<double>(y_.error[at]) +
-                                                     static_cast<double>(x_.block_error[xb])),
-                                            x_.block_stretch[xb])
-                                    : kInfinity;
-    if (!limits_) continue;
-    worker.limit_y.data()[i] = real
-                                   ? limit2(reach, round_up(static_cast<double>(y_.base[at]) +
-                                                            static_cast<double>(x_.block_base[xb])))
-                                   : -1.0f;
-  }
+  float* bound_y = worker.bound_y.data();
+  float* reach_y = worker.reach_y.data();
+  const std::size_t real =
+      self_ ? static_cast<std::size_t>(std::clamp<std::int64_t>(y_.rows - col0, 0, col1 - col0))
+            : 0;
+  for (std::size_t i = 0; i < real; ++i)
+    reach_y[i] = states_[static_cast<std::size_t>(col0) + i].reach.load(std::memory_order_relaxed);
+  std::fill(reach_y + real, reach_y + columns, 0.0f);
+  const float* error_y = y_.error.data() + col0;
+  const float stretch_y = widened_stretch(x_.block_stretch[xb]), error_of_x = x_.block_error[xb];
+  for (std::size_t i = 0; i < real; ++i)
+    bound_y[i] = bound(reach_y[i], error_y[i] + error_of_x, stretch_y);
+  std::fill(bound_y + real, bound_y + columns, kInfinity);
+  for (std::size_t i = 0; limits_ && i < columns; ++i)
+    worker.limit_y.data()[i] =
+        i < real
+            ? limit2(reach_y[i],
+                     round_up(static_cast<double>(y_.base[static_cast<std::size_t>(col0) + i]) +
+                              static_cast<double>(x_.block_base[xb])))
+            : -1.0f;
   for (std::int64_t row = row0; row < row1; row += kScanRows) {
     const std::size_t place = static_cast<std::size_t>(row - row0);
     const std::int64_t from = diagonal ? row / kScanCols * kScanCols : col0;
     scan_rows(p_, x_, row, y_, from, col1 - from, worker.bound_x + place,
-              worker.bound_y.data() + (from - col0), worker.scanned);
+              worker.bound_y.data() + (from - col0), worker.scanned,
+              &head_first_[static_cast<std::size_t>(row / kScanRows)]);
     for (std::size_t r = 0; r < kScanRows; ++r) {
       if (worker.scanned.count[r] == 0) continue;
       // Columns are counted from the start of the block.

@@ -23,6 +23,8 @@ constexpr float kLargeError = 3.0f;  // times the median error: folded
 constexpr std::int64_t kGroupsPerTask = 16;
 constexpr std::int64_t kRoughStep = 64;  // bytes of the widest vector
 constexpr std::int64_t kTails = 257;     // rows whose tails are sampled for their median
+constexpr std::int64_t kHeadElements =
+    64;                                  // int8, pruned: looked at first, if they are at most half
 constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
 
 // Rows in order, those of huge length last, by length: they loosen the bounds of their own blocks
@@ -98,6 +100,10 @@ Side make_side(const Prepared& prepared, std::int64_t rows) {
   }
   side.far = Aligned<float>(count * prepared.far_width());
   side.half = Aligned<float>(count);
+  if (prepared.head_units > 0) {
+    side.head_half = Aligned<float>(count);
+    side.head_offset.assign(count, 0);
+  }
   side.tail.assign(count, 0.0f);
   side.rest.assign(count, 0.0f);
   side.error.assign(count, 0.0f);
@@ -123,11 +129,16 @@ void fold_errors(Side& side) {
   for (std::size_t i = 0; i < rows; ++i) {
     if (!(side.error[i] > most)) continue;
     const double error = static_cast<double>(side.error[i]);
-    const double half = static_cast<double>(side.half.data()[i]) -
-                        0.5 * (1.0 + 1.0 / kSplit) * error * error * kUpward;
+    const double folded = 0.5 * (1.0 + 1.0 / kSplit) * error * error * kUpward;
+    const double half = static_cast<double>(side.half.data()[i]) - folded;
     if (!(half > 0)) continue;
     side.half.data()[i] = round_down(half);
     side.folded[i] = true;
+    if (side.head_offset.empty()) continue;
+    float& head = side.head_half.data()[i];
+    const double left = static_cast<double>(head) - folded;
+    // Where it would not stay positive the head says nothing.
+    head = left > 0 ? round_down(left) : -std::numeric_limits<float>::infinity();
   }
 }
 
@@ -223,6 +234,10 @@ Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
       side.offset[at] = from.offset[slot];
     }
     side.half.data()[at] = from.half.data()[slot];
+    if (prepared.head_units > 0) {
+      side.head_half.data()[at] = from.head_half.data()[slot];
+      side.head_offset[at] = from.head_offset[slot];
+    }
     side.tail[at] = from.tail[slot];
     side.rest[at] = from.rest[slot];
     side.error[at] = from.error[slot];
@@ -321,6 +336,10 @@ Prepared prepare(const PrepareParams& p) {
     out.rough_width = tasks(rough + 1, kRoughStep) * kRoughStep;
     out.rough_middle = median_tail(out, projection, rough);
   }
+
+  if (pruned && out.precision == Precision::int8 && !out.axes_apart() &&
+      elements >= 2 * kHeadElements)
+    out.head_units = kHeadElements / 4;
 
   out.block_rows = rows_of_block(p);
   out.side = make_side(out, p.n);

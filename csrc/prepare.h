@@ -28,8 +28,9 @@
 //    float32, the product of int8 rows exact but for 5 roundings of it as a whole; with gamma = m u
 //    / (1 - m u), m the roundings a term may pass through, what comes out is at least
 //    -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
-//        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-20) - 2^-100
-//    with E the largest e of the other block. The last term pays for flushed denormals; in int8 a
+//        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-19) - 2^-100
+//    with E the largest e of the other block; the factor pays for the float32 roundings of t_x, 7
+//    at most. The last term pays for flushed denormals; in int8 a
 //    product of scales may be one, times up to 2^14 an element: 2^-110 an element if that is more.
 //
 //    A few rows of huge norm, and so of huge e, would spoil E for the block they are in. Theirs is
@@ -99,10 +100,13 @@ struct Side {
   std::vector<std::int32_t> offset;  // int8: -128 times their sum
   Aligned<float> far{0};             // [row][far_width], axes near_axes ... axes, then zeros
   Aligned<float> half{0};            // h; +infinity beyond `rows`
-  std::vector<float> tail, rest;     // lengths beyond near_axes (as scanned) and beyond axes
-  std::vector<float> error, base;    // e and base, rounded up
-  Int8Rows rough;                    // all axes, or nothing
-  Int8Rows whole_int8;               // all columns, or nothing
+  // Of the head (or nothing): its h, and -128 times the sum of its elements.
+  Aligned<float> head_half{0};
+  std::vector<std::int32_t> head_offset;
+  std::vector<float> tail, rest;   // lengths beyond near_axes (as scanned) and beyond axes
+  std::vector<float> error, base;  // e and base, rounded up
+  Int8Rows rough;                  // all axes, or nothing
+  Int8Rows whole_int8;             // all columns, or nothing
   // All columns in bfloat16 (or nothing), the h of such a row and its e.
   Aligned<std::uint16_t> whole{0};  // [row][whole_width]
   std::vector<float> whole_half, whole_error;
@@ -131,6 +135,7 @@ struct Prepared {
   std::int64_t axes = 0;                  // p of both levels
   std::int64_t near_axes = 0;             // of the first
   std::int64_t units = 0;                 // of the first level, the tail included
+  std::int64_t head_units = 0;            // of them, those that are looked at first; 0: all at once
   std::int64_t rough_axes = 0;            // of the level between
   std::int64_t rough_width = 0;           // bytes of one row there; 0: no such level
   std::int64_t block_rows = kLeastBlock;  // kMostColumns at most

@@ -60,15 +60,19 @@ class RowSearch {
     ScanLists scanned;
     Measure measure;
     std::vector<List> lists;
-    std::vector<float> room;         // of SelectKernels::kth
-    std::vector<std::int32_t> best;  // the best scores of a list, by slot
+    std::unique_ptr<HeadFirst[]> head_first;  // of each scan's rows
+    std::vector<float> room;                  // of SelectKernels::kth
+    std::vector<std::int32_t> best;           // the best scores of a list, by slot
     std::vector<float> best_score;
     std::vector<double> distance;         // of those
     std::vector<std::int64_t> positions;  // measured together
     std::vector<Neighbor> found;
     std::int64_t filtered = 0, refined = 0;
     Worker(const Prepared& p, std::int64_t rows)
-        : scanned(p), measure(p), lists(static_cast<std::size_t>(rows)) {}
+        : scanned(p),
+          measure(p),
+          lists(static_cast<std::size_t>(rows)),
+          head_first(std::make_unique<HeadFirst[]>(static_cast<std::size_t>(rows / kScanRows))) {}
   };
   // Rows [from, to) of one block.
   struct Piece {
@@ -109,8 +113,7 @@ class RowSearch {
   const Side& y_;
   const SelectKernels& select_;
   std::vector<float> error_;  // e of each row of y, -0 where it is folded
-  double flushed_;
-  float flushed2_, stretch_;
+  float flushed_, flushed2_, stretch_;
   bool folded_ = false;
   std::size_t most_;   // candidates of a list, before one more scan
   std::int64_t rows_;  // queries of a task
@@ -140,7 +143,7 @@ RowSearch::RowSearch(const JoinParams& params)
       y_(p_.side),
       select_(select_kernels(p_.isa)),
       error_(p_.side.error),
-      flushed_(flushed_of(p_)),
+      flushed_(round_up(flushed_of(p_))),
       flushed2_(flushed2_of(p_)),
       stretch_(stretch_of(p_)),
       most_(static_cast<std::size_t>(most_listed(params.k))),
@@ -187,16 +190,16 @@ void RowSearch::scan(std::int64_t row, const Piece& piece, const bool* wanted,
                      Worker& worker) const {
   const std::size_t block = static_cast<std::size_t>(piece.from / p_.block_rows);
   List* lists = worker.lists.data() + row % rows_;
+  const float stretch = widened_stretch(y_.block_stretch[block]);
   float bound[kScanRows];
   for (std::int64_t r = 0; r < kScanRows; ++r) {
     bound[r] = std::numeric_limits<float>::max();
     if (!wanted[r]) continue;
-    const double error = static_cast<double>(x_.error[static_cast<std::size_t>(row + r)]) +
-                         static_cast<double>(y_.block_error[block]);
-    bound[r] = score_bound(lists[r].reach, round_up(error), y_.block_stretch[block], flushed_);
+    const float error = x_.error[static_cast<std::size_t>(row + r)] + y_.block_error[block];
+    bound[r] = score_bound(lists[r].reach, error, stretch, flushed_);
   }
   scan_rows(p_, x_, row, y_, piece.from, piece.to - piece.from, bound, no_bound_.data(),
-            worker.scanned);
+            worker.scanned, &worker.head_first[static_cast<std::size_t>(row % rows_ / kScanRows)]);
   for (std::int64_t r = 0; r < kScanRows; ++r) {
     const float* score = worker.scanned.score.data() + r * kListStride;
     const std::int32_t* column = worker.scanned.column.data() + r * kListStride;

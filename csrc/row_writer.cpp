@@ -70,19 +70,28 @@ struct Quantized {
 };
 
 // `values`, up to a transform, as whole numbers of -127 ... 127 times one scale. How far the values
-// may be wrong after it: point 4 of prepare.h.
+// may be wrong after it: point 4 of prepare.h. The first `head` of them are transformed among
+// themselves, and of_head is theirs but for the error.
 Quantized quantize(const JoinKernels& join, bool transform, std::vector<float>& values,
-                   std::uint8_t* bytes) {
-  const float most = join.turn(values.data(), values.size(), transform);
+                   std::uint8_t* bytes, std::size_t head = 0, Quantized* of_head = nullptr) {
+  const float most = std::max(head > 0 ? join.turn(values.data(), head, transform) : 0.0f,
+                              join.turn(values.data() + head, values.size() - head, transform));
   Quantized out = {round_up16(static_cast<double>(most) / 127.0), 0, 0, 0};
-  std::int32_t sum2;
-  float error2;
-  join.quantize(values.data(), values.size(), out.scale, bytes, &out.sum, &sum2, &error2);
   const double scale = static_cast<double>(out.scale);
-  out.norm2 = scale * scale * static_cast<double>(sum2);
+  double errors2 = 0;
+  for (std::size_t from = 0, to = head > 0 ? head : values.size(); from < values.size();
+       from = to, to = values.size()) {
+    std::int32_t sum, sum2;
+    float error2;
+    join.quantize(values.data() + from, to - from, out.scale, bytes + from, &sum, &sum2, &error2);
+    out.sum += sum;
+    out.norm2 += scale * scale * static_cast<double>(sum2);
+    errors2 += static_cast<double>(error2);
+    if (to == head && of_head) *of_head = out;
+  }
   // A sum of float32 squares at most size / 16 + 8 roundings deep.
   const double deep = static_cast<double>(values.size()) / 16.0 + 8.0;
-  const double rounding = std::sqrt(static_cast<double>(error2)) * (1.0 + deep * 0x1p-23);
+  const double rounding = std::sqrt(errors2) * (1.0 + deep * 0x1p-23);
   out.error = rounding + 0x1p-20 * (std::sqrt(out.norm2) + rounding) + 0x1p-60;
   return out;
 }
@@ -134,7 +143,14 @@ void RowWriter::write(Side& side, std::int64_t slot, const float* values, double
   take(values, p_.near_axes, rest, p_.middle, exact_);
   double norm2 = 0, error = 0;
   if (p_.precision == Precision::int8) {
-    const Quantized found = quantize(*p_.join, !p_.axes_apart(), exact_, bytes_.data());
+    const std::size_t head = static_cast<std::size_t>(p_.head_units) * 4;
+    Quantized of_head = {};
+    const Quantized found =
+        quantize(*p_.join, !p_.axes_apart(), exact_, bytes_.data(), head, &of_head);
+    if (head > 0) {
+      side.head_half.data()[at] = round_down(0.5 * of_head.norm2 * keep_);
+      side.head_offset[at] = -128 * of_head.sum;
+    }
     norm2 = found.norm2;
     error = found.error;
     side.scale.data()[at] = found.scale;
@@ -179,6 +195,8 @@ void RowWriter::write_padding(Side& side, std::int64_t slot) {
   store(side, slot);
   std::fill_n(side.far.data() + index(slot) * p_.far_width(), p_.far_width(), 0.0f);
   side.half.data()[index(slot)] = std::numeric_limits<float>::infinity();
+  if (p_.head_units > 0)
+    side.head_half.data()[index(slot)] = std::numeric_limits<float>::infinity();
 }
 
 std::size_t RowWriter::elements() const {

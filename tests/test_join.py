@@ -214,6 +214,23 @@ def test_second_level_on_further_axes(
         assert axes == 192 or name == "line"
 
 
+@pytest.mark.parametrize("strategy", ["pruned", "rows"])
+@pytest.mark.parametrize("name", SETS)
+def test_a_look_at_the_first_elements(
+    monkeypatch: pytest.MonkeyPatch, isa: str, name: str, strategy: str
+) -> None:
+    """In int8, 64 of 128 and more elements of the first level before the others."""
+    monkeypatch.setattr(cpu, "ROWS_PREPARED", "pruned")
+    rows = in_dtype(SETS[name](1057, 250), "float32")
+    queries = np.arange(0, 1057, 5)
+    for axes in (127, 150, 191):
+        monkeypatch.setattr(cpu, "FIRST_AXES", axes)
+        for arithmetic in _core.filter_arithmetics(isa):
+            way = 2, 0, strategy, arithmetic
+            compare(rows, 3, cpu.knn(rows, None, 3, *way))
+            compare(rows, 14, cpu.knn(rows, queries, 14, *way), queries)
+
+
 def test_threads_move_no_bit(isa: str) -> None:
     rows = in_dtype(token_like(1300, 70), "float32")
     for strategy, threads in itertools.product(("pruned", "full", "rows"), (1, 2, 8)):
@@ -333,7 +350,7 @@ def test_long_lists_on_axes_that_hold_all_are_searched_by_rows(
     monkeypatch.setattr(cpu, "MIN_PREPARED", 1000)
     n, d = 1100, 600
     flat = gaussian(n, 6) @ gaussian(6, d, seed=1)
-    bent = flat + 2.0 * gaussian(n, d, seed=2)
+    bent = flat + 1.0 * gaussian(n, d, seed=2)
     for x, expected in ((flat, "rows"), (bent, "pruned")):
         rows = in_dtype(x, "float32")
         index, asked = cpu.Index(rows, 60, 2), np.arange(0, n, 8)

@@ -25,10 +25,74 @@ __attribute__((always_inline)) inline void add_products(__m512i& sum, const __m5
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(y), "v"(unit));
 }
 
+// The scores of the columns c ... c + 31.
+__attribute__((always_inline)) inline void scores_of(const Scan& s, int c,
+                                                     const __m512i (&sum)[kScanRows][2],
+                                                     const float* half_x, const float* half_y,
+                                                     __m512 (&score)[kScanRows][2]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kScanRows; ++r) {
+    const __m512 half = _mm512_set1_ps(-half_x[r]), scale = _mm512_set1_ps(s.scale_x[r]);
+#pragma GCC unroll 2
+    for (int side = 0; side < 2; ++side) {
+      const int at = c + side * kGroup;
+      score[r][side] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][side]),
+                                       _mm512_mul_ps(scale, _mm512_load_ps(s.scale_y + at)),
+                                       _mm512_sub_ps(half, _mm512_load_ps(half_y + at)));
+    }
+  }
+}
+
+// Adds the products of units from `turned` and `y` on, up to `stop`.
+__attribute__((always_inline)) inline void add_units(__m512i (&sum)[kScanRows][2],
+                                                     const std::uint32_t*& turned,
+                                                     const std::uint32_t*& y, std::size_t next,
+                                                     const std::uint32_t* stop) {
+  for (; turned < stop; turned += kScanRows, y += kGroup) {
+    const __m512i y0 = _mm512_load_si512(y), y1 = _mm512_load_si512(y + next);
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) {
+      const __m512i unit = _mm512_set1_epi32(static_cast<int>(turned[r]));
+      add_products(sum[r][0], y0, unit);
+      add_products(sum[r][1], y1, unit);
+    }
+  }
+}
+
+template <bool Head>
+__attribute__((always_inline)) inline void scan_int8(const Scan& s) {
+  const std::size_t next = s.units * kGroup;
+  const std::uint32_t* end = s.turned + s.units * kScanRows;
+  for (int c = 0; c < s.columns; c += kScanCols) {
+    const std::uint32_t* turned = s.turned;
+    const std::uint32_t* y =
+        static_cast<const std::uint32_t*>(s.y) + static_cast<std::size_t>(c) * s.units;
+    __m512i sum[kScanRows][2];
+    __m512 score[kScanRows][2];
+    const std::int32_t* offset = Head ? s.head_offset_x : s.offset_x;
+#pragma GCC unroll 8
+    for (int r = 0; r < kScanRows; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(offset[r]);
+    if constexpr (Head) {
+      add_units(sum, turned, y, next, s.turned + s.head_units * kScanRows);
+      scores_of(s, c, sum, s.head_half_x, s.head_half_y, score);
+      if (!any_reaches(s, c, score)) continue;
+      ++*s.whole;
+#pragma GCC unroll 8
+      for (int r = 0; r < kScanRows; ++r) {
+        const __m512i rest = _mm512_set1_epi32(s.offset_x[r] - offset[r]);
+        sum[r][0] = _mm512_add_epi32(sum[r][0], rest);
+        sum[r][1] = _mm512_add_epi32(sum[r][1], rest);
+      }
+    }
+    add_units(sum, turned, y, next, end);
+    scores_of(s, c, sum, s.half_x, s.half_y, score);
+    list_hits(s, c, score);
+  }
+}
+
 // Compiled beyond the level's flags: the caller asks the processor first. The instruction wants
 // bytes without sign on one side, which are the columns', and signed ones on the other.
 __attribute__((target("avx512vnni"))) void scan_int8_avx512(const Scan& s) {
-  const std::size_t next = s.units * kGroup;
   const std::uint32_t* x = static_cast<const std::uint32_t*>(s.x);
   const __m256i sign = _mm256_set1_epi8(-128);
   for (std::size_t u = 0; u < s.units; ++u) {
@@ -37,36 +101,10 @@ __attribute__((target("avx512vnni"))) void scan_int8_avx512(const Scan& s) {
                        _mm256_xor_si256(stored, sign));
   }
   for (int r = 0; r < kScanRows; ++r) s.count[r] = 0;
-  for (int c = 0; c < s.columns; c += kScanCols) {
-    const std::uint32_t* y =
-        static_cast<const std::uint32_t*>(s.y) + static_cast<std::size_t>(c) * s.units;
-    __m512i sum[kScanRows][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(s.offset_x[r]);
-    const std::uint32_t* turned = s.turned;
-    for (std::size_t u = 0; u < s.units; ++u, turned += kScanRows, y += kGroup) {
-      const __m512i y0 = _mm512_load_si512(y), y1 = _mm512_load_si512(y + next);
-#pragma GCC unroll 8
-      for (int r = 0; r < kScanRows; ++r) {
-        const __m512i unit = _mm512_set1_epi32(static_cast<int>(turned[r]));
-        add_products(sum[r][0], y0, unit);
-        add_products(sum[r][1], y1, unit);
-      }
-    }
-    __m512 score[kScanRows][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < kScanRows; ++r) {
-      const __m512 half = _mm512_set1_ps(-s.half_x[r]), scale = _mm512_set1_ps(s.scale_x[r]);
-#pragma GCC unroll 2
-      for (int side = 0; side < 2; ++side) {
-        const int at = c + side * kGroup;
-        score[r][side] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][side]),
-                                         _mm512_mul_ps(scale, _mm512_load_ps(s.scale_y + at)),
-                                         _mm512_sub_ps(half, _mm512_load_ps(s.half_y + at)));
-      }
-    }
-    list_hits(s, c, score);
-  }
+  if (s.head_units > 0)
+    scan_int8<true>(s);
+  else
+    scan_int8<false>(s);
 }
 
 // The lanes below `count`.

@@ -38,9 +38,17 @@ struct Scan {
   const float* scale_y;          // columns; 64-byte aligned
   const std::int32_t* offset_x;  // kScanRows: -128 times the sum of the row's elements
   std::uint32_t* turned;         // room for kScanRows * units; 32-byte aligned
-  float* score;                  // kScanRows lists, kListStride apart
-  std::int32_t* column;          // likewise
-  int* count;                    // kScanRows
+  // int8: > 0 for a look at so many units first. Where no pair of kScanRows x kScanCols rows
+  // reaches its bound with the halves of these alone, the other units are not looked at, nor is any
+  // listed.
+  std::size_t head_units;
+  const float* head_half_x;
+  const float* head_half_y;           // 64-byte aligned
+  const std::int32_t* head_offset_x;  // of these units
+  int* whole;                         // to be raised for each such cell looked at whole
+  float* score;                       // kScanRows lists, kListStride apart
+  std::int32_t* column;               // likewise
+  int* count;                         // kScanRows
 };
 
 // One query against the rows that its int8 scan listed: all axes, or all columns, in int8, row by

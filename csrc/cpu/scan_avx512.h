@@ -9,6 +9,23 @@
 namespace fastdim {
 namespace {
 
+// Whether any score of the columns c ... c + 31 reaches a bound.
+__attribute__((always_inline)) inline bool any_reaches(const Scan& s, int c,
+                                                       const __m512 (&score)[kScanRows][2]) {
+  const __m512 bound0 = _mm512_load_ps(s.bound_y + c);
+  const __m512 bound1 = _mm512_load_ps(s.bound_y + c + kGroup);
+  __mmask16 any = 0;
+#pragma GCC unroll 8
+  for (int r = 0; r < kScanRows; ++r) {
+    const __m512 bound = _mm512_set1_ps(s.bound_x[r]);
+    any =
+        _kor_mask16(any, _mm512_cmp_ps_mask(score[r][0], _mm512_min_ps(bound, bound0), _CMP_GE_OQ));
+    any =
+        _kor_mask16(any, _mm512_cmp_ps_mask(score[r][1], _mm512_min_ps(bound, bound1), _CMP_GE_OQ));
+  }
+  return any != 0;
+}
+
 // Lists the scores of the columns c ... c + 31 that reach a bound.
 __attribute__((always_inline)) inline void list_hits(const Scan& s, int c,
                                                      const __m512 (&score)[kScanRows][2]) {
