@@ -45,8 +45,13 @@ QUICK: dict[str, Estimator] = {
     "levina_bickel": lambda r: levina_bickel(r, 10),
     "levina_bickel, median": lambda r: levina_bickel(r, 10, average="median"),
     "mind_ml": lambda r: mind_ml(r, 10),
+    "levina_bickel, mean": lambda r: levina_bickel(r, 10, average="mean"),
     "mom": lambda r: mom(r, 20),
+    "mom, harmonic": lambda r: mom(r, 20, average="harmonic"),
+    "mom, median": lambda r: mom(r, 20, average="median"),
     "mada": lambda r: mada(r, 20),
+    "mada, harmonic": lambda r: mada(r, 20, average="harmonic"),
+    "mada, median": lambda r: mada(r, 20, average="median"),
     "abide": lambda r: abide(r, 20),
 }
 
@@ -77,7 +82,12 @@ def test_every_row_a_query(d: int) -> None:
 
 @pytest.mark.parametrize("d", [2, 5])
 def test_every_row_a_query_of_estimators_that_read_rows(d: int) -> None:
-    estimators = {"tle": lambda x: tle(x, 15), "ess": lambda x: ess(x, 20), "corrint": corrint}
+    estimators = {
+        "tle": lambda x: tle(x, 15),
+        "tle, harmonic": lambda x: tle(x, 15, average="harmonic"),
+        "ess": lambda x: ess(x, 20),
+        "corrint": corrint,
+    }
     sets = [torus(d, seed, 300).astype(np.float32) for seed in range(120)]
     for name, estimator in estimators.items():
         assert_covers([estimator(x) for x in sets], name)

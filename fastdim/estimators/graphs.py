@@ -24,8 +24,10 @@ Int64 = NDArray[np.int64]
 LARGEST = 2000
 STEPS = 10
 DRAWS = 5
-# Disjoint blocks of rows behind an error, and rows beyond the smallest subset that each has.
-BLOCKS = 10
+# Disjoint blocks that rows are cut into for an error, degrees of freedom that several cuts add up
+# to, and rows beyond the smallest subset that each block has.
+BLOCKS = 5
+DEGREES = 12
 ROOM = 40
 # Neighbours beyond which every subset is searched by itself.
 DEEPEST = 256
@@ -278,21 +280,27 @@ def _error(
 ) -> tuple[float, int]:
     """Standard error of log value, and its degrees of freedom; nan and 0 if unknown.
 
-    log value = -log(1 - slope) of p rows has a variance of about v / p, so that of g blocks of
-    p / g rows tells v. Where subsets leave rows out, p < n, the draws see rows of their own: the
-    rows' part is v / n then, and the draws' the spread between them.
+    The slope of p rows has a variance of about v / p, so that of g blocks of p / g rows tells v;
+    it counts by 1 / (1 - slope) of the value itself, as a block lies at a scale of its own, often
+    of more dimensions. The rows are shuffled and cut again for more degrees of freedom: blocks of
+    one cut share no row, and given the rows cuts are independent. Where subsets leave rows out,
+    p < n, the draws see rows of their own: the rows' part is v / n then, and the draws' the spread
+    between them.
     """
     count, largest = len(first), int(sizes.max())
     blocks = max(2, min(BLOCKS, largest // (growth.least + ROOM)))
+    cuts = DEGREES // (blocks - 1)
     size = largest // blocks
     smaller = np.unique(np.maximum(growth.least, sizes * size // largest))
     if len(smaller) < 2:
         return math.nan, 0
-    order = rng.permutation(first)[: blocks * size].reshape(blocks, size)
-    means = np.array([float(growth.slopes(block, smaller, rng).mean()) for block in order])
-    if not means.mean() < 1.0:
-        return math.nan, 0
+
+    def spread() -> float:
+        order = rng.permutation(first)[: blocks * size].reshape(blocks, size)
+        means = [float(growth.slopes(block, smaller, rng).mean()) for block in order]
+        return float(np.var(means, ddof=1))
+
     share = largest / count
-    variance = float(means.var(ddof=1)) / blocks * share / (1.0 - means.mean()) ** 2
-    rest = float(slopes.var(ddof=1)) / len(slopes) / (1.0 - slopes.mean()) ** 2
-    return math.sqrt(variance + (1.0 - share) * rest), blocks - 1
+    variance = sum(spread() for _ in range(cuts)) / cuts / blocks * share
+    rest = (1.0 - share) * float(slopes.var(ddof=1)) / len(slopes)
+    return math.sqrt(variance + rest) / (1.0 - float(slopes.mean())), cuts * (blocks - 1)
