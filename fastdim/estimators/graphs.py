@@ -56,9 +56,10 @@ def knn_graph(
     quarter of the rows to all. draws: subsets a size. k >= the smallest size is refused.
 
     Assumes rows independent of each other. Bias: low at high dimension, where the slope is near 1
-    and small errors of it are large; borders add. Interval: the slope in up to 10 disjoint blocks
-    of the rows, whose spread falls as 1/sqrt of their size; Student's t on the log scale, nan where
-    the rows do not fill two blocks or these tell no dimension. Cost: one search with about 16 n / p
+    and small errors of it are large; borders add. Interval: the slope in 5 disjoint blocks of the
+    rows, cut anew 3 times (fewer blocks below 210 rows, cut more often), whose spread falls as
+    1/sqrt of their size; Student's t of 12 degrees on the log scale, nan where the rows do not fill
+    two blocks. Cost: one search with about 16 n / p
     neighbours at k = 2, more at larger k, p the smallest size (where that is above 256, one a
     subset), then O(sizes x draws) sums; the blocks add as much again at most.
     """
