@@ -72,8 +72,9 @@ def knn_graph(
         raise InputError(f"knn_graph with k = {k} needs sizes above k, got {counts.tolist()}")
     workers = cpu.resolve_threads(threads)
 
-    def among(chosen: Int64, least: int) -> Callable[[Int64], Array]:
-        return nearest_lengths(rows.take(chosen), k, gamma, least, workers)
+    def among(blocks: Int64, least: int) -> Callable[[Int64], Array]:
+        of_block = [nearest_lengths(rows.take(b), k, gamma, least, workers) for b in blocks]
+        return lambda parts: np.stack([f(part) for f, part in zip(of_block, parts, strict=True)])
 
     method = f"k-neighbour graph, k = {k}"
     growth = _Growth(among, k + 1, whole_number("draws", draws, 2), gamma)
@@ -139,15 +140,17 @@ def ph_dimension(
     if counts.min() < 2:
         raise InputError(f"ph_dimension needs sizes of at least 2, got {counts.tolist()}")
 
-    def among(chosen: Int64, least: int) -> Callable[[Int64], Array]:
+    def among(blocks: Int64, least: int) -> Callable[[Int64], Array]:
         def lengths(parts: Int64) -> Array:
-            at_once = max(1, TREE_VALUES // parts.shape[1] ** 2)
+            count, draws, size = parts.shape
+            sets = np.take_along_axis(blocks[:, None], parts, axis=2).reshape(-1, size)
+            at_once = max(1, TREE_VALUES // size**2)
             found = []
-            for start in range(0, len(parts), at_once):
-                some = chosen[parts[start : start + at_once]]
+            for start in range(0, len(sets), at_once):
+                some = sets[start : start + at_once]
                 points = rows.take(some.ravel()).float64(0, some.size).reshape(*some.shape, -1)
                 found.append((tree_edges(points) ** alpha).sum(axis=1))
-            return np.concatenate(found)
+            return np.concatenate(found).reshape(count, draws)
 
         return lengths
 
@@ -216,7 +219,8 @@ def _sizes(sizes: Sequence[int] | None, count: int, least: int, most: int) -> In
 class _Growth:
     """How a graph grows: lengths, the least number of points, draws a size, power of an edge.
 
-    among(rows, least): a function of subsets (b, p >= least) of places in these rows, to (b,).
+    among(blocks, least): of blocks (g, m) of rows a function of subsets (g, draws, p >= least) of
+    places in each, to (g, draws).
     """
 
     among: Callable[[Int64, int], Callable[[Int64], Array]]
@@ -224,16 +228,20 @@ class _Growth:
     draws: int
     power: float
 
-    def slopes(self, chosen: Int64, sizes: Int64, rng: np.random.Generator) -> Array:
-        """Slope (draws,) of log length on log size over subsets of the rows `chosen`."""
-        lengths = self.among(chosen, int(sizes[0]))
-        parts = [
-            [np.sort(rng.choice(len(chosen), size=size, replace=False)) for size in sizes]
-            for _ in range(self.draws)
+    def slopes(self, blocks: Int64, sizes: Int64, rng: np.random.Generator) -> Array:
+        """Slope (g, draws) of log length on log size over subsets of each block (g, m) of rows."""
+        count, rows = blocks.shape
+        lengths = self.among(blocks, int(sizes[0]))
+        drawn = [
+            [np.sort(rng.choice(rows, size=size, replace=False)) for size in sizes]
+            for _ in range(count * self.draws)
         ]
         with np.errstate(over="ignore", under="ignore"):
-            columns = [lengths(np.stack(column)) for column in zip(*parts, strict=True)]
-        found = np.stack(columns, axis=1)
+            columns = [
+                lengths(np.stack(column).reshape(count, self.draws, -1))
+                for column in zip(*drawn, strict=True)
+            ]
+        found = np.stack(columns, axis=2)
         if not ((found > 0.0) & np.isfinite(found)).all():
             raise InputError(
                 f"lengths of edges to the power {self.power:g} leave the range of float64: pass a "
@@ -257,7 +265,7 @@ def _grown(
     power = growth.power
     check_confidence(confidence)
     rng = generator(seed)
-    slopes = growth.slopes(first, sizes, rng)
+    slopes = growth.slopes(first[None], sizes, rng)[0]
     slope = float(slopes.mean())
     if not slope < 1.0:
         raise InputError(
@@ -298,8 +306,7 @@ def _error(
 
     def spread() -> float:
         order = rng.permutation(first)[: blocks * size].reshape(blocks, size)
-        means = [float(growth.slopes(block, smaller, rng).mean()) for block in order]
-        return float(np.var(means, ddof=1))
+        return float(growth.slopes(order, smaller, rng).mean(axis=1).var(ddof=1))
 
     share = largest / count
     variance = sum(spread() for _ in range(cuts)) / cuts / blocks * share
