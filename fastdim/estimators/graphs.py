@@ -59,7 +59,7 @@ def knn_graph(
     and small errors of it are large; borders add. Interval: the slope in 5 disjoint blocks of the
     rows, cut anew 3 times (fewer blocks below 210 rows, cut more often), whose spread falls as
     1/sqrt of their size; Student's t of 12 degrees on the log scale, nan where the rows do not fill
-    two blocks. Cost: one search with about 16 n / p
+    two blocks or these tell no dimension. Cost: one search with about 16 n / p
     neighbours at k = 2, more at larger k, p the smallest size (where that is above 256, one a
     subset), then O(sizes x draws) sums; the blocks add as much again at most.
     """
@@ -154,7 +154,7 @@ def ph_dimension(
 
         return lengths
 
-    growth = _Growth(among, 2, whole_number("draws", draws, 2), alpha)
+    growth = _Growth(among, 2, whole_number("draws", draws, 2), alpha, of_slope=True)
     return _grown(rows, first, counts, growth, "PH0 dimension", confidence, seed)
 
 
@@ -221,12 +221,15 @@ class _Growth:
 
     among(blocks, least): of blocks (g, m) of rows a function of subsets (g, draws, p >= least) of
     places in each, to (g, draws).
+    of_slope: whether p times the variance of the slope, not that of log value, is the same for few
+    points and for many.
     """
 
     among: Callable[[Int64, int], Callable[[Int64], Array]]
     least: int
     draws: int
     power: float
+    of_slope: bool = False
 
     def slopes(self, blocks: Int64, sizes: Int64, rng: np.random.Generator) -> Array:
         """Slope (g, draws) of log length on log size over subsets of each block (g, m) of rows."""
@@ -289,12 +292,14 @@ def _error(
 ) -> tuple[float, int]:
     """Standard error of log value, and its degrees of freedom; nan and 0 if unknown.
 
-    The slope of p rows has a variance of about v / p, so that of g blocks of p / g rows tells v;
-    it counts by 1 / (1 - slope) of the value itself, as a block lies at a scale of its own, often
-    of more dimensions. The rows are shuffled and cut again for more degrees of freedom: blocks of
-    one cut share no row, and given the rows cuts are independent. Where subsets leave rows out,
-    p < n, the draws see rows of their own: the rows' part is v / n then, and the draws' the spread
-    between them.
+    Of p rows the variance is about v / p, so that of g blocks of p / g rows tells v. For a spanning
+    tree that is the variance of the slope (100 to 1,000 rows of flat tori: the same within a
+    tenth), which counts by 1 / (1 - slope) of the value itself: a block lies at a scale of its own,
+    often of more dimensions. For the k-neighbour graph, whose slope varies less over few rows, it
+    is that of log value = -log(1 - slope) of the blocks. The rows are shuffled and cut again for
+    more degrees of freedom: blocks of one cut share no row, and given the rows cuts are
+    independent. Where subsets leave rows out, p < n, the draws see rows of their own: the rows'
+    part is v / n then, and the draws' the spread between them.
     """
     count, largest = len(first), int(sizes.max())
     blocks = max(2, min(BLOCKS, largest // (growth.least + ROOM)))
@@ -304,11 +309,13 @@ def _error(
     if len(smaller) < 2:
         return math.nan, 0
 
-    def spread() -> float:
-        order = rng.permutation(first)[: blocks * size].reshape(blocks, size)
-        return float(growth.slopes(order, smaller, rng).mean(axis=1).var(ddof=1))
-
+    orders = [rng.permutation(first)[: blocks * size].reshape(blocks, size) for _ in range(cuts)]
+    means = np.stack([growth.slopes(order, smaller, rng).mean(axis=1) for order in orders])
+    here = float(slopes.mean())
+    there = here if growth.of_slope else float(means.mean())
+    if not there < 1.0:
+        return math.nan, 0
     share = largest / count
-    variance = sum(spread() for _ in range(cuts)) / cuts / blocks * share
-    rest = (1.0 - share) * float(slopes.var(ddof=1)) / len(slopes)
-    return math.sqrt(variance + rest) / (1.0 - float(slopes.mean())), cuts * (blocks - 1)
+    variance = float(means.var(axis=1, ddof=1).mean()) / blocks * share / (1.0 - there) ** 2
+    rest = (1.0 - share) * float(slopes.var(ddof=1)) / len(slopes) / (1.0 - here) ** 2
+    return math.sqrt(variance + rest), cuts * (blocks - 1)

@@ -295,6 +295,11 @@ class Sharing:
     signs: Factor
 
 
+def falling(d: float, level: float, rise: float) -> float:
+    """level + rise / d, of d at least 1."""
+    return level + rise / max(d, 1.0)
+
+
 def check_average(average: str) -> None:
     """Raise InputError unless this is the name of an average."""
     one_of("average", average, AVERAGES)

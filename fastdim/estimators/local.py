@@ -18,6 +18,7 @@ from fastdim.estimators.ess import ess_local
 from fastdim.estimators.inputs import (
     Sharing,
     average_of,
+    falling,
     neighbors_of,
     rows_and_neighbors,
     sharing_at,
@@ -39,7 +40,8 @@ def mada_sharing(k: int) -> Sharing:
     """Factors of MADA. On flat tori of 2, 5, 10 dimensions at k = 20 the harmonic mean has 1.9,
     1.7, 1.6 and the signs 1.6, 1.4, 1.5; the mean, in which large values of few rows count, 1.1 to
     1.2 at k = 5, 1.3 to 1.5 at 20, 1.5 to 1.7 at 100."""
-    return Sharing(harmonic=1.8, mean=1.0 + 0.4 * math.log(k) / math.log(20.0), signs=1.45)
+    mean = 1.0 + 0.4 * math.log(k) / math.log(20.0)
+    return Sharing(harmonic=partial(falling, level=1.5, rise=0.9), mean=mean, signs=1.45)
 
 
 def mom_local(distances: Array) -> Array:
