@@ -1,6 +1,6 @@
 """How often 95 % intervals of the neighbour-based estimators hold what they are about.
 
-    make coverage          # all of it, under 20 minutes on 2 cores
+    make coverage          # all of it, tens of minutes on 2 cores
     make coverage BENCH_ARGS="--costly 1000"  # as many sets of the four costly estimators
     .venv/bin/python benchmarks/interval_coverage.py --sets 100 --parts tori --output FILE.md
 
