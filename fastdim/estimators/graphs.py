@@ -295,9 +295,9 @@ def _error(
     Of p rows the variance is about v / p, so that of g blocks of p / g rows tells v. For a spanning
     tree that is the variance of the slope (the same error, within a tenth, from 200 and from 1,000
     rows of flat tori), which counts by 1 / (1 - slope) of the value itself: a block lies at a scale
-    of its own, often of more dimensions. For the k-neighbour graph, whose slope varies less over few rows, it
-    is that of log value = -log(1 - slope) of the blocks. The rows are shuffled and cut again for
-    more degrees of freedom: blocks of one cut share no row, and given the rows cuts are
+    of its own, often of more dimensions. For the k-neighbour graph, whose slope varies less over
+    few rows, it is that of log value = -log(1 - slope) of the blocks. The rows are shuffled and cut
+    again for more degrees of freedom: blocks of one cut share no row, and given the rows cuts are
     independent. Where subsets leave rows out, p < n, the draws see rows of their own: the rows'
     part is v / n then, and the draws' the spread between them.
     """
