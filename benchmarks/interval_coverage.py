@@ -1,6 +1,6 @@
 """How often 95 % intervals of the neighbour-based estimators hold what they are about.
 
-    make coverage          # all of it, under 20 minutes on 2 cores
+    make coverage          # all of it, tens of minutes on 2 cores
     make coverage BENCH_ARGS="--costly 1000"  # as many sets of the four costly estimators
     .venv/bin/python benchmarks/interval_coverage.py --sets 100 --parts tori --output FILE.md
 
@@ -60,12 +60,19 @@ ESTIMATORS: dict[str, Estimator] = {
     "levina_bickel 10": lambda x, r: fastdim.levina_bickel(r, 10),
     "levina_bickel 20": lambda x, r: fastdim.levina_bickel(r, 20),
     "levina_bickel 20 median": lambda x, r: fastdim.levina_bickel(r, 20, average="median"),
+    "levina_bickel 20 mean": lambda x, r: fastdim.levina_bickel(r, 20, average="mean"),
     "mom 20": lambda x, r: fastdim.mom(r, 20),
+    "mom 20 harmonic": lambda x, r: fastdim.mom(r, 20, average="harmonic"),
+    "mom 20 median": lambda x, r: fastdim.mom(r, 20, average="median"),
     "mom 50": lambda x, r: fastdim.mom(r, 50),
     "mada 20": lambda x, r: fastdim.mada(r, 20),
+    "mada 20 harmonic": lambda x, r: fastdim.mada(r, 20, average="harmonic"),
+    "mada 20 median": lambda x, r: fastdim.mada(r, 20, average="median"),
     "mind_ml 10": lambda x, r: fastdim.mind_ml(r, 10),
     "mind_ml 20": lambda x, r: fastdim.mind_ml(r, 20),
     "tle 20": lambda x, r: fastdim.tle(x, 20, neighbors=r),
+    "tle 20 harmonic": lambda x, r: fastdim.tle(x, 20, average="harmonic", neighbors=r),
+    "tle 20 median": lambda x, r: fastdim.tle(x, 20, average="median", neighbors=r),
     "ess 30": lambda x, r: fastdim.ess(x, 30, neighbors=r),
     "abide 50": lambda x, r: fastdim.abide(r, 50),
     "corrint 10, 20": lambda x, r: fastdim.corrint(x, 10, 20),
@@ -93,7 +100,7 @@ ALL_ROWS = (
     "ph_dimension",
     "danco",
 )
-READS_ROWS = ("tle 20", "ess 30")
+READS_ROWS = ("tle 20", "tle 20 harmonic", "tle 20 median", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
 FIRST_SEED = 3_000_000
 NOTHING = (np.nan,) * 4

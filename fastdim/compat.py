@@ -6,6 +6,7 @@
     dadapy.Data(distances=compat.to_dadapy(near), maxk=20)
     umap.UMAP(n_neighbors=21, precomputed_knn=compat.to_umap(near)).fit(x)
     sklearn.cluster.DBSCAN(metric="precomputed").fit(compat.to_graph(near))
+    umap.UMAP(metric="precomputed").fit(compat.to_graph(near, symmetric=True))
     fastdim.levina_bickel(compat.from_arrays(distances, indices))
 
 None of these packages is imported here, and scipy by `to_graph` alone. Neighbours that lie on a
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import one_of
+from fastdim.arrays import one_of, yes_or_no
 from fastdim.errors import InputError, require
 from fastdim.neighbors import Neighbors
 
@@ -61,21 +62,30 @@ def to_umap(neighbors: Neighbors) -> tuple[Int64, NDArray[np.float32]]:
     return indices, distances.astype(np.float32)
 
 
-def to_graph(neighbors: Neighbors, mode: str = "distance") -> Any:
+def to_graph(neighbors: Neighbors, mode: str = "distance", symmetric: bool = False) -> Any:
     """scipy CSR matrix (n, n) of neighbours, as scikit-learn's metric="precomputed" takes it.
 
     A row holds itself, at an explicit distance 0, and its k neighbours in ascending order: what
     KNeighborsTransformer(n_neighbors=k) gives; mode="connectivity": ones in the same places. Of
-    neighbours of another matrix's rows: (m, n), k entries a row.
+    neighbours of another matrix's rows: (m, n), k entries a row. symmetric: an entry also where the
+    other row lists this one, as UMAP's metric="precomputed" wants it; the first k stay the nearest.
 
-    Raises InputError on another mode or where queries were chosen, DependencyError without scipy.
+    Raises InputError on another mode, where queries were chosen or where other rows' neighbours
+    should be symmetric, DependencyError without scipy.
     """
     one_of("mode", mode, MODES)
+    symmetric = yes_or_no("symmetric", symmetric)
     neighbors = _in_memory(neighbors)
     if neighbors.foreign:
+        if symmetric:
+            raise InputError(
+                "neighbours of another matrix's rows have no symmetric graph: leave symmetric out, "
+                "or compute the neighbours of x itself"
+            )
         return csr(neighbors.distances, neighbors.indices, neighbors.n_points, mode)
     distances, indices = _self_first(neighbors, "scikit-learn")
-    return csr(distances, indices, neighbors.n_points, mode)
+    build = _either_way if symmetric else csr
+    return build(distances, indices, neighbors.n_points, mode)
 
 
 def from_arrays(distances: Any, indices: Any) -> Neighbors:
@@ -134,6 +144,25 @@ def csr(distances: NDArray[Any], indices: Int64, n: int, mode: str) -> Any:
     values = distances.ravel().astype(np.float64) if mode == "distance" else np.ones(m * k)
     starts = np.arange(0, m * k + 1, k, dtype=np.int64)
     return sparse.csr_matrix((values, indices.ravel(), starts), shape=(m, n))
+
+
+def _either_way(distances: NDArray[Any], indices: Int64, n: int, mode: str) -> Any:
+    """The same of lists (n, k), with an entry wherever one of two rows lists the other.
+
+    Zeros stay entries, which adding a matrix and its transpose would lose: a row's own, and those
+    between equal rows.
+    """
+    sparse = require("scipy.sparse", "sklearn")
+    near, far = np.repeat(np.arange(n), indices.shape[1]), indices.ravel()
+    rows, columns = np.concatenate([near, far]), np.concatenate([far, near])
+    values = np.tile(distances.ravel().astype(np.float64), 2)
+    once = np.unique(rows * n + columns, return_index=True)[1]
+    rows, columns, values = rows[once], columns[once], values[once]
+    # Ascending distances, the row itself before rows equal to it.
+    order = np.lexsort((columns, rows != columns, values, rows))
+    starts = np.concatenate([[0], np.bincount(rows, minlength=n).cumsum()])
+    held = values[order] if mode == "distance" else np.ones(len(order))
+    return sparse.csr_matrix((held, columns[order], starts), shape=(n, n))
 
 
 def _in_memory(neighbors: Any) -> Neighbors:

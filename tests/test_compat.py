@@ -118,17 +118,18 @@ def test_scikit_learn_graph() -> None:
 
 def test_documented_lines_run() -> None:
     lines = dict(re.findall(r"^\| ([^|]+?) \| `([^`]*compat\.[^`]*)` \|$", PAGE, re.MULTILINE))
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert "to_dadapy(near), maxk=20" in lines.pop("DADApy")
     near = fastdim.knn(X, 20)
-    lines["UMAP"] = lines["UMAP"].replace("UMAP(", "UMAP(transform_mode='graph', ")
+    for package in ("UMAP", "UMAP, of a graph"):
+        lines[package] = lines[package].replace("UMAP(", "UMAP(transform_mode='graph', ")
     names: dict[str, Any] = {
         "X": X, "near": near, "distances": near.distances, "indices": near.indices,
         "fastdim": fastdim, "compat": compat, "skdim": skdim, "umap": umap, "sklearn": sklearn,
     }  # fmt: skip
     found = {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*knn_search_index")
+        warnings.filterwarnings("ignore", message=".*knn_search_index|.*inverse_transform")
         for package, line in lines.items():
             found[package] = eval(compile(line, package, "eval"), names)
     assert found["scikit-dimension"].dimension_ == pytest.approx(
@@ -136,6 +137,7 @@ def test_documented_lines_run() -> None:
     )
     assert found["scikit-dimension, pointwise"].dimension_pw_.shape == (150,)
     assert found["UMAP"].graph_.shape == (150, 150)
+    assert abs(found["UMAP"].graph_ - found["UMAP, of a graph"].graph_).max() < 1e-5
     assert found["scikit-learn"].labels_.shape == (150,)
 
 

@@ -45,8 +45,13 @@ QUICK: dict[str, Estimator] = {
     "levina_bickel": lambda r: levina_bickel(r, 10),
     "levina_bickel, median": lambda r: levina_bickel(r, 10, average="median"),
     "mind_ml": lambda r: mind_ml(r, 10),
+    "levina_bickel, mean": lambda r: levina_bickel(r, 10, average="mean"),
     "mom": lambda r: mom(r, 20),
+    "mom, harmonic": lambda r: mom(r, 20, average="harmonic"),
+    "mom, median": lambda r: mom(r, 20, average="median"),
     "mada": lambda r: mada(r, 20),
+    "mada, harmonic": lambda r: mada(r, 20, average="harmonic"),
+    "mada, median": lambda r: mada(r, 20, average="median"),
     "abide": lambda r: abide(r, 20),
 }
 
@@ -77,7 +82,12 @@ def test_every_row_a_query(d: int) -> None:
 
 @pytest.mark.parametrize("d", [2, 5])
 def test_every_row_a_query_of_estimators_that_read_rows(d: int) -> None:
-    estimators = {"tle": lambda x: tle(x, 15), "ess": lambda x: ess(x, 20), "corrint": corrint}
+    estimators = {
+        "tle": lambda x: tle(x, 15),
+        "tle, harmonic": lambda x: tle(x, 15, average="harmonic"),
+        "ess": lambda x: ess(x, 20),
+        "corrint": corrint,
+    }
     sets = [torus(d, seed, 300).astype(np.float32) for seed in range(120)]
     for name, estimator in estimators.items():
         assert_covers([estimator(x) for x in sets], name)
@@ -95,6 +105,14 @@ def test_every_row_a_query_of_estimators_that_resample(d: int) -> None:
     for name, estimator in estimators.items():
         # A few blocks tell a spread within a fifth, which Student's t allows for.
         assert_covers([estimator(x) for x in sets], name, 0.8, 1.35)
+
+
+def test_error_of_a_tree_is_that_of_the_scale_of_all_rows() -> None:
+    """Blocks of few rows see 2 d columns, where the same error of the slope is a larger one of the
+    dimension: counted there, the error was 1.6 times the spread, and every interval held."""
+    sets = [torus(10, seed, 300) for seed in range(4000, 4120)]
+    found = [ph_dimension(x, draws=2, sizes=[150, 300]) for x in sets]
+    assert_covers(found, "ph_dimension")
 
 
 def patchwork() -> np.ndarray:

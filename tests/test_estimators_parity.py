@@ -267,6 +267,30 @@ def same_as_microscope(rows: torch.Tensor) -> None:
     )
 
 
+@pytest.mark.parametrize("manifold", MANIFOLDS)
+def test_fastwonn(manifold: str) -> None:
+    """fastwonn 0.0.9 by its formulas, of squared distances: twonn_id, mle_id, mle_id_avg."""
+    x = manifolds()[manifold]
+    n, squared = len(x), naive.knn(x, 10)[0] ** 2
+    ratio = np.sort(squared[:, 1] / squared[:, 0])
+    kept = int(0.9 * n)
+    line, logs = -np.log1p(-np.arange(1, kept + 1) / n), np.log(ratio[:kept])
+    fitted = 2 * (line @ logs) / (logs @ logs)
+    assert fastdim.twonn(x, compat="skdim").value == pytest.approx(fitted, rel=1e-6)
+    whole = 2 * n / np.log(ratio).sum()  # mle_fit=True: N where ours has N - 1
+    assert fastdim.twonn(x, method="mle").value * n / (n - 1) == pytest.approx(whole, rel=1e-6)
+
+    def average(k: int) -> float:
+        near = squared[:, :k]
+        return float((2 * (k - 1) / np.log(near[:, -1:] / near).sum(axis=1)).mean())
+
+    def ours(k: Any) -> float:
+        return fastdim.levina_bickel(x, k, average="mean", unbiased=False).value
+
+    assert ours(5) == pytest.approx(average(5), rel=1e-6)
+    assert ours((2, 10)) == pytest.approx(np.mean([average(k) for k in range(2, 11)]), rel=1e-6)
+
+
 @pytest.mark.parametrize("manifold", ["M1_Sphere", "M10a_Cubic", "M4_Nonlinear"])
 def test_danco_within_its_error(manifold: str) -> None:
     """Calibration is random in both, and the arctangent differs: the same within the errors."""

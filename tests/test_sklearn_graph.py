@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 import fastdim
-from fastdim import InputError, naive
+from fastdim import InputError, compat, naive
 from fastdim.sklearn import KNeighborsTransformer
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of the package, at import
+    import umap
 
 MODES = ("distance", "connectivity")
 DATA = {
@@ -195,6 +200,54 @@ def test_dbscan_and_spectral_clustering_take_it() -> None:
         parts = spectral.fit_predict(ours)
     truth = datasets.make_blobs(400, 30, random_state=1)[1]
     assert all(len(set(parts[truth == blob].tolist())) == 1 for blob in range(3))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("data", DATA)
+def test_symmetric_graph_is_either_list(data: str, mode: str) -> None:
+    x = DATA[data]
+    plain = KNeighborsTransformer(mode=mode, n_neighbors=6).fit_transform(x)
+    both = KNeighborsTransformer(mode=mode, n_neighbors=6, symmetric=True).fit_transform(x)
+    entries = [set(zip(*(g.tocoo().coords), strict=True)) for g in (plain, plain.T, both)]
+    assert entries[2] == entries[0] | entries[1]
+    assert len(entries[2]) == both.nnz > plain.nnz
+    np.testing.assert_array_equal(both.toarray(), np.maximum(plain.toarray(), plain.T.toarray()))
+    width = int(plain.indptr[1])
+    for row in range(0, len(x), 7):
+        line = both.data[both.indptr[row] : both.indptr[row + 1]]
+        assert both.indices[both.indptr[row]] == row
+        if mode == "distance":
+            assert (np.diff(line) >= 0).all()
+            np.testing.assert_array_equal(line[:width], plain.data[row * width : (row + 1) * width])
+
+
+def test_umap_takes_it() -> None:
+    """UMAP refuses the lists alone, scikit-learn's too, as they are not symmetric."""
+    x = DATA["swiss roll"][:150].astype(np.float32)
+    # The graph alone: placing its points takes a compiler of its own.
+    options: dict[str, Any] = {"n_neighbors": 12, "transform_mode": "graph", "n_jobs": 1}
+    step = KNeighborsTransformer(n_neighbors=11, symmetric=True)
+    with pytest.warns(UserWarning, match="inverse_transform"):
+        given = umap.UMAP(metric="precomputed", **options).fit(step.fit_transform(x))
+    alone = umap.UMAP(**options).fit(x)  # below 4,096 rows it computes all distances
+    assert given.graph_.nnz == alone.graph_.nnz > 150 * 11
+    assert abs(given.graph_ - alone.graph_).max() < 1e-3
+    lists = KNeighborsTransformer(n_neighbors=11).fit_transform(x)
+    with (
+        pytest.warns(UserWarning, match="inverse_transform"),
+        pytest.raises(ValueError, match="symmetrical"),
+    ):
+        umap.UMAP(metric="precomputed", **options).fit(lists)
+
+
+def test_symmetric_is_for_the_fitted_rows() -> None:
+    x = DATA["blobs"]
+    with pytest.raises(InputError, match="symmetric=True is for the fitted rows"):
+        KNeighborsTransformer(symmetric=True).fit(x[:200]).transform(x[200:])
+    with pytest.raises(InputError, match="symmetric must be True or False"):
+        KNeighborsTransformer(symmetric=np.ones(2)).fit(x)
+    with pytest.raises(InputError, match="no symmetric graph"):
+        compat.to_graph(fastdim.knn(x[:200], 5, queries=x[200:]), symmetric=True)
 
 
 def test_classifier_takes_it_for_new_rows() -> None:

@@ -13,7 +13,7 @@ from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import average_of, rows_and_neighbors
+from fastdim.estimators.inputs import Sharing, average_of, rows_and_neighbors
 from fastdim.estimators.tle import of_neighborhoods
 from fastdim.neighbors import Neighbors
 
@@ -56,7 +56,7 @@ def ess(
     rows, found = rows_and_neighbors(x, k, "ess", neighbors, queries, seed, threads)
     local, sharing = ess_shared(rows, found, version, cpu.resolve_threads(threads))
     method = f"ESS{version}, k = {k}"
-    return average_of(local, average, found, method, confidence, sharing, sharing)
+    return average_of(local, average, found, method, confidence, sharing)
 
 
 def ess_local(rows: Rows, found: Neighbors, version: str, threads: int = 1) -> Array:
@@ -64,11 +64,14 @@ def ess_local(rows: Rows, found: Neighbors, version: str, threads: int = 1) -> A
     return _dimension(_skewness_of(rows, found, version, threads)[:, 0], version)
 
 
-def ess_shared(rows: Rows, found: Neighbors, version: str, threads: int = 1) -> tuple[Array, float]:
-    """`ess_local`, and how much neighbourhoods share."""
+def ess_shared(
+    rows: Rows, found: Neighbors, version: str, threads: int = 1
+) -> tuple[Array, Sharing]:
+    """`ess_local`, and how much neighbourhoods share, whatever the average."""
     found_at = _skewness_of(rows, found, version, threads)
     local = _dimension(found_at[:, 0], version)
-    return local, _sharing(found_at, local, found, rows.n, version)
+    factor = _sharing(found_at, local, found, rows.n, version)
+    return local, Sharing(harmonic=factor, mean=factor, signs=factor)
 
 
 def _skewness_of(rows: Rows, found: Neighbors, version: str, threads: int) -> Array:

@@ -18,6 +18,7 @@ from fastdim.estimators.inputs import (
     Sample,
     dependent_stderr,
     estimate_of,
+    falling,
     neighbors_of,
     sample_of,
     sharing_at,
@@ -242,7 +243,7 @@ def _sharing(d: float, n1: int, n2: int) -> float:
     """Factor of `dependent_stderr` at dimension d."""
     if (n1, n2) == (1, 2):
         return SHARING  # the interval of `twonn`
-    return OCTAVE[0] + OCTAVE[1] / max(d, 1.0) if n2 == 2 * n1 else sharing_at(d, LOSS)
+    return falling(d, *OCTAVE) if n2 == 2 * n1 else sharing_at(d, LOSS)
 
 
 def terms(log_mu: Array, d: float, n1: int, n2: int) -> tuple[Array, Array]:

@@ -29,6 +29,7 @@ Array = NDArray[np.float64]
 # Factor of `dependent_stderr` for an average that has none of its own.
 SHARING = 1.7
 AVERAGES = ("harmonic", "mean", "median")
+Factor = Callable[[float], float] | float
 
 
 def rows_of(x: Any, name: str) -> Rows:
@@ -284,6 +285,21 @@ def sharing_at(d: float, loss: float) -> float:
     return max(1.0, 2.0 - loss / d) if d > 0.0 else 1.0
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """Factors of `dependent_stderr` for averages of local dimensions, a number or a function of the
+    value each; signs: for being above or below the median."""
+
+    harmonic: Factor
+    mean: Factor
+    signs: Factor
+
+
+def falling(d: float, level: float, rise: float) -> float:
+    """level + rise / d, of d at least 1."""
+    return level + rise / max(d, 1.0)
+
+
 def check_average(average: str) -> None:
     """Raise InputError unless this is the name of an average."""
     one_of("average", average, AVERAGES)
@@ -295,15 +311,13 @@ def average_of(
     found: Neighbors,
     method: str,
     confidence: float,
-    sharing: Callable[[float], float] | float = SHARING,
-    sharing_of_signs: float | None = None,
+    sharing: Sharing,
 ) -> Estimate:
     """One number from the local dimensions (m,) of the query rows.
 
     "harmonic": 1 / mean(1/d) (MacKay & Ghahramani, 2005); "mean"; "median". The error is that of
     the average over query rows by `dependent_stderr`, for the median order statistics (Woodruff,
-    JASA 1952), whose signs depend on each other a third as much unless `sharing_of_signs` says how
-    much. sharing: that factor, or a function of the value that gives it.
+    JASA 1952).
     """
     check_average(average)
     sample = sample_of(found)
@@ -312,9 +326,8 @@ def average_of(
         value = float(np.median(local))
         z = normal_quantile(confidence)
         # The share below the median has the error of half a sign.
-        if sharing_of_signs is None:
-            sharing_of_signs = 1.0 + (_factor(sharing, value) - 1.0) / 3.0
-        half = z * dependent_stderr(0.5 * np.sign(local - value), found, sharing_of_signs)
+        signs = 0.5 * np.sign(local - value)
+        half = z * dependent_stderr(signs, found, _factor(sharing.signs, value))
         shares = [max(0.0, 0.5 - half), min(1.0, 0.5 + half)]
         lower, upper = (float(end) for end in np.quantile(local, shares, method="nearest"))
         spread = (upper - lower) / (2.0 * z)
@@ -322,14 +335,14 @@ def average_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         if average == "mean":
             value = float(local.mean())
-            influence = local - value
+            influence, factor = local - value, sharing.mean
         else:
             inverse = 1.0 / local
             value = float(1.0 / inverse.mean())
-            influence = value * (1.0 - value * inverse)
-        stderr = dependent_stderr(influence, found, _factor(sharing, value))
+            influence, factor = value * (1.0 - value * inverse), sharing.harmonic
+        stderr = dependent_stderr(influence, found, _factor(factor, value))
     return estimate_of(value, stderr, sample, label, "query rows", confidence)
 
 
-def _factor(sharing: Callable[[float], float] | float, value: float) -> float:
-    return sharing(value) if callable(sharing) else sharing
+def _factor(factor: Factor, value: float) -> float:
+    return factor(value) if callable(factor) else factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.backends.blas import one_blas_thread
 from fastdim.estimate import Estimate
-from fastdim.estimators.inputs import average_of, rows_and_neighbors
+from fastdim.estimators.inputs import Sharing, average_of, falling, rows_and_neighbors
 from fastdim.neighbors import Neighbors
 
 Array = NDArray[np.float64]
 
 # Measurements below this share of the radius are dropped, with their number.
 SMALLEST = 1e-4
-# Factor of `dependent_stderr`: 2.0, 1.7, 1.8 on flat tori of 2, 5, 10 dimensions.
-SHARING = 1.9
+# On flat tori of 2, 5, 10 dimensions: harmonic mean 2.5, 2.2, 2.1, mean 2.0, 1.7, 1.8, signs 1.8,
+# 1.7, 1.7.
+SHARING = Sharing(harmonic=partial(falling, level=2.05, rise=0.85), mean=1.9, signs=1.75)
 # Values of a block of neighbourhoods: a few arrays of it stay in the second cache.
 BLOCK_VALUES = 1 << 16
 

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fastdim.arrays import Rows, one_of, whole_number
+from fastdim.arrays import Rows, one_of, whole_number, yes_or_no
 from fastdim.compat import MODES, csr, to_graph
 from fastdim.errors import InputError
 from fastdim.neighbors import knn
@@ -23,11 +23,13 @@ class KNeighborsTransformer(
     """Rows to the sparse graph of their k nearest fitted rows, as sklearn.neighbors has it.
 
     Exact, Euclidean. What takes metric="precomputed" takes the result: TSNE, DBSCAN,
-    KNeighborsClassifier, Isomap, SpectralClustering (affinity="precomputed_nearest_neighbors").
+    KNeighborsClassifier, Isomap, SpectralClustering (affinity="precomputed_nearest_neighbors");
+    UMAP with symmetric=True.
 
     mode: "distance", or "connectivity" for ones. n_neighbors: with mode="distance" one more entry
     a row is given, since a fitted row is its own neighbour. metric: "euclidean" alone. n_jobs:
-    threads, None for FASTDIM_NUM_THREADS, else all CPUs.
+    threads, None for FASTDIM_NUM_THREADS, else all CPUs. symmetric: `fit_transform` gives an entry
+    wherever one of two rows lists the other, so a row may have more; new rows are refused.
 
     Attributes: n_features_in_, n_samples_fit_, effective_metric_.
     """
@@ -39,8 +41,10 @@ class KNeighborsTransformer(
         n_neighbors: int = 5,
         metric: str = "euclidean",
         n_jobs: int | None = None,
+        symmetric: bool = False,
     ) -> None:
         self.mode = mode
+        self.symmetric = symmetric
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.n_jobs = n_jobs
@@ -57,6 +61,7 @@ class KNeighborsTransformer(
                 "sklearn.neighbors.KNeighborsTransformer"
             )
         whole_number("n_neighbors", self.n_neighbors, 1)
+        yes_or_no("symmetric", self.symmetric)
         threads_of(self.n_jobs)
         self._rows = rows_of(self, X, min_rows=1, min_columns=1)
         self.n_samples_fit_ = self._n_features_out = self._rows.n
@@ -69,9 +74,15 @@ class KNeighborsTransformer(
         Entries of a row ascend by distance; of equal distances the smaller row number comes first.
         Where X and the fitted rows differ in precision both are compared in float64.
 
-        Raises InputError where more neighbours are asked for than rows were fitted.
+        Raises InputError where more neighbours are asked for than rows were fitted, and with
+        symmetric=True.
         """
         check_is_fitted(self)
+        if self.symmetric:
+            raise InputError(
+                "symmetric=True is for the fitted rows among themselves: call fit_transform, or "
+                "leave it out for new rows"
+            )
         rows = rows_of(self, X, min_rows=1, min_columns=1, reset=False)
         k = self._width()
         fitted = self._rows
@@ -90,7 +101,8 @@ class KNeighborsTransformer(
         if k == 1:
             own = np.arange(rows.n)[:, None]
             return csr(np.zeros((rows.n, 1)), own, rows.n, self.mode)
-        return to_graph(knn(rows, k - 1, threads=threads_of(self.n_jobs)), self.mode)
+        found = knn(rows, k - 1, threads=threads_of(self.n_jobs))
+        return to_graph(found, self.mode, bool(self.symmetric))
 
     def _width(self) -> int:
         """Entries a row, at most the rows fitted."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,10 +11,10 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
-from fastdim.estimators import local, mle, tle
+from fastdim.estimators import mle, tle
 from fastdim.estimators.ess import VERSIONS, ess_shared
-from fastdim.estimators.inputs import average_of, neighbors_of, sharing_at
-from fastdim.estimators.local import mada_local, mom_local
+from fastdim.estimators.inputs import Sharing, average_of, neighbors_of
+from fastdim.estimators.local import MOM_SHARING, mada_local, mada_sharing, mom_local
 from fastdim.estimators.mle import inverse_mle
 from fastdim.estimators.tle import tle_local
 from fastdim.neighbors import Neighbors, find_distinct
@@ -29,8 +27,7 @@ class Local(NamedTuple):
     """Local dimensions (m,) of the query rows, and the factors that `average_of` takes."""
 
     values: Array
-    sharing: Callable[[float], float] | float
-    of_signs: float | None = None
+    sharing: Sharing
 
 
 class LocalEstimator(DimensionEstimator, ABC):
@@ -101,10 +98,10 @@ class LocalEstimator(DimensionEstimator, ABC):
         name = type(self).__name__
         found = neighbors_of(given, k, name, threads=threads)
         place = places(rows, found, name, threads)
-        values, sharing, of_signs = self._local(rows, found, threads)
+        values, sharing = self._local(rows, found, threads)
         label = f"{name}, k = {k}"
         average = self._COMBS[comb]
-        self._keep(average_of(values, average, found, label, self.confidence, sharing, of_signs))
+        self._keep(average_of(values, average, found, label, self.confidence, sharing))
         each = values[place]
         smooth = self.smooth if smooth is None else smooth
         around = found.indices[place]
@@ -168,7 +165,7 @@ class MLE(LocalEstimator):
         whole_number("n_neighbors", found.distances.shape[1], 3 if self.unbiased else 2)
         with np.errstate(divide="ignore"):
             values = 1.0 / inverse_mle(found.distances, found.k, bool(self.unbiased))
-        return Local(values, partial(sharing_at, loss=mle.LOSS))
+        return Local(values, mle.SHARING)
 
 
 class MOM(LocalEstimator):
@@ -177,7 +174,7 @@ class MOM(LocalEstimator):
     _N_NEIGHBORS = 100
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
-        return Local(mom_local(found.distances), partial(sharing_at, loss=local.LOSS))
+        return Local(mom_local(found.distances), MOM_SHARING)
 
 
 class MADA(LocalEstimator):
@@ -187,7 +184,7 @@ class MADA(LocalEstimator):
     """
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
-        return Local(mada_local(found.distances), local.SHARING)
+        return Local(mada_local(found.distances), mada_sharing(found.k))
 
 
 class TLE(LocalEstimator):
@@ -231,7 +228,7 @@ class ESS(LocalEstimator):
         if not isinstance(self.ver, str) or self.ver not in VERSIONS:
             raise InputError(f"ver must be 'a' or 'b', got {self.ver!r}")
         values, sharing = ess_shared(rows, found, self.ver, threads)
-        return Local(values, sharing, sharing)
+        return Local(values, sharing)
 
 
 def places(rows: Rows, found: Neighbors, name: str, threads: int) -> NDArray[np.int64]:
