@@ -450,6 +450,33 @@ def row_forms(
     return RowForms(first, rest, linear, forms, arithmetic)
 
 
+def group_forms(
+    rows: Rows,
+    shift: Float64,
+    ids: Int64,
+    scale: Float64 | None,
+    ends: Int64,
+    matrices: Float64,
+    threads: int,
+) -> tuple[Float64, Float64]:
+    """Sums (groups, d) of y = scale * x - shift and (groups, m) of y' A y over the rows of groups.
+
+    ids: rows, one group after the other; ends: one past each group's last place in ids. matrices:
+    symmetric (m, d, d). Products in float32, to be used for errors: see csrc/moments.h.
+    """
+    totals, forms = np.full((len(ends), rows.d), np.nan), np.full((len(ends), len(matrices)), np.nan)
+    ends = np.ascontiguousarray(ends, dtype=np.int64)
+    matrices = np.ascontiguousarray(matrices, dtype=np.float64)
+    places, scale, shift = _moment_arrays(ids, scale, shift)
+    _core.group_forms(
+        *_matrix(rows),
+        *_moment_addresses(rows, places, scale, shift),
+        *(_address(ends), len(ends), _address(matrices), len(matrices)),
+        *(threads, active_isa(), _address(totals), _address(forms)),
+    )
+    return totals, forms
+
+
 def _moment_arrays(
     ids: Int64 | None, scale: Float64 | None, shift: Float64
 ) -> tuple[Int64 | None, Float64 | None, Float64]:
