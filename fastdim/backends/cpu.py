@@ -464,7 +464,10 @@ def group_forms(
     ids: rows, one group after the other; ends: one past each group's last place in ids. matrices:
     symmetric (m, d, d). Products in float32, to be used for errors: see csrc/moments.h.
     """
-    totals, forms = np.full((len(ends), rows.d), np.nan), np.full((len(ends), len(matrices)), np.nan)
+    totals, forms = (
+        np.full((len(ends), rows.d), np.nan),
+        np.full((len(ends), len(matrices)), np.nan),
+    )
     ends = np.ascontiguousarray(ends, dtype=np.int64)
     matrices = np.ascontiguousarray(matrices, dtype=np.float64)
     places, scale, shift = _moment_arrays(ids, scale, shift)

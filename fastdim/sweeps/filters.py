@@ -29,6 +29,7 @@ class LayerRows:
     norms: NDArray[np.float64]
     position: NDArray[np.int64] | None = None  # position in the document, 0 = first token
     special: Mask | None = None  # tokens added by the tokenizer
+    document: NDArray[np.int64] | None = None  # number of the document
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def layer_rows(rows: Rows, norms: NDArray[np.float64], tokens: TokenTable | None
     """What a filter may look at."""
     if tokens is None:
         return LayerRows(rows, norms)
-    return LayerRows(rows, norms, tokens.position, tokens.special)
+    return LayerRows(rows, norms, tokens.position, tokens.special, tokens.document)
 
 
 def _words(error: BaseException) -> str:
