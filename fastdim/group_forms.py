@@ -55,20 +55,21 @@ def segments_of(pattern: Int64, document: Int64) -> Segments:
 
 class Asked(NamedTuple):
     """Of the rows that filter `bit` keeps: their mean (d,), a line (d,), symmetric matrices
-    (m, d, d)."""
+    (m, d, d); by_row: whether the line is asked of every row, too."""
 
     bit: int
     mean: Array
     line: Array
     matrices: Array
+    by_row: bool
 
 
 class DocumentSums(NamedTuple):
     """Sums over the rows of each of g documents, y being a row less the mean.
 
     sizes: (g,) rows. totals: (g, d) of y. line, line_squares: (g,) of y.line and its square.
-    squares: (g,) of |y|^2. forms: (g, m) of y'Ay. along: (count,) y.line of every row, ascending.
-    present: (g,) numbers of the documents, ascending.
+    squares: (g,) of |y|^2. forms: (g, m) of y'Ay. along: (count,) y.line of every row, ascending,
+    or (0,). present: (g,) numbers of the documents, ascending.
     """
 
     sizes: Array
@@ -96,12 +97,7 @@ def document_sums(
     """
     ids, ends = segments.ids, segments.ends
     starts = np.append(0, ends[:-1])
-    unit = np.zeros((1, rows.d))
-    unit[0, 0] = 1.0
-    lines = np.stack([one.line for one in asked])
-    weights = np.zeros((2, 1))
-    found = cpu.row_forms(rows, shift, ids, scale, unit, weights, lines, threads)
-    lengths = np.square(found.first) + found.rest
+    lines, lengths = _lines(rows, shift, scale, ids, asked, threads)
     # Rows of about unit length, by a power of two: no product leaves the range of float32.
     mean_square = float(lengths.mean())
     size = 2.0 ** round(np.log2(mean_square) / 2) if mean_square > 0.0 else 1.0
@@ -124,7 +120,7 @@ def document_sums(
 
         moved = one.mean - shift
         turned = one.matrices @ moved  # (m, d)
-        along = found.linear[:, place] - float(moved @ one.line)
+        along = lines[place] - float(moved @ one.line)
         count, about = summed(sizes).astype(np.float64), summed(totals)
         answers.append(
             DocumentSums(
@@ -136,12 +132,31 @@ def document_sums(
                 forms=summed(forms[:, start:stop])
                 - 2.0 * (about @ turned.T)
                 + count[:, None] * (turned @ moved),
-                along=_ascending(along, segments, inside, rows.n),
+                along=_ascending(along, segments, inside, rows.n) if one.by_row else np.empty(0),
                 present=document[first],
             )
         )
         start = stop
     return answers
+
+
+def _lines(
+    rows: Rows,
+    shift: Array,
+    scale: Array | None,
+    ids: Int64,
+    asked: Sequence[Asked],
+    threads: int,
+) -> tuple[list[Array], Array]:
+    """Of each row y about the shift y.line for each line, and |y|^2; in the order of ids."""
+    first = asked[0].line
+    length = float(np.linalg.norm(first))
+    axis = first / length if length > 0.0 else np.eye(1, rows.d)[0]
+    others = np.stack([np.zeros(rows.d), *(one.line for one in asked[1:])])[1:]
+    none = np.zeros((2, 1))
+    found = cpu.row_forms(rows, shift, ids, scale, axis[None], none, others, threads)
+    lines = [length * found.first, *np.ascontiguousarray(found.linear.T)]
+    return lines, np.square(found.first) + found.rest
 
 
 def _ascending(values: Array, segments: Segments, inside: Int64, n: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -125,20 +126,19 @@ class ByDocument:
         asked: list[Asked] = []
         spectra: dict[Key, int] = {}
         pairs: dict[Key, tuple[int, Covariance]] = {}
-        with one_blas_thread():
-            for bit, (mask, normalize) in enumerate(shared.masks):
-                key = shared.key(mask, unit)
-                if normalize == unit and key not in spectra:
-                    found = self._decomposition(mask, key)
-                    if found is not None:
-                        spectra[key] = len(asked)
-                        matrices = form_matrices(found)
-                        asked.append(Asked(bit, found.mean, found.axes[0], matrices))
-                count = int((mask & (shared.inverse > 0)).sum())
-                if unit and key not in pairs and shared.shares_moments(count):
-                    known = covariance_of(*shared.added(mask, True))
-                    pairs[key] = len(asked), known
-                    asked.append(Asked(bit, known.mean, known.mean, known.gram[None]))
+        found = self._decompositions(unit)
+        with one_blas_thread(), ThreadPoolExecutor(shared.threads) as pool:
+            matrices = pool.map(lambda one: form_matrices(one[1]), found.values())
+            for (key, (bit, one)), made in zip(found.items(), matrices, strict=True):
+                spectra[key] = len(asked)
+                asked.append(Asked(bit, one.mean, one.axes[0], made, True))
+        for bit, (mask, _) in enumerate(shared.masks):
+            key = shared.key(mask, unit)
+            count = int((mask & (shared.inverse > 0)).sum())
+            if unit and key not in pairs and shared.shares_moments(count):
+                known = covariance_of(*shared.added(mask, True))
+                pairs[key] = len(asked), known
+                asked.append(Asked(bit, known.mean, known.mean, known.gram[None], False))
         if not asked:
             return {}, {}
         scale = shared.inverse if unit else None
@@ -149,17 +149,22 @@ class ByDocument:
             {key: _of_pairs(known, sums[place]) for key, (place, known) in pairs.items()},
         )
 
-    def _decomposition(self, mask: Mask, key: Key) -> Decomposition | None:
-        """That of a filter, unless its rows lie along one axis, or its failure is its own."""
-        if not self.shared.shares_spectrum(int(mask.sum())):
-            return None
-        try:
-            found = self.shared.decomposition(np.flatnonzero(mask), key[0])
-        except (np.linalg.LinAlgError, MemoryError):
-            return None  # raised to the filter when it asks
-        total = float(found.eigenvalues.sum())
-        across = total - float(found.eigenvalues[0])
-        return found if across > LEAST_ACROSS * total else None
+    def _decompositions(self, unit: bool) -> dict[Key, tuple[int, Decomposition]]:
+        """Those of the filters, by their bits, but of rows that lie along one axis."""
+        shared = self.shared
+        out: dict[Key, tuple[int, Decomposition]] = {}
+        for bit, (mask, normalize) in enumerate(shared.masks):
+            key = shared.key(mask, unit)
+            if normalize != unit or key in out or not shared.shares_spectrum(int(mask.sum())):
+                continue
+            try:
+                found = shared.decomposition(np.flatnonzero(mask), unit)
+            except (np.linalg.LinAlgError, MemoryError):
+                continue  # raised to the filter when it asks
+            total = float(found.eigenvalues.sum())
+            if total - float(found.eigenvalues[0]) > LEAST_ACROSS * total:
+                out[key] = bit, found
+        return out
 
 
 def form_matrices(found: Decomposition) -> Array:

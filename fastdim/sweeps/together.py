@@ -144,6 +144,7 @@ def _open(
             )
             store: Store = ranks.each(run)
             progress.finish()
+            store.threads = job.threads
             architecture = architecture_of(loaded.model)
     given.release()
     tokens = all_tokens(ranks, ranks.each(store.tokens))
