@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim import _core
-from fastdim.arrays import Rows, check_threads
+from fastdim.arrays import Empty, Rows, check_threads
 from fastdim.backends.basis import DIRECT_COLUMNS, lacks_structure, middle, principal_axes
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import BackendError, InputError
@@ -33,7 +33,6 @@ DIRECT_PAIRS = 144_000_000
 # search reads further axes in float32 in place of all columns in bfloat16. With the 64 MB of
 # csrc/gathered.cpp a search stays within 256 MB.
 SPARE_BYTES = 192 << 20
-
 
 # Axes of the first level of a pruned search; 0: chosen from a sample of the rows.
 FIRST_AXES = 0
@@ -301,14 +300,16 @@ def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
     return first[:groups].copy(), inverse
 
 
-def divided(rows: Rows, ids: Int64, divisors: Float64, threads: int) -> Rows:
+def divided(
+    rows: Rows, ids: Int64, divisors: Float64, threads: int, empty: Empty = np.empty
+) -> Rows:
     """Rows `ids` (m,) over their divisors (n,), one a row of `rows`: float64 quotients, in float32.
 
-    No divisor that is used may be 0.
+    No divisor that is used may be 0. empty: makes the array of the result.
     """
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     divisors = np.ascontiguousarray(divisors, dtype=np.float64)
-    out = np.empty((len(ids), rows.d), dtype=np.float32)  # large: pages are cleared by all threads
+    out = empty((len(ids), rows.d), dtype=np.float32)  # large: pages are cleared by all threads
     _core.divide_rows(
         *_matrix(rows),
         _address(ids),

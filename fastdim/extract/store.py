@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Empty, Rows
 from fastdim.backends.cpu import resolve_threads
 from fastdim.errors import ModelError, StoreError
 from fastdim.extract.shards import Entry, file_sha256, read_header, read_into, storage_type
@@ -193,8 +193,10 @@ class Store:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def rows(self, layer: int) -> Rows:
+    def rows(self, layer: int, empty: Empty = np.empty) -> Rows:
         """All rows of a layer (n, width), in the stored precision.
+
+        empty: makes the array that they are read into.
 
         Reads the bytes of that layer alone (and, the first time, all shards for their checksums).
         NaN and Inf are returned as the model gave them.
@@ -202,7 +204,7 @@ class Store:
         Raises ModelError on an unknown layer, StoreError on a corrupted shard.
         """
         site = self.site(layer)
-        data = self._column(f"site/{layer}", self.dtype, (site.width,), layer)
+        data = self._column(f"site/{layer}", self.dtype, (site.width,), layer, empty)
         return Rows(data, self.dtype)
 
     def mapped(self, layer: int) -> list[tuple[Path, Entry]]:
@@ -244,10 +246,17 @@ class Store:
             raise StoreError(f"cannot read {path}: {error}") from error
         return texts
 
-    def _column(self, key: str, dtype: str, shape: tuple[int, ...], layer: int) -> NDArray[Any]:
+    def _column(
+        self,
+        key: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        layer: int,
+        empty: Empty = np.empty,
+    ) -> NDArray[Any]:
         if not self._verified:
             self.verify()
-        out = np.empty((self.count(layer), *shape), dtype=storage_type(dtype))
+        out = empty((self.count(layer), *shape), dtype=storage_type(dtype))
         places: list[tuple[Path, Entry, int]] = []
         start = 0
         for path, entry in self._entries(key, dtype, shape, layer):

@@ -144,7 +144,7 @@ class ModelInput:
             n_documents=len(documents),
             tokens_sha256=documents.sha256,
         )
-        return Source(store.sites, store.rows, store.tokens, store.token_text)
+        return Source.of_store(store)
 
     def describe(self, definition: Definition) -> Description:
         """What the model and its documents are, before anything is run. Loads the model."""
@@ -258,8 +258,7 @@ class FileInput:
         """The matrices, the number type of the first, and the most rows any has."""
         store = self._store
         if store is not None:
-            source = Source(store.sites, store.rows, store.tokens, store.token_text)
-            return source, store.dtype, store.n_rows
+            return Source.of_store(store), store.dtype, store.n_rows
         found: dict[str, Matrix] = {}
         for path in self.paths:
             for name, matrix in open_activations(path).items():

@@ -10,6 +10,7 @@ from fastdim.sweeps.filters import FILTERS, Filter
 from fastdim.sweeps.folder import RunFolder, write_json
 from fastdim.sweeps.pieces import Layer, compute_piece, is_ok
 from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.reused import Reused
 from fastdim.sweeps.source import Source
 
 
@@ -35,15 +36,17 @@ def analyse(
         todo.append((site, missing))
     total = len(source.sites) * len(definition.filters)
     progress.start("analysis", total, "pieces", total - sum(len(missing) for _, missing in todo))
+    changed = Reused()
     for site, missing in todo:
         if not missing:
             continue
         start = time.perf_counter()
-        layer = Layer(source, site, definition, threads)
+        layer = Layer(source, site, definition, threads, changed)
         for item in missing:
             piece = compute_piece(layer, item)
             write_json(folder.piece_path(site.layer, item.name), piece)
             progress.advance()
+        del layer  # before the next is read: not both at a time
         folder.add_seconds("analysis", time.perf_counter() - start)
     progress.finish()
 
