@@ -55,27 +55,28 @@ def segments_of(pattern: Int64, document: Int64) -> Segments:
 
 class Asked(NamedTuple):
     """Of the rows that filter `bit` keeps: their mean (d,), a line (d,), symmetric matrices
-    (m, d, d); by_row: whether the line is asked of every row, too."""
+    (m, d, d), further lines (a, d) and whether the first is asked of every row."""
 
     bit: int
     mean: Array
     line: Array
     matrices: Array
+    further: Array
     by_row: bool
 
 
 class DocumentSums(NamedTuple):
     """Sums over the rows of each of g documents, y being a row less the mean.
 
-    sizes: (g,) rows. totals: (g, d) of y. line, line_squares: (g,) of y.line and its square.
-    squares: (g,) of |y|^2. forms: (g, m) of y'Ay. along: (count,) y.line of every row, ascending,
-    or (0,). present: (g,) numbers of the documents, ascending.
+    sizes: (g,) rows. line, line_squares: (g,) of y.line and its square. further: (g, a) of y by
+    further lines. squares: (g,) of |y|^2. forms: (g, m) of y'Ay. along: (count,) y.line of every
+    row, ascending, or (0,). present: (g,) numbers of the documents, ascending.
     """
 
     sizes: Array
-    totals: Array
     line: Array
     line_squares: Array
+    further: Array
     squares: Array
     forms: Array
     along: Array
@@ -120,18 +121,23 @@ def document_sums(
 
         moved = one.mean - shift
         turned = one.matrices @ moved  # (m, d)
+        m = len(turned)
         along = lines[place] - float(moved @ one.line)
-        count, about = summed(sizes).astype(np.float64), summed(totals)
+        against = np.concatenate([moved[None], turned, one.further])
+        count = summed(sizes).astype(np.float64)
+        # Sums of y about the mean in these directions.
+        about = summed(totals @ against.T) - count[:, None] * (against @ moved)
         answers.append(
             DocumentSums(
                 sizes=count,
-                totals=about - count[:, None] * moved,
                 line=summed(np.add.reduceat(along, starts)),
                 line_squares=summed(np.add.reduceat(np.square(along), starts)),
-                squares=summed(lengths) - 2.0 * (about @ moved) + count * float(moved @ moved),
+                further=about[:, m + 1 :],
+                # What is known is about the shift.
+                squares=summed(lengths) - 2.0 * about[:, 0] - count * float(moved @ moved),
                 forms=summed(forms[:, start:stop])
-                - 2.0 * (about @ turned.T)
-                + count[:, None] * (turned @ moved),
+                - 2.0 * about[:, 1 : m + 1]
+                - count[:, None] * (turned @ moved),
                 along=_ascending(along, segments, inside, rows.n) if one.by_row else np.empty(0),
                 present=document[first],
             )

@@ -124,6 +124,7 @@ class ByDocument:
         """One pass for the spectra and, of directions, the pairs of every filter."""
         shared = self.shared
         asked: list[Asked] = []
+        none = np.zeros((0, shared.rows.d))
         spectra: dict[Key, int] = {}
         pairs: dict[Key, tuple[int, Covariance]] = {}
         found = self._decompositions(unit)
@@ -131,14 +132,15 @@ class ByDocument:
             matrices = pool.map(lambda one: form_matrices(one[1]), found.values())
             for (key, (bit, one)), made in zip(found.items(), matrices, strict=True):
                 spectra[key] = len(asked)
-                asked.append(Asked(bit, one.mean, one.axes[0], made, True))
+                asked.append(Asked(bit, one.mean, one.axes[0], made, none, True))
         for bit, (mask, _) in enumerate(shared.masks):
             key = shared.key(mask, unit)
             count = int((mask & (shared.inverse > 0)).sum())
             if unit and key not in pairs and shared.shares_moments(count):
                 known = covariance_of(*shared.added(mask, True))
                 pairs[key] = len(asked), known
-                asked.append(Asked(bit, known.mean, known.mean, known.gram[None], False))
+                turned = (known.gram @ known.mean)[None]
+                asked.append(Asked(bit, known.mean, known.mean, known.gram[None], turned, False))
         if not asked:
             return {}, {}
         scale = shared.inverse if unit else None
@@ -180,5 +182,5 @@ def form_matrices(found: Decomposition) -> Array:
 
 
 def _of_pairs(known: Covariance, sums: DocumentSums) -> PairSums:
-    added = Added(sums.line, sums.totals @ (known.gram @ known.mean), sums.forms[:, 0])
+    added = Added(sums.line, sums.further[:, 0], sums.forms[:, 0])
     return pair_sums_by_document(known, added, sums.line_squares, sums.sizes, sums.present)

@@ -109,13 +109,13 @@ def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any
     job = shared.job(filtered, groups)
     measured = measure_job(job)
     by_name = {metric.name: metric for metric in measured.metrics}
-    norms = layer.norms[filtered.kept]
+    norms = np.sort(layer.norms[filtered.kept])
     indices, shares = measured.top_rows
     extras = {
         "n_rows": len(filtered.kept),
         "n_removed": filtered.n_removed,
         "norm_median": encode_float(float(np.median(norms))),
-        "norm_max": encode_float(float(norms.max())),
+        "norm_max": encode_float(float(norms[-1])),
         "top_rows": [
             _top_row(int(filtered.kept[index]), float(share), loaded, layer.norms)
             for index, share in zip(indices, shares, strict=True)
