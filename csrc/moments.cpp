@@ -15,7 +15,7 @@
 namespace fastdim {
 namespace {
 
-constexpr std::int64_t kSumRows = 256;  // rows added in one go
+constexpr std::int64_t kSumRows = static_cast<std::int64_t>(kLongBlock);
 constexpr std::int64_t kPackRows = 64;  // rows packed by one task
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kGroupChunk = 2048;  // two of its panels stay in the second level cache
@@ -48,8 +48,7 @@ void add_columns(const Value* rows, std::int64_t count, std::int64_t width, std:
                  double* total, double* out) {
   std::fill(total, total + width, 0.0);
   for (std::int64_t k = 0; k < count; ++k)
-    for (std::int64_t c = 0; c < width; ++c)
-      total[c] += static_cast<double>(rows[k * width + c]);
+    for (std::int64_t c = 0; c < width; ++c) total[c] += static_cast<double>(rows[k * width + c]);
   for (std::int64_t c = 0; c < columns; ++c) out[c] += total[c];
 }
 
@@ -173,19 +172,43 @@ void add_outer_products(const SumKernels<Value>& kernels, const MomentsParams& p
     for (std::int64_t j = 0; j < i; ++j) gram[i * d + j] = gram[j * d + i];
 }
 
-// The matrices in the order of the tiles that they are multiplied with: panel i, panel j >= i,
-// matrix, then (width x width). What is below the diagonal is counted by doubling what is above.
-Aligned<double> matrix_tiles(const GroupMatrices& given, const MomentsParams& p,
-                             std::int64_t width) {
+// Of each matrix the largest element, at least above 0: divided by it, none leaves float32.
+std::vector<double> units_of(const GroupMatrices& given, const MomentsParams& p) {
+  const std::int64_t d = p.rows.d;
+  std::vector<double> units(static_cast<std::size_t>(given.count), 1.0);
+  parallel_for(given.count, p.threads, p.poll, [&](std::int64_t s, int) {
+    double most = 0.0;
+    for (std::int64_t r = 0; r < d; ++r)
+      for (std::int64_t c = r; c < d; ++c)
+        most = std::max(most, std::fabs(given.matrices[(s * d + r) * d + c]));
+    if (most > 0.0) units[static_cast<std::size_t>(s)] = most;
+  });
+  return units;
+}
+
+// The matrices in their units, in the order of the tiles that they are multiplied with: panel i,
+// panel j >= i, matrix, then (width x width). What is below the diagonal is counted by doubling
+// what is above.
+Aligned<float> matrix_tiles(const GroupMatrices& given, const MomentsParams& p,
+                            const std::vector<double>& units, std::int64_t width) {
   const std::int64_t d = p.rows.d, panels = tasks(d, width), size = width * width;
-  Aligned<double> tiles(static_cast<std::size_t>(panels * (panels + 1) / 2 * given.count * size));
+  const std::int64_t count = panels * (panels + 1) / 2 * given.count * size;
+  Aligned<float> tiles(static_cast<std::size_t>(count));
   parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int) {
-    double* to = tiles.data() + (i * panels - i * (i - 1) / 2) * given.count * size;
+    float* to = tiles.data() + (i * panels - i * (i - 1) / 2) * given.count * size;
     for (std::int64_t j = i; j < panels; ++j)
-      for (std::int64_t s = 0; s < given.count; ++s)
-        for (std::int64_t r = i * width; r < (i + 1) * width; ++r)
-          for (std::int64_t c = j * width; c < (j + 1) * width; ++c, ++to)
-            *to = r <= c && c < d ? (r < c ? 2.0 : 1.0) * given.matrices[(s * d + r) * d + c] : 0.0;
+      for (std::int64_t s = 0; s < given.count; ++s, to += size) {
+        std::fill(to, to + size, 0.0f);
+        const double once = 1.0 / units[static_cast<std::size_t>(s)];
+        for (std::int64_t r = 0; r < std::min(width, d - i * width); ++r) {
+          const double* from = given.matrices + (s * d + i * width + r) * d + j * width;
+          float* out = to + r * width;
+          const std::int64_t begin = i == j ? r : 0, end = std::min(width, d - j * width);
+          for (std::int64_t c = begin; c < end; ++c)
+            out[c] = static_cast<float>(2.0 * once * from[c]);
+          if (i == j) out[r] = static_cast<float>(once * from[r]);
+        }
+      }
   });
   return tiles;
 }
@@ -230,13 +253,14 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
   if (given.count < 1 || (given.groups ? given.ends[given.groups - 1] : 0) != p.count)
     throw std::invalid_argument("moments: the groups do not hold the rows, or there is no matrix");
   const MomentsKernels& level = moments_kernels(p.isa);
-  const SumKernels<float>& kernels = level.floats;
+  const SumKernels<float>& kernels = level.long_floats;
   const std::int64_t d = p.rows.d, width = kernels.width, size = width * width;
   const std::int64_t panels = tasks(d, width), count = given.count;
   std::fill(totals, totals + given.groups * d, 0.0);
   std::fill(forms, forms + given.groups * count, 0.0);
   if (!p.count) return;
-  const Aligned<double> tiles = matrix_tiles(given, p, width);
+  const std::vector<double> units = units_of(given, p);
+  const Aligned<float> tiles = matrix_tiles(given, p, units, width);
   const std::int64_t chunk = std::min(p.count, kGroupChunk);
   const std::size_t panel = static_cast<std::size_t>(chunk * width);
   Aligned<float> packed(panel * static_cast<std::size_t>(panels));
@@ -257,11 +281,11 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
     parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int worker) {
       double* mine = outer[static_cast<std::size_t>(worker)].data();
       for (const Piece& piece : pieces)
-        add_columns(packed.data() + static_cast<std::size_t>(i) * panel +
-                        (piece.begin - start) * width,
-                    piece.end - piece.begin, width, std::min(width, d - i * width), mine,
-                    totals + piece.group * d + i * width);
-      const double* with = tiles.data() + (i * panels - i * (i - 1) / 2) * count * size;
+        add_columns(
+            packed.data() + static_cast<std::size_t>(i) * panel + (piece.begin - start) * width,
+            piece.end - piece.begin, width, std::min(width, d - i * width), mine,
+            totals + piece.group * d + i * width);
+      const float* with = tiles.data() + (i * panels - i * (i - 1) / 2) * count * size;
       for (std::int64_t j = i; j < panels; ++j, with += count * size)
         for (std::int64_t each = 0; each < found; ++each) {
           const Piece& piece = pieces[static_cast<std::size_t>(each)];
@@ -273,13 +297,14 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
                          mine + part * width);
           double* sums = parts.data() + (i * found + each) * count;
           for (std::int64_t s = 0; s < count; ++s)
-            sums[s] += level.dot(mine, with + s * size, static_cast<std::size_t>(size));
+            sums[s] += level.dot_floats(mine, with + s * size, static_cast<std::size_t>(size));
         }
     });
     for (std::int64_t each = 0; each < found; ++each)
       for (std::int64_t s = 0; s < count; ++s)
         for (std::int64_t i = 0; i < panels; ++i)
           forms[pieces[static_cast<std::size_t>(each)].group * count + s] +=
+              units[static_cast<std::size_t>(s)] *
               parts[static_cast<std::size_t>((i * found + each) * count + s)];
   }
 }

@@ -11,7 +11,7 @@
 // is relative to the remaining length r: below 2^-21 r in float32 and about 2e-5 r in int16.
 //
 // group_forms: sums of quadratic forms over groups of rows, for errors, too. The y are rounded to
-// float32 as by second_moments_in_floats: a group's sum of outer products is made tile by tile,
+// float32: a group's sum of outer products is made tile by tile,
 // multiplied by the matrices and forgotten.
 //
 // All give the same bits for any number of threads.
@@ -77,10 +77,10 @@ struct GroupMatrices {
 };
 
 // totals (groups x d): sum of the y of each group, each rounded to float32. forms (groups x count):
-// sum of y' A y over its rows, for every symmetric A. In one group sum y y' is off by at most 67
-// 2^-24 of sum |y_i| |y_j| an entry, and so is the form by as much of sum |A_ij| |y_i| |y_j|; all
-// further sums are float64. About d^2 operations a row whatever the number of matrices, where groups
-// have some tens of rows or more.
+// sum of y' A y over its rows, for every symmetric A. Sums of 256 products are float32, all further
+// ones float64; with A in float32, too, a form is off by at most (2 + 256 + 1 + 1) 2^-24 = 1.6e-5
+// of sum |A_ij| |y_i| |y_j|, and by about 1e-7 of it as a rule. About d^2 operations a row whatever
+// the number of matrices, where groups have some tens of rows or more.
 void group_forms(const MomentsParams& params, const GroupMatrices& given, double* totals,
                  double* forms);
 

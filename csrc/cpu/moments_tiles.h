@@ -48,13 +48,13 @@ __attribute__((always_inline)) inline void keep_products(const typename Type::El
       Type::keep(tile + (3 * static_cast<std::size_t>(r) + h) * Type::lanes, sum[r][h]);
 }
 
-// The same of floats whose `keep` adds: blocks of kShortBlock rows, one after the other.
-template <class Type, int Rows>
-inline void add_short_blocks(const float* a, const float* b, std::size_t count, double* tile) {
+// The same of floats whose `keep` adds: blocks of so many rows, one after the other.
+template <class Type, int Rows, std::size_t Block>
+inline void add_blocks(const float* a, const float* b, std::size_t count, double* tile) {
   constexpr std::size_t width = 3 * Type::lanes;
   for (std::size_t i = 0; i < Rows * width; ++i) tile[i] = 0.0;
-  for (std::size_t start = 0; start < count; start += kShortBlock) {
-    const std::size_t rows = count - start < kShortBlock ? count - start : kShortBlock;
+  for (std::size_t start = 0; start < count; start += Block) {
+    const std::size_t rows = count - start < Block ? count - start : Block;
     keep_products<Type, Rows>(a + start * width, b + start * width, rows, tile);
   }
 }
