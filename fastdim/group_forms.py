@@ -26,6 +26,11 @@ SEGMENT_ROWS = 16
 MATRIX_BYTES = 256 << 20
 
 
+def matrix_bytes(filters: int, d: int) -> int:
+    """At most so many for the matrices of d columns: three a filter, and their float32 copy."""
+    return 3 * filters * (8 + 2) * d * d
+
+
 @dataclass(frozen=True, eq=False)
 class Segments:
     """Rows cut into sets of one document and one pattern of filters, one set after the other.
@@ -54,13 +59,13 @@ def segments_of(pattern: Int64, document: Int64) -> Segments:
 
 
 class Asked(NamedTuple):
-    """Of the rows that filter `bit` keeps: their mean (d,), a line (d,), symmetric matrices
-    (m, d, d), further lines (a, d) and whether the first is asked of every row."""
+    """Of the rows that filter `bit` keeps: their mean (d,), a line (d,), how many symmetric
+    matrices, further lines (a, d) and whether the first is asked of every row."""
 
     bit: int
     mean: Array
     line: Array
-    matrices: Array
+    matrices: int
     further: Array
     by_row: bool
 
@@ -89,9 +94,11 @@ def document_sums(
     scale: Array | None,
     segments: Segments,
     asked: Sequence[Asked],
+    matrices: Array,
     threads: int,
 ) -> list[DocumentSums]:
     """What is asked of each filter's rows, each times its scale (n,). shift: (d,) near their means.
+    matrices: (m, d, d), those of one filter after the other.
 
     Forms and totals are of rows rounded to float32 about the shift; what `along` and `squares` say
     is float64.
@@ -103,7 +110,6 @@ def document_sums(
     mean_square = float(lengths.mean())
     size = 2.0 ** round(np.log2(mean_square) / 2) if mean_square > 0.0 else 1.0
     factors = np.full(rows.n, 1.0 / size) if scale is None else scale / size
-    matrices = np.concatenate([one.matrices for one in asked])
     totals, forms = cpu.group_forms(rows, shift / size, ids, factors, ends, matrices, threads)
     totals *= size
     forms *= size * size
@@ -111,7 +117,7 @@ def document_sums(
     sizes = np.diff(ends, prepend=0)
     answers, start = [], 0
     for place, one in enumerate(asked):
-        stop = start + len(one.matrices)
+        stop = start + one.matrices
         inside = np.flatnonzero(segments.pattern >> one.bit & 1)
         document = segments.document[inside]  # ascending, as the segments
         first = np.flatnonzero(np.diff(document, prepend=-1))
@@ -120,8 +126,7 @@ def document_sums(
             return np.asarray(np.add.reduceat(values[inside], first, axis=0))
 
         moved = one.mean - shift
-        turned = one.matrices @ moved  # (m, d)
-        m = len(turned)
+        turned = matrices[start:stop] @ moved
         along = lines[place] - float(moved @ one.line)
         against = np.concatenate([moved[None], turned, one.further])
         count = summed(sizes).astype(np.float64)
@@ -132,11 +137,11 @@ def document_sums(
                 sizes=count,
                 line=summed(np.add.reduceat(along, starts)),
                 line_squares=summed(np.add.reduceat(np.square(along), starts)),
-                further=about[:, m + 1 :],
+                further=about[:, one.matrices + 1 :],
                 # What is known is about the shift.
                 squares=summed(lengths) - 2.0 * about[:, 0] - count * float(moved @ moved),
                 forms=summed(forms[:, start:stop])
-                - 2.0 * about[:, 1 : m + 1]
+                - 2.0 * about[:, 1 : one.matrices + 1]
                 - count[:, None] * (turned @ moved),
                 along=_ascending(along, segments, inside, rows.n) if one.by_row else np.empty(0),
                 present=document[first],

@@ -26,6 +26,7 @@ from fastdim.group_forms import (
     DocumentSums,
     Segments,
     document_sums,
+    matrix_bytes,
     segments_of,
 )
 from fastdim.quadratic import Added, PairSums, pair_sums_by_document
@@ -62,10 +63,9 @@ class ByDocument:
     def suits(self, unit: bool) -> bool:
         """Whether sums over documents are less work than forms of the rows, and have room."""
         rows, layer = self.shared.rows, self.shared.layer
-        matrices = 3 * len(self.shared.masks) * 8 * rows.d**2
         if layer.document is None or rows.n * rows.d**2 <= moments.DIRECT_WORK:
             return False
-        if matrices > MATRIX_BYTES:
+        if matrix_bytes(len(self.shared.masks), rows.d) > MATRIX_BYTES:
             return False
         cut = self._segments(unit)
         return len(cut.ends) * SEGMENT_ROWS <= len(cut.ids)
@@ -123,33 +123,44 @@ class ByDocument:
     def _sum(self, unit: bool) -> tuple[dict[Key, DocumentSums], dict[Key, PairSums]]:
         """One pass for the spectra and, of directions, the pairs of every filter."""
         shared = self.shared
+        spectra = self._decompositions(unit)
+        pairs = self._covariances() if unit else {}
+        d, count = shared.rows.d, 2 * len(spectra)
         asked: list[Asked] = []
-        none = np.zeros((0, shared.rows.d))
-        spectra: dict[Key, int] = {}
-        pairs: dict[Key, tuple[int, Covariance]] = {}
-        found = self._decompositions(unit)
-        with one_blas_thread(), ThreadPoolExecutor(shared.threads) as pool:
-            matrices = pool.map(lambda one: form_matrices(one[1]), found.values())
-            for (key, (bit, one)), made in zip(found.items(), matrices, strict=True):
-                spectra[key] = len(asked)
-                asked.append(Asked(bit, one.mean, one.axes[0], made, none, True))
-        for bit, (mask, _) in enumerate(shared.masks):
-            key = shared.key(mask, unit)
-            count = int((mask & (shared.inverse > 0)).sum())
-            if unit and key not in pairs and shared.shares_moments(count):
-                known = covariance_of(*shared.added(mask, True))
-                pairs[key] = len(asked), known
-                turned = (known.gram @ known.mean)[None]
-                asked.append(Asked(bit, known.mean, known.mean, known.gram[None], turned, False))
-        if not asked:
+        matrices = np.empty((count + len(pairs), d, d))
+        if not len(matrices):
             return {}, {}
+
+        def form(place: int, found: Decomposition) -> None:
+            form_matrices(found, matrices[2 * place : 2 * place + 2])
+
+        with one_blas_thread(), ThreadPoolExecutor(shared.threads) as pool:
+            list(pool.map(form, range(len(spectra)), [found for _, found in spectra.values()]))
+        for bit, found in spectra.values():
+            asked.append(Asked(bit, found.mean, found.axes[0], 2, np.zeros((0, d)), True))
+        for place, (bit, known) in enumerate(pairs.values(), count):
+            matrices[place] = known.gram
+            turned = (known.gram @ known.mean)[None]
+            asked.append(Asked(bit, known.mean, known.mean, 1, turned, False))
         scale = shared.inverse if unit else None
         cut, shift = self._segments(unit), shared.shift(unit)
-        sums = document_sums(shared.rows, shift, scale, cut, asked, shared.threads)
+        sums = document_sums(shared.rows, shift, scale, cut, asked, matrices, shared.threads)
+        of_pairs = zip(pairs.items(), sums[len(spectra) :], strict=True)
         return (
-            {key: sums[place] for key, place in spectra.items()},
-            {key: _of_pairs(known, sums[place]) for key, (place, known) in pairs.items()},
+            dict(zip(spectra, sums[: len(spectra)], strict=True)),
+            {key: _of_pairs(known, found) for (key, (_, known)), found in of_pairs},
         )
+
+    def _covariances(self) -> dict[Key, tuple[int, Covariance]]:
+        """Of the directions under each filter, by its bit."""
+        shared = self.shared
+        out: dict[Key, tuple[int, Covariance]] = {}
+        for bit, (mask, _) in enumerate(shared.masks):
+            key = shared.key(mask, True)
+            count = int((mask & (shared.inverse > 0)).sum())
+            if key not in out and shared.shares_moments(count):
+                out[key] = bit, covariance_of(*shared.added(mask, True))
+        return out
 
     def _decompositions(self, unit: bool) -> dict[Key, tuple[int, Decomposition]]:
         """Those of the filters, by their bits, but of rows that lie along one axis."""
@@ -169,16 +180,14 @@ class ByDocument:
         return out
 
 
-def form_matrices(found: Decomposition) -> Array:
+def form_matrices(found: Decomposition, out: Array) -> None:
     """Matrices (2, d, d) whose forms are `RowForms.forms`: sums of weights v v' over the axes."""
-    matrices = np.empty((2, len(found.mean), len(found.mean)))
-    for out, weights in zip(matrices, form_weights(found.eigenvalues), strict=True):
+    for matrix, weights in zip(out, form_weights(found.eigenvalues), strict=True):
         # A product of a matrix with itself is half the work; it takes weights above 0.
         lift = max(0.0, -float(weights.min()))
         lifted = found.axes * np.sqrt(weights + lift)[:, None]
-        np.matmul(lifted.T, lifted, out=out)
-        out[np.diag_indices(len(out))] -= lift
-    return matrices
+        np.matmul(lifted.T, lifted, out=matrix)
+        matrix[np.diag_indices(len(matrix))] -= lift
 
 
 def _of_pairs(known: Covariance, sums: DocumentSums) -> PairSums:
