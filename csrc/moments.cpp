@@ -18,6 +18,7 @@ namespace {
 constexpr std::int64_t kSumRows = static_cast<std::int64_t>(kLongBlock);
 constexpr std::int64_t kPackRows = 64;  // rows packed by one task
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
+constexpr std::int64_t kFewRows = 4;        // up to so many of a group are multiplied one by one
 constexpr std::int64_t kGroupChunk = 2048;  // two of its panels stay in the second level cache
 
 const MomentsKernels& moments_kernels(Isa isa) {
@@ -292,10 +293,16 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
           const std::int64_t from = (piece.begin - start) * width;
           const float* first = packed.data() + static_cast<std::size_t>(i) * panel + from;
           const float* second = packed.data() + static_cast<std::size_t>(j) * panel + from;
-          for (std::int64_t part = 0; part < width; part += kernels.tile_rows)
-            kernels.gram(first + part, second, static_cast<std::size_t>(piece.end - piece.begin),
-                         mine + part * width);
           double* sums = parts.data() + (i * found + each) * count;
+          const std::int64_t many = piece.end - piece.begin;
+          if (many <= kFewRows) {
+            for (std::int64_t s = 0; s < count; ++s)
+              for (std::int64_t k = 0; k < many * width; k += width)
+                sums[s] += level.bilinear(first + k, second + k, with + s * size);
+            continue;
+          }
+          for (std::int64_t part = 0; part < width; part += kernels.tile_rows)
+            kernels.gram(first + part, second, static_cast<std::size_t>(many), mine + part * width);
           for (std::int64_t s = 0; s < count; ++s)
             sums[s] += level.dot_floats(mine, with + s * size, static_cast<std::size_t>(size));
         }

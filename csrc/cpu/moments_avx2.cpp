@@ -149,6 +149,7 @@ constexpr MomentsKernels kKernels = {
      add_blocks<Floats, kTileRows, kLongBlock>},
     dot_avx2,
     dot_floats_avx2,
+    bilinear<Floats>,
     remove_avx2,
     forms_avx2<float>,
     forms_avx2<std::int32_t>,

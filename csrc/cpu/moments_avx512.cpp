@@ -141,6 +141,7 @@ constexpr MomentsKernels kKernels = {
      add_blocks<Floats, kTileRows, kLongBlock>},
     dot_avx512,
     dot_floats_avx512,
+    bilinear<Floats>,
     remove_avx512,
     forms_avx512<float>,
     forms_avx512<std::int32_t>,

@@ -37,6 +37,10 @@ struct MomentsKernels {
   double (*dot)(const double* a, const double* b, std::size_t d);
   double (*dot_floats)(const double* a, const float* b, std::size_t d);
 
+  // a' tile b with a tile of long_floats.width rows and columns: sums of up to so many products in
+  // float32, the rest in float64.
+  double (*bilinear)(const float* a, const float* b, const float* tile);
+
   // row -= z * axis; returns |row|^2 of what is left, in float64.
   double (*remove)(double* row, const double* axis, double z, std::size_t d);
 

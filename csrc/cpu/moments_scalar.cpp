@@ -51,6 +51,16 @@ double dot_scalar(const double* a, const Value* b, std::size_t d) {
   return sum_lanes(sum);
 }
 
+double bilinear_scalar(const float* a, const float* b, const float* tile) {
+  double total = 0.0;
+  for (std::size_t r = 0; r < kWidth; ++r) {
+    float sum = 0.0f;
+    for (std::size_t c = 0; c < kWidth; ++c) sum += tile[r * kWidth + c] * b[c];
+    total += static_cast<double>(sum * a[r]);
+  }
+  return total;
+}
+
 double remove_scalar(double* row, const double* axis, double z, std::size_t d) {
   for (std::size_t c = 0; c < d; ++c) row[c] -= z * axis[c];
   return dot_scalar(row, row, d);
@@ -84,6 +94,7 @@ constexpr MomentsKernels kKernels = {
      gram_scalar<float, kLongBlock>},
     dot_scalar<double>,
     dot_scalar<float>,
+    bilinear_scalar,
     remove_scalar,
     forms_scalar<float>,
     forms_scalar<std::int32_t>,

@@ -59,5 +59,31 @@ inline void add_blocks(const float* a, const float* b, std::size_t count, double
   }
 }
 
+// a' tile b, tile of 3 vectors squared: sums over every second row side by side, for one would wait
+// for each product.
+template <class Type>
+inline double bilinear(const float* a, const float* b, const float* tile) {
+  constexpr std::size_t width = 3 * Type::lanes;
+  typename Type::Vector sum[2][3];
+  for (auto& part : sum) part[0] = part[1] = part[2] = Type::zero();
+  for (std::size_t r = 0; r < width; r += 2)
+#pragma GCC unroll 2
+    for (std::size_t half = 0; half < 2; ++half) {
+      const typename Type::Vector element = Type::all(a + r + half);
+#pragma GCC unroll 3
+      for (std::size_t h = 0; h < 3; ++h)
+        sum[half][h] = Type::add(element, Type::load(tile + (r + half) * width + h * Type::lanes),
+                                 sum[half][h]);
+    }
+  double parts[width] = {};
+  for (const auto& part : sum)
+    for (std::size_t h = 0; h < 3; ++h)
+      Type::keep(parts + h * Type::lanes,
+                 Type::add(part[h], Type::load(b + h * Type::lanes), Type::zero()));
+  double total = 0.0;
+  for (const double part : parts) total += part;
+  return total;
+}
+
 }  // namespace
 }  // namespace fastdim
