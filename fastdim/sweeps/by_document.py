@@ -117,7 +117,8 @@ class ByDocument:
 
     def _summed(self, unit: bool) -> tuple[dict[Key, DocumentSums], dict[Key, PairSums]]:
         if unit not in self._sums:
-            self._sums[unit] = self._sum(unit)
+            with one_blas_thread():
+                self._sums[unit] = self._sum(unit)
         return self._sums[unit]
 
     def _sum(self, unit: bool) -> tuple[dict[Key, DocumentSums], dict[Key, PairSums]]:
@@ -134,7 +135,7 @@ class ByDocument:
         def form(place: int, found: Decomposition) -> None:
             form_matrices(found, matrices[2 * place : 2 * place + 2])
 
-        with one_blas_thread(), ThreadPoolExecutor(shared.threads) as pool:
+        with ThreadPoolExecutor(shared.threads) as pool:
             list(pool.map(form, range(len(spectra)), [found for _, found in spectra.values()]))
         for bit, found in spectra.values():
             asked.append(Asked(bit, found.mean, found.axes[0], 2, np.zeros((0, d)), True))
