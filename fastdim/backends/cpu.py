@@ -465,19 +465,15 @@ def group_forms(
     ids: rows, one group after the other; ends: one past each group's last place in ids. matrices:
     symmetric (m, d, d). Products in float32, to be used for errors: see csrc/moments.h.
     """
-    totals, forms = (
-        np.full((len(ends), rows.d), np.nan),
-        np.full((len(ends), len(matrices)), np.nan),
-    )
+    totals = np.full((len(ends), rows.d), np.nan)
+    forms = np.full((len(ends), len(matrices)), np.nan)
     ends = np.ascontiguousarray(ends, dtype=np.int64)
     matrices = np.ascontiguousarray(matrices, dtype=np.float64)
     places, scale, shift = _moment_arrays(ids, scale, shift)
-    _core.group_forms(
-        *_matrix(rows),
-        *_moment_addresses(rows, places, scale, shift),
-        *(_address(ends), len(ends), _address(matrices), len(matrices)),
-        *(threads, active_isa(), _address(totals), _address(forms)),
-    )
+    moments = _moment_addresses(rows, places, scale, shift)
+    groups = (_address(ends), len(ends), _address(matrices), len(matrices))
+    out = (_address(totals), _address(forms))
+    _core.group_forms(*_matrix(rows), *moments, *groups, threads, active_isa(), *out)
     return totals, forms
 
 
