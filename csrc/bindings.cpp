@@ -287,6 +287,20 @@ std::string bind_row_forms(std::uintptr_t data, std::int64_t n, std::int64_t d,
   return row_forms(params, basis, out);
 }
 
+void bind_group_forms(std::uintptr_t data, std::int64_t n, std::int64_t d, std::int64_t row_stride,
+                      const std::string& dtype, std::uintptr_t ids, std::int64_t count,
+                      std::uintptr_t scale, std::uintptr_t shift, std::uintptr_t ends,
+                      std::int64_t groups, std::uintptr_t matrices, std::int64_t matrix_count,
+                      int threads, const std::string& isa, std::uintptr_t out_totals,
+                      std::uintptr_t out_forms) {
+  const MomentsParams params =
+      moments_params(data, n, d, row_stride, dtype, ids, count, scale, shift, threads, isa);
+  const GroupMatrices given = {pointer<const std::int64_t>(ends), groups,
+                               pointer<const double>(matrices), matrix_count};
+  const py::gil_scoped_release release;
+  group_forms(params, given, pointer<double>(out_totals), pointer<double>(out_forms));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -364,6 +378,11 @@ PYBIND11_MODULE(_core, module) {
              py::arg("axes"), py::arg("lines"), py::arg("line_count"), py::arg("threads"),
              py::arg("isa"), py::arg("out_first"), py::arg("out_rest"), py::arg("out_linear"),
              py::arg("out_forms"));
+  module.def("group_forms", bind_group_forms, py::arg("data"), py::arg("n"), py::arg("d"),
+             py::arg("row_stride"), py::arg("dtype"), py::arg("ids"), py::arg("count"),
+             py::arg("scale"), py::arg("shift"), py::arg("ends"), py::arg("groups"),
+             py::arg("matrices"), py::arg("matrix_count"), py::arg("threads"), py::arg("isa"),
+             py::arg("out_totals"), py::arg("out_forms"));
   module.def("cosine_hist", bind_cosine_hist, py::arg("data"), py::arg("n"), py::arg("d"),
              py::arg("row_stride"), py::arg("dtype"), py::arg("inv_norms"), py::arg("bins"),
              py::arg("exact_counts"), py::arg("arithmetic"), py::arg("axes"), py::arg("axis_count"),

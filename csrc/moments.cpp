@@ -15,9 +15,11 @@
 namespace fastdim {
 namespace {
 
-constexpr std::int64_t kSumRows = 256;  // rows added in one go
+constexpr std::int64_t kSumRows = static_cast<std::int64_t>(kLongBlock);
 constexpr std::int64_t kPackRows = 64;  // rows packed by one task
 constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20;
+constexpr std::int64_t kFewRows = 4;        // up to so many of a group are multiplied one by one
+constexpr std::int64_t kGroupChunk = 2048;  // two of its panels stay in the second level cache
 
 const MomentsKernels& moments_kernels(Isa isa) {
   return at_level(isa, scalar_moments_kernels, FASTDIM_IF_AVX2(avx2_moments_kernels),
@@ -41,6 +43,16 @@ void pack_row(const SumKernels<Value>& kernels, const MomentsParams& p, std::int
                                                p.scale ? p.scale[row] : 1.0, p.shift, panel, out);
 }
 
+// out[c] += sum of column c over count rows of one panel, for the first `columns` of them.
+template <class Value>
+void add_columns(const Value* rows, std::int64_t count, std::int64_t width, std::int64_t columns,
+                 double* total, double* out) {
+  std::fill(total, total + width, 0.0);
+  for (std::int64_t k = 0; k < count; ++k)
+    for (std::int64_t c = 0; c < width; ++c) total[c] += static_cast<double>(rows[k * width + c]);
+  for (std::int64_t c = 0; c < columns; ++c) out[c] += total[c];
+}
+
 // Products of panel `i` with itself and all later ones over the rows of one chunk.
 template <class Value>
 void add_panel(const SumKernels<Value>& kernels, const Value* packed, std::size_t panel,
@@ -48,12 +60,7 @@ void add_panel(const SumKernels<Value>& kernels, const Value* packed, std::size_
   const std::int64_t width = kernels.width, step = kernels.tile_rows;
   std::vector<double> tile(static_cast<std::size_t>(step * width));
   const Value* first = packed + static_cast<std::size_t>(i) * panel;
-  std::vector<double> total(static_cast<std::size_t>(width), 0.0);
-  for (std::int64_t k = 0; k < rows; ++k)
-    for (std::int64_t c = 0; c < width; ++c)
-      total[static_cast<std::size_t>(c)] += static_cast<double>(first[k * width + c]);
-  for (std::int64_t c = 0; c < std::min(width, d - i * width); ++c)
-    sum[i * width + c] += total[static_cast<std::size_t>(c)];
+  add_columns(first, rows, width, std::min(width, d - i * width), tile.data(), sum + i * width);
   for (std::int64_t start = 0; start < rows; start += kSumRows) {
     const std::size_t count = static_cast<std::size_t>(std::min(kSumRows, rows - start));
     for (std::int64_t j = i; j * width < d; ++j) {
@@ -166,6 +173,66 @@ void add_outer_products(const SumKernels<Value>& kernels, const MomentsParams& p
     for (std::int64_t j = 0; j < i; ++j) gram[i * d + j] = gram[j * d + i];
 }
 
+// Of each matrix the largest element, at least above 0: divided by it, none leaves float32.
+std::vector<double> units_of(const GroupMatrices& given, const MomentsParams& p) {
+  const std::int64_t d = p.rows.d;
+  std::vector<double> units(static_cast<std::size_t>(given.count), 1.0);
+  parallel_for(given.count, p.threads, p.poll, [&](std::int64_t s, int) {
+    double most = 0.0;
+    for (std::int64_t r = 0; r < d; ++r)
+      for (std::int64_t c = r; c < d; ++c)
+        most = std::max(most, std::fabs(given.matrices[(s * d + r) * d + c]));
+    if (most > 0.0) units[static_cast<std::size_t>(s)] = most;
+  });
+  return units;
+}
+
+// The matrices in their units, in the order of the tiles that they are multiplied with: panel i,
+// panel j >= i, matrix, then (width x width). What is below the diagonal is counted by doubling
+// what is above.
+Aligned<float> matrix_tiles(const GroupMatrices& given, const MomentsParams& p,
+                            const std::vector<double>& units, std::int64_t width) {
+  const std::int64_t d = p.rows.d, panels = tasks(d, width), size = width * width;
+  const std::int64_t count = panels * (panels + 1) / 2 * given.count * size;
+  Aligned<float> tiles(static_cast<std::size_t>(count));
+  parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int) {
+    float* to = tiles.data() + (i * panels - i * (i - 1) / 2) * given.count * size;
+    for (std::int64_t j = i; j < panels; ++j)
+      for (std::int64_t s = 0; s < given.count; ++s, to += size) {
+        std::fill(to, to + size, 0.0f);
+        const double once = 1.0 / units[static_cast<std::size_t>(s)];
+        for (std::int64_t r = 0; r < std::min(width, d - i * width); ++r) {
+          const double* from = given.matrices + (s * d + i * width + r) * d + j * width;
+          float* out = to + r * width;
+          const std::int64_t begin = i == j ? r : 0, end = std::min(width, d - j * width);
+          for (std::int64_t c = begin; c < end; ++c)
+            out[c] = static_cast<float>(2.0 * once * from[c]);
+          if (i == j) out[r] = static_cast<float>(once * from[r]);
+        }
+      }
+  });
+  return tiles;
+}
+
+// Rows of one group that are added in one go: first and one past the last, by place.
+struct Piece {
+  std::int64_t begin, end, group;
+};
+
+// The pieces of the rows from start to stop, `group` being that of the first; moves on to the group
+// of the row at stop.
+std::vector<Piece> pieces_of(const GroupMatrices& given, std::int64_t start, std::int64_t stop,
+                             std::int64_t& group) {
+  std::vector<Piece> pieces;
+  while (start < stop) {
+    while (given.ends[group] <= start) ++group;
+    const std::int64_t end = std::min({stop, given.ends[group], start + kSumRows});
+    pieces.push_back({start, end, group});
+    start = end;
+  }
+  return pieces;
+}
+
 }  // namespace
 
 void second_moments(const MomentsParams& p, double* sum, double* gram) {
@@ -176,6 +243,77 @@ void second_moments(const MomentsParams& p, double* sum, double* gram) {
 void second_moments_in_floats(const MomentsParams& p, double* sum, double* gram) {
   check(p);
   add_outer_products(moments_kernels(p.isa).floats, p, sum, gram);
+}
+
+void group_forms(const MomentsParams& p, const GroupMatrices& given, double* totals,
+                 double* forms) {
+  check(p);
+  for (std::int64_t g = 0; g < given.groups; ++g)
+    if (given.ends[g] < (g ? given.ends[g - 1] : 0))
+      throw std::invalid_argument("moments: ends of groups do not ascend");
+  if (given.count < 1 || (given.groups ? given.ends[given.groups - 1] : 0) != p.count)
+    throw std::invalid_argument("moments: the groups do not hold the rows, or there is no matrix");
+  const MomentsKernels& level = moments_kernels(p.isa);
+  const SumKernels<float>& kernels = level.long_floats;
+  const std::int64_t d = p.rows.d, width = kernels.width, size = width * width;
+  const std::int64_t panels = tasks(d, width), count = given.count;
+  std::fill(totals, totals + given.groups * d, 0.0);
+  std::fill(forms, forms + given.groups * count, 0.0);
+  if (!p.count) return;
+  const std::vector<double> units = units_of(given, p);
+  const Aligned<float> tiles = matrix_tiles(given, p, units, width);
+  const std::int64_t chunk = std::min(p.count, kGroupChunk);
+  const std::size_t panel = static_cast<std::size_t>(chunk * width);
+  Aligned<float> packed(panel * static_cast<std::size_t>(panels));
+  std::vector<Aligned<double>> outer;
+  for (int worker = 0; worker < p.threads; ++worker)
+    outer.emplace_back(static_cast<std::size_t>(size));
+  std::vector<double> parts;  // pieces x matrices of each panel
+  std::int64_t group = 0;
+  for (std::int64_t start = 0; start < p.count; start += chunk) {
+    const std::int64_t rows = std::min(chunk, p.count - start);
+    parallel_for(tasks(rows, kPackRows), p.threads, p.poll, [&](std::int64_t task, int) {
+      for (std::int64_t k = task * kPackRows; k < std::min(rows, (task + 1) * kPackRows); ++k)
+        pack_row(kernels, p, start + k, panel, packed.data() + k * width);
+    });
+    const std::vector<Piece> pieces = pieces_of(given, start, start + rows, group);
+    const std::int64_t found = static_cast<std::int64_t>(pieces.size());
+    parts.assign(static_cast<std::size_t>(panels * found * count), 0.0);
+    parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int worker) {
+      double* mine = outer[static_cast<std::size_t>(worker)].data();
+      for (const Piece& piece : pieces)
+        add_columns(
+            packed.data() + static_cast<std::size_t>(i) * panel + (piece.begin - start) * width,
+            piece.end - piece.begin, width, std::min(width, d - i * width), mine,
+            totals + piece.group * d + i * width);
+      const float* with = tiles.data() + (i * panels - i * (i - 1) / 2) * count * size;
+      for (std::int64_t j = i; j < panels; ++j, with += count * size)
+        for (std::int64_t each = 0; each < found; ++each) {
+          const Piece& piece = pieces[static_cast<std::size_t>(each)];
+          const std::int64_t from = (piece.begin - start) * width;
+          const float* first = packed.data() + static_cast<std::size_t>(i) * panel + from;
+          const float* second = packed.data() + static_cast<std::size_t>(j) * panel + from;
+          double* sums = parts.data() + (i * found + each) * count;
+          const std::int64_t many = piece.end - piece.begin;
+          if (many <= kFewRows) {
+            for (std::int64_t s = 0; s < count; ++s)
+              for (std::int64_t k = 0; k < many * width; k += width)
+                sums[s] += level.bilinear(first + k, second + k, with + s * size);
+            continue;
+          }
+          for (std::int64_t part = 0; part < width; part += kernels.tile_rows)
+            kernels.gram(first + part, second, static_cast<std::size_t>(many), mine + part * width);
+          for (std::int64_t s = 0; s < count; ++s)
+            sums[s] += level.dot_floats(mine, with + s * size, static_cast<std::size_t>(size));
+        }
+    });
+    for (std::int64_t each = 0; each < found; ++each)
+      for (std::int64_t s = 0; s < count; ++s)
+        for (std::int64_t i = 0; i < panels; ++i)
+          forms[pieces[static_cast<std::size_t>(each)].group * count + s] +=
+              units[static_cast<std::size_t>(s)] *
+              parts[static_cast<std::size_t>((i * found + each) * count + s)];
+  }
 }
 
 const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& out) {
@@ -215,6 +353,7 @@ const char* row_forms(const MomentsParams& p, const Axes& axes, const RowForms& 
       } else {
         std::fill(mine.row.begin(), mine.row.end(), 0.0);
       }
+      if (panels == 0) continue;
       const double factor =
           place(coder, mine.row.data(), length2, d, ints, static_cast<int>(rows),
                 static_cast<int>(slot % rows), mine, mine.floats.data() + group * rows * d,

@@ -10,6 +10,10 @@
 // A row h loses its part along the first axis before it is rounded, so the error of a score h.v_k
 // is relative to the remaining length r: below 2^-21 r in float32 and about 2e-5 r in int16.
 //
+// group_forms: sums of quadratic forms over groups of rows, for errors, too. The y are rounded to
+// float32: a group's sum of outer products is made tile by tile,
+// multiplied by the matrices and forgotten.
+//
 // All give the same bits for any number of threads.
 #pragma once
 
@@ -64,5 +68,20 @@ struct RowForms {
 // forms[s] = weights[s][0] z_0^2 + sum over k > 0 of weights[s][k] (r.v_k)^2 for s = 0, 1.
 // All but the sum over k > 0 is float64. Returns the arithmetic of that sum: "float32" or "int16".
 const char* row_forms(const MomentsParams& params, const Axes& axes, const RowForms& out);
+
+struct GroupMatrices {
+  const std::int64_t* ends;  // `groups` of them, ascending: one past the last row of each, by place
+  std::int64_t groups;
+  const double* matrices;  // count x d x d; of each only what is on and above the diagonal is read
+  std::int64_t count;
+};
+
+// totals (groups x d): sum of the y of each group, each rounded to float32. forms (groups x count):
+// sum of y' A y over its rows, for every symmetric A. Sums of 256 products are float32, all further
+// ones float64; with A in float32, too, a form is off by at most (2 + 256 + 1 + 1) 2^-24 = 1.6e-5
+// of sum |A_ij| |y_i| |y_j|, and by about 1e-7 of it as a rule. About d^2 operations a row whatever
+// the number of matrices, where groups have some tens of rows or more.
+void group_forms(const MomentsParams& params, const GroupMatrices& given, double* totals,
+                 double* forms);
 
 }  // namespace fastdim

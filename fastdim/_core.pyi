@@ -231,3 +231,25 @@ def row_forms(
     """As second_moments; vectors: float64 (axes, d); weights: float64 (2, axes); lines:
     float64 (line_count, d); out_first, out_rest: float64 (count,); out_linear: float64 (count,
     line_count); out_forms: float64 (count, 2). Contract: csrc/moments.h."""
+
+def group_forms(
+    data: int,
+    n: int,
+    d: int,
+    row_stride: int,
+    dtype: str,
+    ids: int,
+    count: int,
+    scale: int,
+    shift: int,
+    ends: int,
+    groups: int,
+    matrices: int,
+    matrix_count: int,
+    threads: int,
+    isa: str,
+    out_totals: int,
+    out_forms: int,
+) -> None:
+    """As second_moments; ends: int64 (groups,); matrices: float64 (matrix_count, d, d); out_totals:
+    float64 (groups, d); out_forms: float64 (groups, matrix_count). Contract: csrc/moments.h."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,9 @@ BLOCK_BYTES = 16 << 20
 LARGEST_FLOAT64 = 1e150
 
 STORAGE = {"float16": "float16", "bfloat16": "uint16", "float32": "float32", "float64": "float64"}
+
+# Makes an array: (shape, dtype=), as `numpy.empty`.
+Empty = Callable[..., NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)

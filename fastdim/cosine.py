@@ -219,7 +219,7 @@ def cosine_moments(
 
     kept: row numbers that take part, ascending, None for all; the others get 0 as well. groups: one
     label for each row that takes part. known: `pair_sums` of the unit rows among
-    them, where they are known.
+    them, where they are known, also by document (with labels of these groups).
     """
     check_confidence(confidence)
     inverse = inverse_norms(rows, norms)
@@ -237,8 +237,9 @@ def cosine_moments(
         unit = sums(rows, near_mean(rows, inverse), threads, ids, inverse)
         covariance = covariance_of(unit, ids, inverse)
         known = pair_sums(covariance, added(rows, covariance, threads))
-    taking = used if kept is None else used[kept]
-    labels = None if groups is None else groups[taking]
+    labels = known.documents
+    if groups is not None and labels is None:
+        labels = groups[used if kept is None else used[kept]]
     group_count = 0 if groups is None else int(groups.max()) + 1
     return moments_of(n, count, known, labels, group_count, confidence), inverse
 
@@ -253,17 +254,19 @@ def moments_of(
 ) -> CosineStats:
     """Mean and spread with their errors, from the sums over pairs of `count` of n rows.
 
-    groups: label below group_count of each row that takes part, None where rows are independent.
+    groups: label below group_count of each row that takes part, or of each document where the sums
+    are by document; None where rows are independent.
     """
-    s, total, by_row, shift, slopes = found
+    s, total, by_row, shift, slopes, sizes, _ = found
     mean = min(1.0, max(-1.0, s - shift))
     variance = max(0.0, total / (count * (count - 1)))
     std = math.sqrt(variance)
     mean_influence = 2.0 * slopes * count / (count - 1)
-    std_influence = (by_row / (count - 1) - variance) / std if std > 0 else np.zeros(count)
+    expected = variance if sizes is None else sizes * variance
+    std_influence = (by_row / (count - 1) - expected) / std if std > 0 else np.zeros(len(by_row))
     influence = np.stack([mean_influence, std_influence], axis=1)
     labels = None if groups is None else np.unique(groups, return_inverse=True)[1]
-    errors = clustered_stderr(influence, labels)
+    errors = clustered_stderr(influence, labels, count)
     by_group = None if groups is None else group_sums(influence, groups, group_count) / count
     mean_error = float(errors[0]) if abs(mean) < 1.0 else 0.0
 

@@ -145,12 +145,35 @@ def spectrum_from_forms(
     columns: int,
 ) -> Spectrum:
     """The spectrum of a decomposition whose forms are known (`scores`); no row is read."""
-    _check_variance(found.eigenvalues, found.count)
-    values, slopes = _statistics(found.eigenvalues)
-    influence, first = _influence(found, slopes)
+    forms = found.forms
+    assert forms is not None
+    first = np.square(forms.first)
+    influence = _influence(found, first, forms.rest, forms.forms)
+    if labels is not None:
+        influence = group_sums(influence, labels)
+    return _spectrum(found, first, influence, labels is not None, confidence, columns)
+
+
+def spectrum_from_sums(
+    found: Decomposition, first: Array, sums: tuple[Array, Array, Array], confidence: float
+) -> Spectrum:
+    """The spectrum of a decomposition and what its forms (`scores`) come to in each group.
+
+    first: (n,) of every row. sums: over each of g groups, of the squares of first (g,), of rest
+    (g,) and of forms (g, 2).
+    """
+    influence = _influence(found, *sums)
+    return _spectrum(found, np.square(first), influence, True, confidence, len(found.mean))
+
+
+def _spectrum(
+    found: Decomposition, first: Array, influence: Array, grouped: bool, confidence: float, d: int
+) -> Spectrum:
+    """first: (n,) squared. influence: of every row (n, 4), or summed over groups of them (g, 4)."""
+    values = _statistics(found.eigenvalues)[0]
     # The values do not change with the scale of x, so the influences already sum to zero (Euler).
-    errors = clustered_stderr(influence, labels)
-    parts = None if labels is None else group_sums(influence, labels) / found.count
+    errors = clustered_stderr(influence, None, found.count)
+    parts = influence / found.count if grouped else None
     estimates = {
         name: replace(
             _estimate(name, float(values[place]), float(errors[place]), found.count, confidence),
@@ -162,7 +185,7 @@ def spectrum_from_forms(
         eigenvalues=found.eigenvalues,
         row_share=first / first.sum(),
         n_rows=found.count,
-        n_columns=columns,
+        n_columns=d,
         estimates=estimates,
     )
 
@@ -368,11 +391,17 @@ def scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     return found.forms
 
 
-def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
-    powers = found.eigenvalues
-    relative = powers / powers[0] if powers[0] > 0.0 else powers
-    weights = np.stack([relative, _statistics(powers)[1][:, 2] if powers[0] > 0.0 else powers])
+def form_weights(eigenvalues: Array) -> Array:
+    """The weights (2, r) that make `RowForms.forms` of squared scores; 0 along the first axis."""
+    some = eigenvalues[0] > 0.0
+    relative = eigenvalues / eigenvalues[0] if some else eigenvalues
+    weights = np.stack([relative, _statistics(eigenvalues)[1][:, 2] if some else eigenvalues])
     weights[:, 0] = 0.0
+    return weights
+
+
+def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
+    powers, weights = found.eigenvalues, form_weights(found.eigenvalues)
     if found.by_rows:
         squares = np.square(found.axes) * (rows.n * powers)
         first = found.axes[:, 0] * math.sqrt(rows.n * powers[0])
@@ -390,22 +419,22 @@ def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     return cpu.RowForms(first, rest, np.zeros((len(first), 0)), forms, "float64")
 
 
-def _influence(found: Decomposition, slopes: Array) -> tuple[Array, Array]:
-    """Influence of every row on the four values (n, 4), and its squared first score (n,)."""
-    powers, forms = found.eigenvalues, found.forms
-    assert forms is not None
-    squares = np.square(forms.first)
+def _influence(found: Decomposition, first: Array, rest: Array, forms: Array) -> Array:
+    """Influence (n, 4) on the four values, of rows with these squared first scores, rests and
+    forms; or summed over groups of rows, where these are sums."""
+    powers = found.eigenvalues
+    _check_variance(powers, found.count)
+    slopes = _statistics(powers)[1]
     top = float(powers[0])
     total, power = float(powers.sum()) / top, float(np.square(powers / top).sum())
     # The slopes of anisotropy and stable rank are equal along all axes but the first.
     others = [
-        slopes[-1, 0] * forms.rest,
-        2.0 * total / power * (forms.rest - total / power * forms.forms[:, 0]) / top,
-        forms.forms[:, 1],
-        slopes[-1, 3] * forms.rest,
+        slopes[-1, 0] * rest,
+        2.0 * total / power * (rest - total / power * forms[:, 0]) / top,
+        forms[:, 1],
+        slopes[-1, 3] * rest,
     ]
-    influence = np.stack(others, axis=1) + squares[:, None] * slopes[0]
-    return influence, squares
+    return np.asarray(np.stack(others, axis=1) + first[:, None] * slopes[0])
 
 
 def _statistics(eigenvalues: Array) -> tuple[Array, Array]:

@@ -68,17 +68,18 @@ def group_sums(
 
 
 def clustered_stderr(
-    influence: NDArray[np.float64], groups: NDArray[np.int64] | None
+    influence: NDArray[np.float64], groups: NDArray[np.int64] | None, rows: int | None = None
 ) -> NDArray[np.float64]:
     """Standard error of a mean of influence values (n, ...), summed within groups first.
 
     Rows of one group (a document) may depend on each other in any way; groups are taken as
     independent (Liang & Zeger, Biometrika 73:13, 1986). `groups` holds numbers 0..g-1 or None for
-    independent rows. Needs at least two groups; with fewer the error is unknown: nan.
+    independent rows. Needs at least two groups; with fewer the error is unknown: nan. rows: how
+    many there are, where each influence value is the sum over a group already.
     """
-    n = influence.shape[0]
+    n = influence.shape[0] if rows is None else rows
     if groups is None:
-        sums, count = influence, n
+        sums, count = influence, len(influence)
     else:
         sums = group_sums(influence, groups)
         count = len(sums)

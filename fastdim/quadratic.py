@@ -36,13 +36,16 @@ ITERATIONS = 3
 class PairSums(NamedTuple):
     """Of the cosines c_ij of unit rows u_i = mean + w_i: s = |mean|^2, total = the sum over i != j
     of (c_ij - their mean)^2, by_row (n,) the same for each i, shift = (1 - s)/(n - 1), slopes
-    (n,) = mean.w_i."""
+    (n,) = mean.w_i. Where by_row and slopes are summed over documents (g,): sizes (g,) are their
+    numbers of rows, documents (g,) their labels."""
 
     s: float
     total: float
     by_row: Array
     shift: float
     slopes: Array
+    sizes: Array | None = None
+    documents: Int64 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +166,35 @@ def pair_sums(known: Covariance, rows: Added) -> PairSums:
 
     With W'W = scatter of the unit rows, sum_j (w_i.w_j)^2 = w_i'W'W w_i.
     """
+    return _pair_sums(known, rows, np.square(rows.slopes), None)
+
+
+def pair_sums_by_document(
+    known: Covariance, rows: Added, slopes_squared: Array, sizes: Array, documents: Int64
+) -> PairSums:
+    """`pair_sums` from what documents of `sizes` rows (g,) add; slopes_squared: (g,) sums, too."""
+    found = _pair_sums(known, rows, slopes_squared, sizes)
+    return found._replace(sizes=sizes, documents=documents)
+
+
+def _pair_sums(
+    known: Covariance, rows: Added, slopes_squared: Array, sizes: Array | None
+) -> PairSums:
     count, center = known.count, known.mean
     spread = float(np.trace(known.gram))  # 1 - s, without the subtraction
     shift = spread / (count - 1)
     slope_squares = count * max(0.0, float(center @ (known.gram @ center)))
     total = 2.0 * count * slope_squares + float(np.square(known.gram).sum()) * count**2
     total -= count * spread**2 + count * (count - 1) * shift**2
-    by_row = deviations_by_row(
-        count * rows.squares, count * rows.along, rows.slopes, slope_squares, spread
+    by_row = deviations(
+        count * rows.squares,
+        count * rows.along,
+        rows.slopes,
+        slopes_squared,
+        slope_squares,
+        spread,
+        count,
+        sizes,
     )
     return PairSums(float(center @ center), total, by_row, shift, rows.slopes)
 
@@ -182,9 +206,24 @@ def deviations_by_row(
 
     squares: sum_j (w_i.w_j)^2. along: w_i.sum_j a_j w_j. slope_squares: sum of a_j^2.
     """
-    count = len(squares)
+    squared = np.square(slopes)
+    return deviations(squares, along, slopes, squared, slope_squares, spread, len(squares), None)
+
+
+def deviations(
+    squares: Array,
+    along: Array,
+    slopes: Array,
+    slopes_squared: Array,
+    slope_squares: float,
+    spread: float,
+    count: int,
+    sizes: Array | None,
+) -> Array:
+    """`deviations_by_row` of `count` rows; summed over groups of `sizes` rows where all are."""
     shift = spread / (count - 1)
     by_row = squares + 2.0 * along
-    by_row += count * np.square(slopes) + slope_squares - spread**2
-    by_row += 2.0 * shift * (count * slopes - spread) + (count - 1) * shift**2
+    size = 1.0 if sizes is None else sizes
+    by_row += count * slopes_squared + size * (slope_squares - spread**2)
+    by_row += 2.0 * shift * (count * slopes - size * spread) + size * ((count - 1) * shift**2)
     return by_row

@@ -83,6 +83,18 @@ double dot_avx2(const double* a, const double* b, std::size_t d) {
   return sum_doubles(_mm256_add_pd(_mm256_add_pd(sum[0], sum[1]), _mm256_add_pd(sum[2], sum[3])));
 }
 
+double dot_floats_avx2(const double* a, const float* b, std::size_t d) {
+  __m256d sum[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
+                    _mm256_setzero_pd()};
+  std::size_t i = 0;
+  for (; d - i >= 16; i += 16)
+    for (int s = 0; s < 4; ++s)
+      sum[s] = _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 4 * s), F32::load(b + i + 4 * s), sum[s]);
+  for (; i < d; i += 4)
+    sum[0] = _mm256_fmadd_pd(load_part<F64>(a + i, d - i), load_part<F32>(b + i, d - i), sum[0]);
+  return sum_doubles(_mm256_add_pd(_mm256_add_pd(sum[0], sum[1]), _mm256_add_pd(sum[2], sum[3])));
+}
+
 double remove_avx2(double* row, const double* axis, double z, std::size_t d) {
   const __m256d factor = _mm256_set1_pd(z);
   std::size_t i = 0;
@@ -129,8 +141,15 @@ constexpr MomentsKernels kKernels = {
      kTileRows,
      {pack_avx2<F16, kFloatWidth>, pack_avx2<BF16, kFloatWidth>, pack_avx2<F32, kFloatWidth>,
       pack_avx2<F64, kFloatWidth>},
-     add_short_blocks<Floats, kTileRows>},
+     add_blocks<Floats, kTileRows, kShortBlock>},
+    {kFloatWidth,
+     kTileRows,
+     {pack_avx2<F16, kFloatWidth>, pack_avx2<BF16, kFloatWidth>, pack_avx2<F32, kFloatWidth>,
+      pack_avx2<F64, kFloatWidth>},
+     add_blocks<Floats, kTileRows, kLongBlock>},
     dot_avx2,
+    dot_floats_avx2,
+    bilinear<Floats>,
     remove_avx2,
     forms_avx2<float>,
     forms_avx2<std::int32_t>,

@@ -76,6 +76,21 @@ double dot_avx512(const double* a, const double* b, std::size_t d) {
       _mm512_add_pd(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])));
 }
 
+double dot_floats_avx512(const double* a, const float* b, std::size_t d) {
+  __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
+                    _mm512_setzero_pd()};
+  std::size_t i = 0;
+  for (; d - i >= 32; i += 32)
+    for (int s = 0; s < 4; ++s)
+      sum[s] = _mm512_fmadd_pd(_mm512_loadu_pd(a + i + 8 * s), F32::load(b + i + 8 * s), sum[s]);
+  for (; i < d; i += 8) {
+    const __mmask8 mask = first_lanes(d - i);
+    sum[0] = _mm512_fmadd_pd(F64::load(a + i, mask), F32::load(b + i, mask), sum[0]);
+  }
+  return _mm512_reduce_add_pd(
+      _mm512_add_pd(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])));
+}
+
 double remove_avx512(double* row, const double* axis, double z, std::size_t d) {
   const __m512d factor = _mm512_set1_pd(z);
   __m512d sum[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
@@ -118,8 +133,15 @@ constexpr MomentsKernels kKernels = {
      kTileRows,
      {pack_avx512<F16, kFloatWidth>, pack_avx512<BF16, kFloatWidth>, pack_avx512<F32, kFloatWidth>,
       pack_avx512<F64, kFloatWidth>},
-     add_short_blocks<Floats, kTileRows>},
+     add_blocks<Floats, kTileRows, kShortBlock>},
+    {kFloatWidth,
+     kTileRows,
+     {pack_avx512<F16, kFloatWidth>, pack_avx512<BF16, kFloatWidth>, pack_avx512<F32, kFloatWidth>,
+      pack_avx512<F64, kFloatWidth>},
+     add_blocks<Floats, kTileRows, kLongBlock>},
     dot_avx512,
+    dot_floats_avx512,
+    bilinear<Floats>,
     remove_avx512,
     forms_avx512<float>,
     forms_avx512<std::int32_t>,

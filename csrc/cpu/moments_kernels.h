@@ -6,6 +6,9 @@
 
 namespace fastdim {
 
+// Rows that are added in one go, at most.
+constexpr std::size_t kLongBlock = 256;
+
 // Outer products of rows, added in float64; Value is the type of the packed elements.
 template <class Value>
 struct SumKernels {
@@ -20,17 +23,23 @@ struct SumKernels {
                         std::size_t panel, Value* out);
 
   // tile[r * width + c] = sum over count rows k of a[k * width + r] * b[k * width + c], r <
-  // tile_rows: every product in float64, or sums of kShortBlock products in float32 added in
-  // float64.
+  // tile_rows: every product in float64, or sums of kShortBlock or kLongBlock products in float32
+  // added in float64.
   void (*gram)(const Value* a, const Value* b, std::size_t count, double* tile);
 };
 
 struct MomentsKernels {
   SumKernels<double> doubles;
-  SumKernels<float> floats;
+  SumKernels<float> floats;       // of kShortBlock
+  SumKernels<float> long_floats;  // of kLongBlock, else the same
 
   // a.b in float64, any order of sums.
   double (*dot)(const double* a, const double* b, std::size_t d);
+  double (*dot_floats)(const double* a, const float* b, std::size_t d);
+
+  // a' tile b with a tile of long_floats.width rows and columns: sums of up to so many products in
+  // float32, the rest in float64.
+  double (*bilinear)(const float* a, const float* b, const float* tile);
 
   // row -= z * axis; returns |row|^2 of what is left, in float64.
   double (*remove)(double* row, const double* axis, double z, std::size_t d);

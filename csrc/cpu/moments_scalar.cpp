@@ -40,13 +40,25 @@ double sum_lanes(const double* sum) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-double dot_scalar(const double* a, const double* b, std::size_t d) {
+template <class Value>
+double dot_scalar(const double* a, const Value* b, std::size_t d) {
   double sum[kLanes] = {};
   std::size_t c = 0;
   for (; c + kLanes <= d; c += kLanes)
-    for (std::size_t lane = 0; lane < kLanes; ++lane) sum[lane] += a[c + lane] * b[c + lane];
-  for (; c < d; ++c) sum[c % kLanes] += a[c] * b[c];
+    for (std::size_t lane = 0; lane < kLanes; ++lane)
+      sum[lane] += a[c + lane] * static_cast<double>(b[c + lane]);
+  for (; c < d; ++c) sum[c % kLanes] += a[c] * static_cast<double>(b[c]);
   return sum_lanes(sum);
+}
+
+double bilinear_scalar(const float* a, const float* b, const float* tile) {
+  double total = 0.0;
+  for (std::size_t r = 0; r < kWidth; ++r) {
+    float sum = 0.0f;
+    for (std::size_t c = 0; c < kWidth; ++c) sum += tile[r * kWidth + c] * b[c];
+    total += static_cast<double>(sum * a[r]);
+  }
+  return total;
 }
 
 double remove_scalar(double* row, const double* axis, double z, std::size_t d) {
@@ -76,7 +88,13 @@ constexpr MomentsKernels kKernels = {
      kTileRows,
      {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
      gram_scalar<float, kShortBlock>},
-    dot_scalar,
+    {kWidth,
+     kTileRows,
+     {pack_scalar<F16>, pack_scalar<BF16>, pack_scalar<F32>, pack_scalar<F64>},
+     gram_scalar<float, kLongBlock>},
+    dot_scalar<double>,
+    dot_scalar<float>,
+    bilinear_scalar,
     remove_scalar,
     forms_scalar<float>,
     forms_scalar<std::int32_t>,

@@ -48,15 +48,41 @@ __attribute__((always_inline)) inline void keep_products(const typename Type::El
       Type::keep(tile + (3 * static_cast<std::size_t>(r) + h) * Type::lanes, sum[r][h]);
 }
 
-// The same of floats whose `keep` adds: blocks of kShortBlock rows, one after the other.
-template <class Type, int Rows>
-inline void add_short_blocks(const float* a, const float* b, std::size_t count, double* tile) {
+// The same of floats whose `keep` adds: blocks of so many rows, one after the other.
+template <class Type, int Rows, std::size_t Block>
+inline void add_blocks(const float* a, const float* b, std::size_t count, double* tile) {
   constexpr std::size_t width = 3 * Type::lanes;
   for (std::size_t i = 0; i < Rows * width; ++i) tile[i] = 0.0;
-  for (std::size_t start = 0; start < count; start += kShortBlock) {
-    const std::size_t rows = count - start < kShortBlock ? count - start : kShortBlock;
+  for (std::size_t start = 0; start < count; start += Block) {
+    const std::size_t rows = count - start < Block ? count - start : Block;
     keep_products<Type, Rows>(a + start * width, b + start * width, rows, tile);
   }
+}
+
+// a' tile b, tile of 3 vectors squared: sums over every second row side by side, for one would wait
+// for each product.
+template <class Type>
+inline double bilinear(const float* a, const float* b, const float* tile) {
+  constexpr std::size_t width = 3 * Type::lanes;
+  typename Type::Vector sum[2][3];
+  for (auto& part : sum) part[0] = part[1] = part[2] = Type::zero();
+  for (std::size_t r = 0; r < width; r += 2)
+#pragma GCC unroll 2
+    for (std::size_t half = 0; half < 2; ++half) {
+      const typename Type::Vector element = Type::all(a + r + half);
+#pragma GCC unroll 3
+      for (std::size_t h = 0; h < 3; ++h)
+        sum[half][h] = Type::add(element, Type::load(tile + (r + half) * width + h * Type::lanes),
+                                 sum[half][h]);
+    }
+  double parts[width] = {};
+  for (const auto& part : sum)
+    for (std::size_t h = 0; h < 3; ++h)
+      Type::keep(parts + h * Type::lanes,
+                 Type::add(part[h], Type::load(b + h * Type::lanes), Type::zero()));
+  double total = 0.0;
+  for (const double part : parts) total += part;
+  return total;
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdim import _core
-from fastdim.arrays import Rows, check_threads
+from fastdim.arrays import Empty, Rows, check_threads
 from fastdim.backends.basis import DIRECT_COLUMNS, lacks_structure, middle, principal_axes
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import BackendError, InputError
@@ -33,7 +33,6 @@ DIRECT_PAIRS = 144_000_000
 # search reads further axes in float32 in place of all columns in bfloat16. With the 64 MB of
 # csrc/gathered.cpp a search stays within 256 MB.
 SPARE_BYTES = 192 << 20
-
 
 # Axes of the first level of a pruned search; 0: chosen from a sample of the rows.
 FIRST_AXES = 0
@@ -301,14 +300,16 @@ def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
     return first[:groups].copy(), inverse
 
 
-def divided(rows: Rows, ids: Int64, divisors: Float64, threads: int) -> Rows:
+def divided(
+    rows: Rows, ids: Int64, divisors: Float64, threads: int, empty: Empty = np.empty
+) -> Rows:
     """Rows `ids` (m,) over their divisors (n,), one a row of `rows`: float64 quotients, in float32.
 
-    No divisor that is used may be 0.
+    No divisor that is used may be 0. empty: makes the array of the result.
     """
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     divisors = np.ascontiguousarray(divisors, dtype=np.float64)
-    out = np.empty((len(ids), rows.d), dtype=np.float32)  # large: pages are cleared by all threads
+    out = empty((len(ids), rows.d), dtype=np.float32)  # large: pages are cleared by all threads
     _core.divide_rows(
         *_matrix(rows),
         _address(ids),
@@ -448,6 +449,32 @@ def row_forms(
         _address(forms),
     )
     return RowForms(first, rest, linear, forms, arithmetic)
+
+
+def group_forms(
+    rows: Rows,
+    shift: Float64,
+    ids: Int64,
+    scale: Float64 | None,
+    ends: Int64,
+    matrices: Float64,
+    threads: int,
+) -> tuple[Float64, Float64]:
+    """Sums (groups, d) of y = scale * x - shift and (groups, m) of y' A y over the rows of groups.
+
+    ids: rows, one group after the other; ends: one past each group's last place in ids. matrices:
+    symmetric (m, d, d). Products in float32, to be used for errors: see csrc/moments.h.
+    """
+    totals = np.full((len(ends), rows.d), np.nan)
+    forms = np.full((len(ends), len(matrices)), np.nan)
+    ends = np.ascontiguousarray(ends, dtype=np.int64)
+    matrices = np.ascontiguousarray(matrices, dtype=np.float64)
+    places, scale, shift = _moment_arrays(ids, scale, shift)
+    moments = _moment_addresses(rows, places, scale, shift)
+    groups = (_address(ends), len(ends), _address(matrices), len(matrices))
+    out = (_address(totals), _address(forms))
+    _core.group_forms(*_matrix(rows), *moments, *groups, threads, active_isa(), *out)
+    return totals, forms
 
 
 def _moment_arrays(

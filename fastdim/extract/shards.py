@@ -131,9 +131,10 @@ def _bytes(array: NDArray[Any]) -> memoryview:
 def file_sha256(path: Path) -> str:
     """Hash of a file's content, read in blocks."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
+    block = memoryview(bytearray(HASH_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
     return digest.hexdigest()
 
 

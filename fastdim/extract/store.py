@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Empty, Rows
+from fastdim.backends.cpu import resolve_threads
 from fastdim.errors import ModelError, StoreError
 from fastdim.extract.shards import Entry, file_sha256, read_header, read_into, storage_type
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 FORMAT = "fastdim-activations"
 FORMAT_VERSION = 1
@@ -92,7 +97,11 @@ class Store:
     Rows come shard by shard: documents in ascending order, positions ascending within. Layers of
     one grid (all, for a transformer) have the same rows; another grid, such as the coarser one of a
     later stage of a convolutional network, has rows and tokens of its own.
+
+    threads: that read shards side by side; None for FASTDIM_NUM_THREADS, else all CPUs.
     """
+
+    threads: int | None = None
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
         self.directory = directory
@@ -158,23 +167,36 @@ class Store:
 
     def verify(self) -> None:
         """Compare each shard with its checksum. Raises StoreError naming the first that differs."""
-        for shard in self._shards:
-            path = self.directory / shard["file"]
-            try:
-                found = file_sha256(path)
-            except OSError as error:
-                raise StoreError(
-                    f"shard {path} cannot be read ({error.strerror}): {_AGAIN}"
-                ) from error
-            if found != shard["sha256"]:
-                raise StoreError(
-                    f"shard {path} is corrupted: its sha256 is {found[:12]}..., the manifest says "
-                    f"{shard['sha256'][:12]}...; {_AGAIN}"
-                )
+        self._in_threads(self._verify, self._shards)
         self._verified = True
 
-    def rows(self, layer: int) -> Rows:
+    def _verify(self, shard: dict[str, Any]) -> None:
+        path = self.directory / shard["file"]
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise StoreError(f"shard {path} cannot be read ({error.strerror}): {_AGAIN}") from error
+        if found != shard["sha256"]:
+            raise StoreError(
+                f"shard {path} is corrupted: its sha256 is {found[:12]}..., the manifest says "
+                f"{shard['sha256'][:12]}...; {_AGAIN}"
+            )
+
+    def _in_threads(self, do: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+        """Of each item, in order; what the first that fails raises. Reading holds no lock."""
+        workers = min(resolve_threads(self.threads), len(items))
+        if workers < 2:
+            return [do(item) for item in items]
+        pool = ThreadPoolExecutor(workers)
+        try:
+            return list(pool.map(do, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def rows(self, layer: int, empty: Empty = np.empty) -> Rows:
         """All rows of a layer (n, width), in the stored precision.
+
+        empty: makes the array that they are read into.
 
         Reads the bytes of that layer alone (and, the first time, all shards for their checksums).
         NaN and Inf are returned as the model gave them.
@@ -182,7 +204,7 @@ class Store:
         Raises ModelError on an unknown layer, StoreError on a corrupted shard.
         """
         site = self.site(layer)
-        data = self._column(f"site/{layer}", self.dtype, (site.width,), layer)
+        data = self._column(f"site/{layer}", self.dtype, (site.width,), layer, empty)
         return Rows(data, self.dtype)
 
     def mapped(self, layer: int) -> list[tuple[Path, Entry]]:
@@ -224,15 +246,28 @@ class Store:
             raise StoreError(f"cannot read {path}: {error}") from error
         return texts
 
-    def _column(self, key: str, dtype: str, shape: tuple[int, ...], layer: int) -> NDArray[Any]:
+    def _column(
+        self,
+        key: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        layer: int,
+        empty: Empty = np.empty,
+    ) -> NDArray[Any]:
         if not self._verified:
             self.verify()
-        out = np.empty((self.count(layer), *shape), dtype=storage_type(dtype))
+        out = empty((self.count(layer), *shape), dtype=storage_type(dtype))
+        places: list[tuple[Path, Entry, int]] = []
         start = 0
         for path, entry in self._entries(key, dtype, shape, layer):
-            stop = start + entry.shape[0]
-            read_into(path, entry, out[start:stop])
-            start = stop
+            places.append((path, entry, start))
+            start += entry.shape[0]
+
+        def read(place: tuple[Path, Entry, int]) -> None:
+            path, entry, first = place
+            read_into(path, entry, out[first : first + entry.shape[0]])
+
+        self._in_threads(read, places)
         return out
 
     def _entries(

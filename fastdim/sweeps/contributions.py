@@ -86,9 +86,9 @@ def _twonn(job: SharedJob, groups: Groups) -> Array:
 def _median(job: SharedJob, groups: Groups) -> Array:
     """The side of the median on which each row lies, over the density there."""
     norms = job.norms
-    median = float(np.median(norms))
+    median = float(np.median(job.sorted_norms))
     side = np.where(norms > median, 0.5, np.where(norms < median, -0.5, 0.0))
     # 1 / density at the median, from the tenth of the rows around it.
-    low, high = np.quantile(norms, [0.45, 0.55])
+    low, high = np.quantile(job.sorted_norms, [0.45, 0.55])
     sums = group_sums(side - side.mean(), groups.of_kept, groups.count)
     return sums / len(norms) * float(high - low) / 0.1

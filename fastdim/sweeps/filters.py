@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows
+from fastdim.arrays import Empty, Rows
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 
@@ -29,6 +29,8 @@ class LayerRows:
     norms: NDArray[np.float64]
     position: NDArray[np.int64] | None = None  # position in the document, 0 = first token
     special: Mask | None = None  # tokens added by the tokenizer
+    document: NDArray[np.int64] | None = None  # number of the document
+    empty: Empty = np.empty  # makes the array of changed rows
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Filtered:
         """The rows themselves: those of the layer, or a copy where some are left out or changed."""
         rows = self.layer.rows
         if self.normalize:
-            return cpu.divided(rows, self.kept, self.layer.norms, self.threads)
+            return cpu.divided(rows, self.kept, self.layer.norms, self.threads, self.layer.empty)
         return rows.take(self.kept) if self.n_removed else rows
 
     @property

@@ -126,6 +126,7 @@ class ModelInput:
                 progress=lambda done, total: progress.advance(),
             )
         progress.finish()
+        store.threads = threads
         with evaluating(loaded.model):
             architecture = architecture_of(loaded.model)
         self.release()
@@ -143,7 +144,7 @@ class ModelInput:
             n_documents=len(documents),
             tokens_sha256=documents.sha256,
         )
-        return Source(store.sites, store.rows, store.tokens, store.token_text)
+        return Source.of_store(store)
 
     def describe(self, definition: Definition) -> Description:
         """What the model and its documents are, before anything is run. Loads the model."""
@@ -227,6 +228,8 @@ class FileInput:
         """Hand the matrices out one by one: a bad one fails alone, when its turn comes."""
         progress.plan(self.plan(definition, None))
         source, dtype, n = self._found
+        if self._store is not None:
+            self._store.threads = threads
         write_sample(
             run,
             definition,
@@ -242,14 +245,20 @@ class FileInput:
         return source
 
     @cached_property
+    def _store(self) -> Store | None:
+        """The store, where the path is that of one."""
+        if not any((path / MANIFEST).is_file() for path in self.paths):
+            return None
+        if len(self.paths) > 1:
+            raise InputError("give one folder of a sweep's activations at a time")
+        return Store.open(self.paths[0])
+
+    @cached_property
     def _found(self) -> tuple[Source, str, int]:
         """The matrices, the number type of the first, and the most rows any has."""
-        if any((path / MANIFEST).is_file() for path in self.paths):
-            if len(self.paths) > 1:
-                raise InputError("give one folder of a sweep's activations at a time")
-            store = Store.open(self.paths[0])
-            source = Source(store.sites, store.rows, store.tokens, store.token_text)
-            return source, store.dtype, store.n_rows
+        store = self._store
+        if store is not None:
+            return Source.of_store(store), store.dtype, store.n_rows
         found: dict[str, Matrix] = {}
         for path in self.paths:
             for name, matrix in open_activations(path).items():

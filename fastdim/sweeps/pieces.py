@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,27 @@ from fastdim.layer import METRICS, measure_job
 from fastdim.sweeps.contributions import contributions
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, Filter, LayerRows, apply
+from fastdim.sweeps.reused import Reused
 from fastdim.sweeps.schema import encode_float, encode_metric, failed_metric
 from fastdim.sweeps.shared import SharedLayer
 from fastdim.sweeps.source import Source
 
 
 class Layer:
-    """One layer loaded for its pieces: read once, and what the filters share computed once."""
+    """One layer loaded for its pieces: read once, and what the filters share computed once.
 
-    def __init__(self, source: Source, site: Site, definition: Definition, threads: int) -> None:
+    changed: where a filter's copy of the rows is put; one layer, and one such filter, at a time.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        site: Site,
+        definition: Definition,
+        threads: int,
+        changed: Reused | None = None,
+    ) -> None:
+        self.changed = Reused() if changed is None else changed
         self.site = site
         self.source = source
         self.failure = ""
@@ -43,7 +55,8 @@ class Layer:
         found = self.source.rows(self.site.layer)
         rows = as_rows(found, name=self.site.label, threads=threads)
         self.tokens = self.source.tokens(self.site.layer)
-        layer = layer_rows(rows, rows.norms(threads), self.tokens)
+        norms = rows.norms(threads)
+        layer = replace(layer_rows(rows, norms, self.tokens), empty=self.changed.empty)
         return SharedLayer(layer, filters, self.definition, threads)
 
 
@@ -51,7 +64,7 @@ def layer_rows(rows: Rows, norms: NDArray[np.float64], tokens: TokenTable | None
     """What a filter may look at."""
     if tokens is None:
         return LayerRows(rows, norms)
-    return LayerRows(rows, norms, tokens.position, tokens.special)
+    return LayerRows(rows, norms, tokens.position, tokens.special, tokens.document)
 
 
 def _words(error: BaseException) -> str:
@@ -96,13 +109,13 @@ def _measured(shared: SharedLayer, loaded: Layer, item: Filter) -> dict[str, Any
     job = shared.job(filtered, groups)
     measured = measure_job(job)
     by_name = {metric.name: metric for metric in measured.metrics}
-    norms = layer.norms[filtered.kept]
+    norms = np.sort(layer.norms[filtered.kept])
     indices, shares = measured.top_rows
     extras = {
         "n_rows": len(filtered.kept),
         "n_removed": filtered.n_removed,
         "norm_median": encode_float(float(np.median(norms))),
-        "norm_max": encode_float(float(norms.max())),
+        "norm_max": encode_float(float(norms[-1])),
         "top_rows": [
             _top_row(int(filtered.kept[index]), float(share), loaded, layer.norms)
             for index, share in zip(indices, shares, strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdim.covariance import DECOMPOSED_COPIES, decomposed_at_once
 from fastdim.errors import StoreError
+from fastdim.group_forms import MATRIX_BYTES, matrix_bytes
 from fastdim.plan_work import Cores, forward_operations, forward_seconds, site_analysis
 from fastdim.sweeps.filters import FILTERS
 
@@ -101,10 +102,13 @@ def make_plan(
     )
     # One layer as stored, its distinct rows, the form they are searched in (at most another copy),
     # a copy in float32 of what a filter changes; norms, neighbour lists; sums (of rows and
-    # of directions) and axes of every filter, and what is decomposed at a time.
+    # of directions) and axes of every filter, what is decomposed at a time, and the matrices of
+    # the sums over documents.
     matrices = 3 * len(filters)
     matrices += DECOMPOSED_COPIES * min(len(filters), threads, decomposed_at_once(widest))
     analysis = n_rows * widest * (3 * item + 4) + 256 * n_rows + 8 * widest**2 * matrices
+    summed = matrix_bytes(len(filters), widest)
+    analysis += summed if ranks == 1 and summed <= MATRIX_BYTES else 0
     return Plan(
         model=model,
         n_sites=len(columns),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from fastdim.extract.store import Site
 from fastdim.sweeps.definition import Definition
@@ -10,7 +11,9 @@ from fastdim.sweeps.filters import FILTERS, Filter
 from fastdim.sweeps.folder import RunFolder, write_json
 from fastdim.sweeps.pieces import Layer, compute_piece, is_ok
 from fastdim.sweeps.progress import Progress
+from fastdim.sweeps.reused import Reused
 from fastdim.sweeps.source import Source
+from fastdim.sweeps.writing import Writer
 
 
 def analyse(
@@ -35,16 +38,25 @@ def analyse(
         todo.append((site, missing))
     total = len(source.sites) * len(definition.filters)
     progress.start("analysis", total, "pieces", total - sum(len(missing) for _, missing in todo))
-    for site, missing in todo:
-        if not missing:
-            continue
+    changed = Reused()
+    with Writer() as writer:
+        for site, missing in todo:
+            if not missing:
+                continue
+            start = time.perf_counter()
+            layer = Layer(source, site, definition, threads, changed)
+            for item in missing:
+                piece = compute_piece(layer, item)
+                path = folder.piece_path(site.layer, item.name)
+                writer.add(partial(write_json, path, piece))
+                progress.advance()
+            del layer  # before the next is read: not both at a time
+            seconds = time.perf_counter() - start
+            writer.add(partial(folder.add_seconds, "analysis", seconds))
         start = time.perf_counter()
-        layer = Layer(source, site, definition, threads)
-        for item in missing:
-            piece = compute_piece(layer, item)
-            write_json(folder.piece_path(site.layer, item.name), piece)
-            progress.advance()
-        folder.add_seconds("analysis", time.perf_counter() - start)
+        writer.wait()
+        if any(missing for _, missing in todo):
+            folder.add_seconds("analysis", time.perf_counter() - start)
     progress.finish()
 
 

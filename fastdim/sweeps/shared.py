@@ -47,6 +47,7 @@ from fastdim.neighbors import (
 )
 from fastdim.quadratic import PairSums, added, pair_sums
 from fastdim.query_far import far_rows, first_in_proportion
+from fastdim.sweeps.by_document import ByDocument
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
 
@@ -76,14 +77,15 @@ class SharedLayer:
         self.layer = layer
         self.definition = definition
         self.threads = threads
-        self._masks = {
-            item.name: (item.keep(layer, definition.outlier_factor), item.normalize)
-            for item in filters
-        }
+        # Rows that each filter keeps, and whether it divides them by their norms.
+        self.masks = [
+            (item.keep(layer, definition.outlier_factor), item.normalize) for item in filters
+        ]
         self._parts: dict[bool, list[tuple[Int64, Sums]]] = {}
         self._decompositions: dict[tuple[bool, bytes], Future[Decomposition]] = {}
         self._pair_sums: dict[tuple[bool, bytes], PairSums] = {}
         self._histograms: dict[bytes, CosineStats] = {}
+        self.by_document = ByDocument(self)
 
     @property
     def rows(self) -> Rows:
@@ -112,36 +114,37 @@ class SharedLayer:
         Sums are taken over the rows that the same filters keep, and those of a filter added up:
         nothing is subtracted, so a few massive rows cost the other filters no digit.
         """
-        mask = self._mask_of(kept)
-        asked = self._key(mask, unit)
+        mask = self.mask_of(kept)
+        asked = self.key(mask, unit)
         if asked not in self._decompositions:
             self._decompose([(mask, unit), *self._ahead()])
         return self._decompositions[asked].result()
 
     def pair_sums(self, kept: Int64) -> PairSums:
         """`quadratic.pair_sums` of the directions of the rows `kept`."""
-        mask = self._mask_of(kept)
-        key = self._key(mask, True)
+        mask = self.mask_of(kept)
+        key = self.key(mask, True)
         if key not in self._pair_sums:
-            total, ids, scale = self._added(mask, True)
+            total, ids, scale = self.added(mask, True)
             assert scale is not None  # of directions
             self._pair_sums[key] = self._pair_sums_of(total, ids, scale)
         return self._pair_sums[key]
 
-    def _mask_of(self, kept: Int64) -> Mask:
+    def mask_of(self, kept: Int64) -> Mask:
+        """Which of all rows are those."""
         mask = np.zeros(self.rows.n, dtype=bool)
         mask[kept] = True
         return mask
 
-    def _key(self, mask: Mask, unit: bool) -> tuple[bool, bytes]:
+    def key(self, mask: Mask, unit: bool) -> tuple[bool, bytes]:
+        """Of what is kept for a filter: its rows, as they are or their directions."""
         return unit, (mask & (self.inverse > 0) if unit else mask).tobytes()
 
     def _ahead(self) -> list[tuple[Mask, bool]]:
         """What the filters of the run will ask for; nothing for too many columns at a time."""
         if decomposed_at_once(self.rows.d) == 1:
             return []
-        masks = list(self._masks.values())
-        return [(mask, of) for mask, of in masks if self.shares_spectrum(int(mask.sum()))]
+        return [(mask, of) for mask, of in self.masks if self.shares_spectrum(int(mask.sum()))]
 
     def _decompose(self, wanted: list[tuple[Mask, bool]]) -> None:
         """Side by side, each on one thread; what fails is raised to those who ask for it."""
@@ -151,16 +154,16 @@ class SharedLayer:
 
         # The total of one that waits is not held.
         def one(mask: Mask, unit: bool) -> Decomposition:
-            return decompose_sums(*self._added(mask, unit))
+            return decompose_sums(*self.added(mask, unit))
 
         with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
             for mask, unit in wanted:
-                key = self._key(mask, unit)
+                key = self.key(mask, unit)
                 if key in self._decompositions:
                     continue
                 self._decompositions[key] = pool.submit(one, mask, unit)
 
-    def _added(self, mask: Mask, unit: bool) -> tuple[Sums, Int64 | None, Array | None]:
+    def added(self, mask: Mask, unit: bool) -> tuple[Sums, Int64 | None, Array | None]:
         """Sums over the rows of a mask, these rows (None: all), and their factors."""
         inside = [part for ids, part in self._sums(unit) if mask[ids[0]]]
         total = inside[0]
@@ -181,12 +184,7 @@ class SharedLayer:
     def _sums(self, unit: bool) -> list[tuple[Int64, Sums]]:
         """Rows that exactly the same filters keep, and their sums, for each such set."""
         if unit not in self._parts:
-            pattern = np.zeros(self.rows.n, dtype=np.int64)
-            for place, (mask, normalize) in enumerate(self._masks.values()):
-                if unit or not normalize:
-                    pattern |= mask.astype(np.int64) << place
-            if unit:
-                pattern[self.inverse == 0] = 0
+            pattern = self.pattern(unit)
             scale = self.inverse if unit else None
             codes, sizes = np.unique(pattern[pattern > 0], return_counts=True)
             members = [np.flatnonzero(pattern == code) for code in codes]
@@ -195,6 +193,20 @@ class SharedLayer:
                 (ids, self._sums_of(shift, self._all_or(ids), scale)) for ids in members
             ]
         return self._parts[unit]
+
+    def pattern(self, unit: bool) -> Int64:
+        """Of each row the filters (bits) that keep it, or its direction; (n,)."""
+        pattern = np.zeros(self.rows.n, dtype=np.int64)
+        for place, (mask, normalize) in enumerate(self.masks):
+            if unit or not normalize:
+                pattern |= mask.astype(np.int64) << place
+        if unit:
+            pattern[self.inverse == 0] = 0
+        return pattern
+
+    def shift(self, unit: bool) -> Array:
+        """The point (d,) that `added` sums are about."""
+        return self._sums(unit)[0][1].shift
 
     def _all_or(self, ids: Int64) -> Int64 | None:
         return None if len(ids) == self.rows.n else ids
@@ -230,7 +242,7 @@ class SharedLayer:
         """Neighbours among all distinct rows, by place there, of the queries of every filter."""
         groups = self.distinct
         asked = np.zeros(len(groups.first), dtype=bool)
-        for mask, normalize in self._masks.values():
+        for mask, normalize in self.masks:
             if not normalize and self.shares(int(mask.sum())):
                 present = np.zeros(len(groups.first), dtype=bool)
                 present[groups.inverse[mask]] = True
@@ -296,7 +308,7 @@ class SharedLayer:
         rng = np.random.default_rng(self.definition.seed)
         used = [
             mask & (self.inverse > 0)
-            for mask, _ in self._masks.values()
+            for mask, _ in self.masks
             if self.shares(int((mask & (self.inverse > 0)).sum()))
         ]
         first, second = draw_pairs(rng, self.rows.n, wanted)
@@ -445,15 +457,22 @@ class SharedJob(Job):
     def spectrum(self) -> Spectrum:
         if not self.shared.shares_spectrum(self.n):
             return super().spectrum
-        known = self.shared.decomposition(self.filtered.kept, unit=self.filtered.normalize)
-        return spectrum_of(self.shared.rows, self.groups, self.confidence, self.threads, known)
+        shared, kept = self.shared, self.filtered.kept
+        known = shared.decomposition(kept, unit=self.filtered.normalize)
+        found = None
+        if self.groups is not None:
+            found = shared.by_document.spectrum(known, kept, self.confidence)
+        if found is not None:
+            return found
+        return spectrum_of(shared.rows, self.groups, self.confidence, self.threads, known)
 
     def _moments(self) -> tuple[CosineStats, Array]:
         kept = self.filtered.kept
         shared = self.shared
         known = None
         if shared.shares_moments(int((shared.inverse[kept] > 0).sum())):
-            known = shared.pair_sums(kept)
+            known = None if self.groups is None else shared.by_document.pairs(kept)
+            known = known or shared.pair_sums(kept)
         return cosine_moments(
             shared.rows,
             self.groups,

@@ -119,9 +119,9 @@ class SpreadLayer(SharedLayer):
 
         If one fails, each is tried alone: what fails is raised to those who ask for it.
         """
-        missing = {self._key(mask, unit): (mask, unit) for mask, unit in wanted}
+        missing = {self.key(mask, unit): (mask, unit) for mask, unit in wanted}
         missing = {key: one for key, one in missing.items() if key not in self._decompositions}
-        parts = [self._added(mask, unit) for mask, unit in missing.values()]
+        parts = [self.added(mask, unit) for mask, unit in missing.values()]
         together = list(zip(missing, parts, strict=True))
         if not self._decompose_all(together):
             for one in together:

@@ -144,6 +144,7 @@ def _open(
             )
             store: Store = ranks.each(run)
             progress.finish()
+            store.threads = job.threads
             architecture = architecture_of(loaded.model)
     given.release()
     tokens = all_tokens(ranks, ranks.each(store.tokens))
@@ -169,7 +170,7 @@ def _open(
     def beside(layer: int) -> TokenTable:
         return tokens
 
-    return Source(store.sites, store.rows, beside, store.token_text)
+    return Source.of_store(store, beside)
 
 
 def _analyse(source: Source, job: Job, folder: RunFolder, progress: Progress, ranks: Ranks) -> None:
