@@ -192,7 +192,6 @@ def as_rows(
     min_columns: int = 1,
     empty: bool = False,
     threads: int = 1,
-    values: bool = True,
 ) -> Rows:
     """Validate x (n, d) and return it as Rows, without a copy where its layout allows.
 
@@ -200,22 +199,28 @@ def as_rows(
     with `__dlpack__` in CPU memory or with `__array__`, and Rows. float16, bfloat16, float32 and
     float64 keep their precision. A copy is made only if columns are not adjacent, rows overlap or
     run backwards, or the byte order is foreign. empty: also a matrix without rows, as a rank of a
-    distributed run may hold. threads: those that look at the values; values=False leaves that to
-    the caller, who owes a call of `Rows.check_finite`.
+    distributed run may hold. threads: those that look at the values.
 
     Raises InputError on a wrong shape or dtype, on NaN or Inf (with count and first position), and
     on fewer than `min_rows` rows or `min_columns` columns; BackendError on another device's memory.
     """
+    threads = check_threads("threads", threads)
+    rows = shaped_rows(x, name=name, min_rows=min_rows, min_columns=min_columns, empty=empty)
+    rows.check_finite(name, threads)
+    return rows
+
+
+def shaped_rows(
+    x: Any, *, name: str = "x", min_rows: int = 1, min_columns: int = 1, empty: bool = False
+) -> Rows:
+    """`as_rows` without a look at the values, which the caller owes: `Rows.check_finite`."""
     min_rows = whole_number("min_rows", min_rows, 0)
     min_columns = whole_number("min_columns", min_columns, 0)
-    threads = check_threads("threads", threads)
     rows = x if isinstance(x, Rows) else _convert(x, name)
     if rows.n < max(1, min_rows) and not (empty and rows.n == 0):
         raise InputError(f"{name} needs at least {max(1, min_rows)} rows, got {rows.n}")
     if rows.d < max(1, min_columns):
         raise InputError(f"{name} needs at least {max(1, min_columns)} columns, got {rows.d}")
-    if values:
-        rows.check_finite(name, threads)
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, as_rows, one_of, whole_number
+from fastdim.arrays import Rows, as_rows, one_of, shaped_rows, whole_number
 from fastdim.backends import cpu, devices, faiss_device, faiss_index, faiss_search
 from fastdim.backends.devices import check_backend
 from fastdim.backends.faiss_audit import Audit
@@ -169,14 +169,14 @@ def knn(
         return search_tensor(tensor, k, queries, seed, duplicates, on, strategy, options)
     workers = cpu.resolve_threads(threads)
     others = as_rows(queries, name="queries", threads=workers) if _is_matrix(queries) else None
-    rows = as_rows(x, min_rows=1 if others else 2, threads=workers, values=duplicates == "keep")
+    rows = shaped_rows(x, min_rows=1 if others else 2)
     if strategy != "auto" and isinstance(rows, Prepared):
         raise InputError(
             f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"
         )
     groups = None if duplicates == "keep" else find_distinct(rows, workers)
-    if groups is not None:  # equal rows have equal values: one of each group is looked at
-        rows.check_finite("x", workers, groups.first)
+    # Equal rows have equal values: one of each group is looked at.
+    rows.check_finite("x", workers, None if groups is None else groups.first)
     check_duplicates(duplicates, groups, rows.n)
     if on != "cpu":
         return _search_on(on, rows, k, queries, groups, workers, seed, duplicates, options)

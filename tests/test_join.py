@@ -222,13 +222,14 @@ def test_a_look_at_the_first_elements(
     """In int8, 64 of 128 and more elements of the first level before the others."""
     monkeypatch.setattr(cpu, "ROWS_PREPARED", "pruned")
     rows = in_dtype(SETS[name](1057, 250), "float32")
-    queries = np.arange(0, 1057, 5)
-    for axes in (127, 150, 191):
-        monkeypatch.setattr(cpu, "FIRST_AXES", axes)
-        for arithmetic in _core.filter_arithmetics(isa):
-            way = 2, 0, strategy, arithmetic
-            compare(rows, 3, cpu.knn(rows, None, 3, *way))
-            compare(rows, 14, cpu.knn(rows, queries, 14, *way), queries)
+    for queries, k in ((None, 3), (np.arange(0, 1057, 5), 14)):
+        tiled = cpu.knn(rows, queries, k, 2, strategy="tiled")
+        for axes in (127, 150, 191):
+            monkeypatch.setattr(cpu, "FIRST_AXES", axes)
+            for arithmetic in _core.filter_arithmetics(isa):
+                found = cpu.knn(rows, queries, k, 2, 0, strategy, arithmetic)
+                np.testing.assert_array_equal(found[0], tiled[0])
+                np.testing.assert_array_equal(found[1], tiled[1])
 
 
 def test_threads_move_no_bit(isa: str) -> None:
@@ -350,10 +351,11 @@ def test_long_lists_on_axes_that_hold_all_are_searched_by_rows(
     monkeypatch.setattr(cpu, "MIN_PREPARED", 1000)
     n, d = 1100, 600
     flat = gaussian(n, 6) @ gaussian(6, d, seed=1)
-    bent = flat + 1.0 * gaussian(n, d, seed=2)
-    for x, expected in ((flat, "rows"), (bent, "pruned")):
+    bent = flat + 0.8 * gaussian(n, d, seed=2)
+    # At avx512 rounding all columns costs less than axes that leave so much out.
+    for x, expected in ((flat, "rows"), (bent, "pruned"))[: 1 if isa == "avx512" else 2]:
         rows = in_dtype(x, "float32")
-        index, asked = cpu.Index(rows, 60, 2), np.arange(0, n, 8)
+        index, asked = cpu.Index(rows, 60, 2, "auto", "float32"), np.arange(0, n, 8)
         assert index.strategy == "pruned"
         for k, strategy in ((60, expected), (11, "pruned")):
             found = index.knn(asked, k, 2)
