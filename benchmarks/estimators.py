@@ -49,8 +49,8 @@ SLOW = 4.0  # seconds beyond which a peer runs once
 OWN_RUNS, PEER_RUNS = 3, 2
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 MANY = (
-    "at 50 columns a quarter of a search for 100 neighbours is the scan of all pairs, the rest "
-    "mostly selects, measures and sorts what it lists"
+    "at 50 columns a third of a search for 100 neighbours is the scan of all pairs, the rest "
+    "prepares rows, and selects, measures and sorts what is listed"
 )
 
 
