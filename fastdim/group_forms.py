@@ -22,6 +22,10 @@ Int64 = NDArray[np.int64]
 # Rows of a segment, on average, from which on the sums are less work than forms row by row.
 SEGMENT_ROWS = 16
 
+# A filter's mean square, over that of all rows: below, squares of its rows would near the end of
+# float32's range.
+LEAST_SQUARES = 2.0**-80
+
 # What the matrices of one product may take together.
 MATRIX_BYTES = 256 << 20
 
@@ -96,9 +100,10 @@ def document_sums(
     asked: Sequence[Asked],
     matrices: Array,
     threads: int,
-) -> list[DocumentSums]:
+) -> list[DocumentSums | None]:
     """What is asked of each filter's rows, each times its scale (n,). shift: (d,) near their means.
-    matrices: (m, d, d), those of one filter after the other.
+    matrices: (m, d, d), those of one filter after the other. None for a filter whose rows are so
+    much shorter than the longest of all that float32 does not hold both.
 
     Forms and totals are of rows rounded to float32 about the shift; what `along` and `squares` say
     is float64.
@@ -115,10 +120,16 @@ def document_sums(
     forms *= size * size
     lengths = np.add.reduceat(lengths, starts)
     sizes = np.diff(ends, prepend=0)
-    answers, start = [], 0
+    answers: list[DocumentSums | None] = []
+    start = 0
     for place, one in enumerate(asked):
         stop = start + one.matrices
         inside = np.flatnonzero(segments.pattern >> one.bit & 1)
+        squares = float(lengths[inside].sum()) / max(1, int(sizes[inside].sum()))
+        if 0.0 < squares < LEAST_SQUARES * size * size:
+            answers.append(None)
+            start = stop
+            continue
         document = segments.document[inside]  # ascending, as the segments
         first = np.flatnonzero(np.diff(document, prepend=-1))
 

@@ -117,6 +117,7 @@ def causes(
         store = Store.open(folder / "activations")
     except StoreError as error:
         raise StoreError(f"{folder} has no activations ({error}); run it with them kept") from error
+    store.threads = threads
     if not store.has_tokens:
         raise InputError(f"{folder} has no tokens beside its rows, and causes are about tokens")
     rows: list[dict[str, Any]] = []

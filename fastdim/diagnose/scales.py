@@ -48,6 +48,7 @@ def id_scales(
             f"{folder} has no activations to look at other scales of ({error}); run the sweep "
             "again with --keep-activations"
         ) from error
+    store.threads = threads
     # Of all tokens, as the scales are: another filter has other counts of rows.
     base = {
         row["layer"]: row

@@ -38,6 +38,7 @@ Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Key = tuple[bool, bytes]
+Summed = tuple[dict[Key, DocumentSums | None], dict[Key, PairSums]]
 
 # Sums of rows in float32 lose up to 4e-6, and 1e-7 as a rule, of what they hold; what lies across
 # the first axis must not be less than this share of it, or forms row by row serve.
@@ -51,7 +52,7 @@ class ByDocument:
     def __init__(self, shared: SharedLayer) -> None:
         self.shared = shared
         self._cut: dict[bool, Segments] = {}
-        self._sums: dict[bool, tuple[dict[Key, DocumentSums], dict[Key, PairSums]]] = {}
+        self._sums: dict[bool, Summed] = {}
 
     @cached_property
     def _document(self) -> Int64:
@@ -115,13 +116,13 @@ class ByDocument:
         out[np.searchsorted(there, sums.present)] = values
         return out
 
-    def _summed(self, unit: bool) -> tuple[dict[Key, DocumentSums], dict[Key, PairSums]]:
+    def _summed(self, unit: bool) -> Summed:
         if unit not in self._sums:
             with one_blas_thread():
                 self._sums[unit] = self._sum(unit)
         return self._sums[unit]
 
-    def _sum(self, unit: bool) -> tuple[dict[Key, DocumentSums], dict[Key, PairSums]]:
+    def _sum(self, unit: bool) -> Summed:
         """One pass for the spectra and, of directions, the pairs of every filter."""
         shared = self.shared
         spectra = self._decompositions(unit)
@@ -149,7 +150,11 @@ class ByDocument:
         of_pairs = zip(pairs.items(), sums[len(spectra) :], strict=True)
         return (
             dict(zip(spectra, sums[: len(spectra)], strict=True)),
-            {key: _of_pairs(known, found) for (key, (_, known)), found in of_pairs},
+            {
+                key: _of_pairs(known, found)
+                for (key, (_, known)), found in of_pairs
+                if found is not None
+            },
         )
 
     def _covariances(self) -> dict[Key, tuple[int, Covariance]]:

@@ -7,6 +7,7 @@ layer, the filters of the run and its options alone, not on which pieces are lef
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -85,7 +86,8 @@ class SharedLayer:
         self._decompositions: dict[tuple[bool, bytes], Future[Decomposition]] = {}
         self._pair_sums: dict[tuple[bool, bytes], PairSums] = {}
         self._histograms: dict[bytes, CosineStats] = {}
-        self.by_document = ByDocument(self)
+        # A reference that does not count: a layer is freed as soon as the next is begun.
+        self.by_document = ByDocument(weakref.proxy(self))
 
     @property
     def rows(self) -> Rows:

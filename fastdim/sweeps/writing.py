@@ -21,9 +21,9 @@ class Writer:
         return self
 
     def add(self, write: Callable[[], None]) -> None:
-        """Queue a write, after a look at those that are done."""
-        self._look(wait=False)
+        """Queue a write, so that no error loses it, then look at those that are done."""
         self._given.append(self._thread.submit(write))
+        self._look(wait=False)
 
     def wait(self) -> None:
         """Until all that was given is done."""
