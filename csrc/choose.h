@@ -13,8 +13,8 @@
 namespace fastdim {
 
 // pruned: filter on the leading principal axes first. full: filter on all columns at once, in
-// bfloat16 where the processor has it. rows: likewise, query by query (row_search.h). tiled: the
-// float32 scan of search.h. automatic: the cheapest.
+// bfloat16 where the processor has it. rows: likewise, or on axes, query by query (row_search.h).
+// tiled: the float32 scan of search.h. automatic: the cheapest.
 enum class Strategy { automatic, pruned, full, rows, tiled };
 
 // Of the first level. any: what is likely faster.

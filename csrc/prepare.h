@@ -30,8 +30,14 @@
 //    -|x^ - y^|^2 / 2. A pair survives if score >= min(t_x, t_y),
 //        t_x = -(sigma T_x + e_x + E)^2 / 2 (1 + 2^-19) - 2^-100
 //    with E the largest e of the other block; the factor pays for the float32 roundings of t_x, 7
-//    at most. The last term pays for flushed denormals; in int8 a
-//    product of scales may be one, times up to 2^14 an element: 2^-110 an element if that is more.
+//    at most. The last term pays for flushed denormals; in int8 a product of scales may be one,
+//    times up to 2^14 an element: 2^-110 an element if that is more.
+//
+//    Of 128 and more elements in int8 the first 64, the head, are looked at before the others. Head
+//    and rest are transformed apart and share one scale. The head's difference is no longer than
+//    the whole, so where its score with a half norm of its own, h of the head alone, misses t, so
+//    would the whole one's bound. What is folded (below) is taken off that half norm, too; where it
+//    would not stay positive it becomes -infinity, a score of +infinity, and the head says nothing.
 //
 //    A few rows of huge norm, and so of huge e, would spoil E for the block they are in. Theirs is
 //    folded into h instead: (a + e)^2 <= (1 + t) a^2 + (1 + 1/t) e^2, so with

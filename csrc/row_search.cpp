@@ -29,7 +29,8 @@ constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
 // says what they were fitted to.
 constexpr double kPair = 0.05, kNeighbor = 420, kColumn = 0.1, kColumns = 768, kScan = 1.1;
 constexpr std::int64_t kLeast = 12;  // k; below, lists are not what takes the time
-constexpr double kMostListed = 2;    // Prepared::listed
+constexpr std::int64_t kMostSlots = std::numeric_limits<std::int32_t>::max();
+constexpr double kMostListed = 2;  // Prepared::listed
 
 // Candidates of one query.
 struct List {
@@ -148,7 +149,7 @@ RowSearch::RowSearch(const JoinParams& params)
       stretch_(stretch_of(p_)),
       most_(static_cast<std::size_t>(most_listed(params.k))),
       rows_(rows_of_task(params)) {
-  if (p_.side.padded > std::numeric_limits<std::int32_t>::max())
+  if (p_.side.padded > kMostSlots)
     throw std::invalid_argument("knn: a search by rows takes fewer than 2^31 rows");
   if (params.queries) chosen_ = choose_side(p_, params.queries, params.m);
   for (std::size_t i = 0; i < error_.size(); ++i) {
@@ -192,14 +193,17 @@ void RowSearch::scan(std::int64_t row, const Piece& piece, const bool* wanted,
   List* lists = worker.lists.data() + row % rows_;
   const float stretch = widened_stretch(y_.block_stretch[block]);
   float bound[kScanRows];
+  bool guessed = true;  // without a guess every row is wanted, and heads say nothing
   for (std::int64_t r = 0; r < kScanRows; ++r) {
     bound[r] = std::numeric_limits<float>::max();
     if (!wanted[r]) continue;
     const float error = x_.error[static_cast<std::size_t>(row + r)] + y_.block_error[block];
     bound[r] = score_bound(lists[r].reach, error, stretch, flushed_);
+    guessed &= std::isfinite(lists[r].reach);
   }
+  HeadFirst* first = &worker.head_first[static_cast<std::size_t>(row % rows_ / kScanRows)];
   scan_rows(p_, x_, row, y_, piece.from, piece.to - piece.from, bound, no_bound_.data(),
-            worker.scanned, &worker.head_first[static_cast<std::size_t>(row % rows_ / kScanRows)]);
+            worker.scanned, guessed ? first : nullptr);
   for (std::int64_t r = 0; r < kScanRows; ++r) {
     const float* score = worker.scanned.score.data() + r * kListStride;
     const std::int32_t* column = worker.scanned.column.data() + r * kListStride;
@@ -422,7 +426,8 @@ JoinCounts RowSearch::run() {
 
 bool rows_pay(const JoinParams& p) {
   const Prepared& prepared = *p.prepared;
-  if (p.k < kLeast || prepared.listed > kMostListed) return false;
+  if (p.k < kLeast || prepared.listed > kMostListed || prepared.side.padded > kMostSlots)
+    return false;
   if (p.queries) return true;  // either search scans all rows for each query
   const double d = static_cast<double>(prepared.rows.d);
   const double pair = kPair + static_cast<double>(prepared.near_axes) * prepared.axis_cost;

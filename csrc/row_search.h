@@ -25,7 +25,8 @@ namespace fastdim {
 bool rows_pay(const JoinParams& params);
 
 // Memory: what Prepared holds, 4 bytes a row, copies of the queries if they are chosen, and lists:
-// 64 MB, or where that is more 8 a thread of 4 k + 6,144 rows, 12 bytes each and 16 a neighbour.
+// 64 MB, or where that is more 8 a thread of 4 k + 6,144 rows, 12 bytes each with room to grow and
+// 16 a neighbour; a thread takes as much again for the longest list.
 JoinCounts row_search(const JoinParams& params);
 
 }  // namespace fastdim

@@ -137,8 +137,9 @@ class Rows:
             self._finite.append(True)
 
     def _all_usable(self, threads: int, first: NDArray[np.int64] | None) -> bool:
-        ids, count = (0, 0) if first is None else (first.ctypes.data, len(first))
-        return _core.all_within(*self._matrix(), ids, count, LARGEST_FLOAT64, threads)
+        looked = np.ascontiguousarray(() if first is None else first, dtype=np.int64)
+        ids = 0 if first is None else looked.ctypes.data
+        return _core.all_within(*self._matrix(), ids, len(looked), LARGEST_FLOAT64, threads)
 
 
 def check_finite(parts: Sequence[Rows], name: str) -> None:

@@ -169,7 +169,7 @@ def knn(
         return search_tensor(tensor, k, queries, seed, duplicates, on, strategy, options)
     workers = cpu.resolve_threads(threads)
     others = as_rows(queries, name="queries", threads=workers) if _is_matrix(queries) else None
-    rows = shaped_rows(x, min_rows=1 if others else 2)
+    rows = shaped_rows(x, min_rows=2 if others is None else 1)
     if strategy != "auto" and isinstance(rows, Prepared):
         raise InputError(
             f"strategy={strategy!r} cannot be asked of prepared rows: pass it to prepare()"

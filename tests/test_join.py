@@ -221,12 +221,16 @@ def test_a_look_at_the_first_elements(
 ) -> None:
     """In int8, 64 of 128 and more elements of the first level before the others."""
     monkeypatch.setattr(cpu, "ROWS_PREPARED", "pruned")
-    rows = in_dtype(SETS[name](1057, 250), "float32")
-    for queries, k in ((None, 3), (np.arange(0, 1057, 5), 14)):
+    n = 4057 if "int8" in _core.filter_arithmetics(isa) else 1057  # no head: a few rows will do
+    x = SETS[name](n, 250)
+    x[::97] *= 1e3  # massive rows: their errors are folded, so that some heads say nothing
+    rows = in_dtype(x, "float32")
+    for queries, k in ((None, 3), (np.arange(0, n, 5), 14)):
         tiled = cpu.knn(rows, queries, k, 2, strategy="tiled")
         for axes in (127, 150, 191):
             monkeypatch.setattr(cpu, "FIRST_AXES", axes)
             for arithmetic in _core.filter_arithmetics(isa):
+                monkeypatch.setattr(cpu, "SECOND_LEVEL", "int8" if arithmetic == "int8" else "")
                 found = cpu.knn(rows, queries, k, 2, 0, strategy, arithmetic)
                 np.testing.assert_array_equal(found[0], tiled[0])
                 np.testing.assert_array_equal(found[1], tiled[1])
@@ -248,7 +252,7 @@ def test_filters_leave_most_pairs_out(way: tuple[str, str]) -> None:
     if way[0] == "rows":
         # Each pair twice, a row with itself, and again where a distance was guessed too small.
         # On axes it is guessed too small more often: what they leave out adds to distances.
-        most = 1.02 if cpu.ROWS_PREPARED == "full" else 2
+        most = 1.02 if cpu.ROWS_PREPARED == "full" else 1.4
         assert 3000**2 <= counts["pairs_filtered"] < most * 3000**2
     else:
         assert counts["pairs_filtered"] == 3000 * 2999 // 2
