@@ -94,7 +94,7 @@ class Measure {
   // The distance if it is not above `limit`, else infinity.
   double operator()(std::int64_t i, std::int64_t j, double limit);
 
-  // The distances of a position and `count` others, all of them.
+  // The distances of a position from each of the others.
   void operator()(std::int64_t i, const std::vector<std::int64_t>& others, double* out);
 
   // Original rows lie anywhere in memory: the first bytes of one are asked for in time.

@@ -97,7 +97,7 @@ class Search {
   std::unique_ptr<HeadFirst[]> head_first_;  // of each scan's rows
   Gathered gathered_;
   double rounding_;           // of the second level's limit
-  double flushed_;            // what denormals of a score may have lost
+  float flushed_;             // what denormals of a score may have lost
   float stretch_, flushed2_;  // of the largest -2 score that matters, see row_search.h
   bool limits_;               // whether the second level reads limits: that on further axes alone
 };

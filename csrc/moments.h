@@ -11,8 +11,8 @@
 // is relative to the remaining length r: below 2^-21 r in float32 and about 2e-5 r in int16.
 //
 // group_forms: sums of quadratic forms over groups of rows, for errors, too. The y are rounded to
-// float32: a group's sum of outer products is made tile by tile,
-// multiplied by the matrices and forgotten.
+// float32: a group's sum of outer products is made tile by tile, multiplied by the matrices and
+// forgotten.
 //
 // All give the same bits for any number of threads.
 #pragma once

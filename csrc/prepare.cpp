@@ -23,9 +23,10 @@ constexpr float kLargeError = 3.0f;  // times the median error: folded
 constexpr std::int64_t kGroupsPerTask = 16;
 constexpr std::int64_t kRoughStep = 64;  // bytes of the widest vector
 constexpr std::int64_t kTails = 257;     // rows whose tails are sampled for their median
-constexpr std::int64_t kHeadElements =
-    64;                                  // int8, pruned: looked at first, if they are at most half
 constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
+
+// Elements of the first level in int8 that are looked at first, where they are at most half of it.
+constexpr std::int64_t kHeadElements = 64;
 
 // Rows in order, those of huge length last, by length: they loosen the bounds of their own blocks
 // alone. `ordinary`: how many are not.
@@ -339,7 +340,7 @@ Prepared prepare(const PrepareParams& p) {
 
   if (pruned && out.precision == Precision::int8 && !out.axes_apart() &&
       elements >= 2 * kHeadElements)
-    out.head_units = kHeadElements / 4;
+    out.head_units = kHeadElements / static_cast<std::int64_t>(elements_a_unit(out.precision));
 
   out.block_rows = rows_of_block(p);
   out.side = make_side(out, p.n);

@@ -79,16 +79,19 @@ Quantized quantize(const JoinKernels& join, bool transform, std::vector<float>& 
   Quantized out = {round_up16(static_cast<double>(most) / 127.0), 0, 0, 0};
   const double scale = static_cast<double>(out.scale);
   double errors2 = 0;
-  for (std::size_t from = 0, to = head > 0 ? head : values.size(); from < values.size();
-       from = to, to = values.size()) {
+  const auto add = [&](std::size_t from, std::size_t to) {
     std::int32_t sum, sum2;
     float error2;
     join.quantize(values.data() + from, to - from, out.scale, bytes + from, &sum, &sum2, &error2);
     out.sum += sum;
     out.norm2 += scale * scale * static_cast<double>(sum2);
     errors2 += static_cast<double>(error2);
-    if (to == head && of_head) *of_head = out;
+  };
+  if (head > 0) {
+    add(0, head);
+    *of_head = out;
   }
+  add(head, values.size());
   // A sum of float32 squares at most size / 16 + 8 roundings deep.
   const double deep = static_cast<double>(values.size()) / 16.0 + 8.0;
   const double rounding = std::sqrt(errors2) * (1.0 + deep * 0x1p-23);
@@ -143,7 +146,8 @@ void RowWriter::write(Side& side, std::int64_t slot, const float* values, double
   take(values, p_.near_axes, rest, p_.middle, exact_);
   double norm2 = 0, error = 0;
   if (p_.precision == Precision::int8) {
-    const std::size_t head = static_cast<std::size_t>(p_.head_units) * 4;
+    const std::size_t head =
+        static_cast<std::size_t>(p_.head_units) * elements_a_unit(p_.precision);
     Quantized of_head = {};
     const Quantized found =
         quantize(*p_.join, !p_.axes_apart(), exact_, bytes_.data(), head, &of_head);

@@ -129,7 +129,7 @@ class Rows:
         """Raise InputError on NaN, Inf, or float64 values whose squares overflow.
 
         A passed check is remembered: the values are read once however many estimators run. first:
-        a row of each group of equal rows, all that have to be read.
+        row numbers (g,), one of each group of equal rows: all that have to be read.
         """
         if not self._finite:
             if not self._all_usable(threads, first):

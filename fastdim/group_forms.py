@@ -39,15 +39,14 @@ def matrix_bytes(filters: int, d: int) -> int:
 class Segments:
     """Rows cut into sets of one document and one pattern of filters, one set after the other.
 
-    ids: row numbers (m,). ends: (s,) one past the last place of each set. document: (s,) number
-    below `documents`. pattern: (s,), bit p for the p-th filter.
+    ids: row numbers (m,). ends: (s,) one past the last place of each set. document: (s,) numbers.
+    pattern: (s,), bit p for the p-th filter.
     """
 
     ids: Int64
     ends: Int64
     document: Int64
     pattern: Int64
-    documents: int
 
 
 def segments_of(pattern: Int64, document: Int64) -> Segments:
@@ -59,7 +58,7 @@ def segments_of(pattern: Int64, document: Int64) -> Segments:
     key = key[order]
     ends = np.append(np.flatnonzero(np.diff(key)) + 1, len(key))
     first = key[ends - 1]
-    return Segments(used[order], ends, first // codes, first % codes, int(document.max()) + 1)
+    return Segments(used[order], ends, first // codes, first % codes)
 
 
 class Asked(NamedTuple):

@@ -70,28 +70,16 @@ double sum_doubles(__m256d v) {
   return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
 
-double dot_avx2(const double* a, const double* b, std::size_t d) {
+template <class Type>
+double dot_avx2(const double* a, const typename Type::Element* b, std::size_t d) {
   __m256d sum[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
                     _mm256_setzero_pd()};
   std::size_t i = 0;
   for (; d - i >= 16; i += 16)
     for (int s = 0; s < 4; ++s)
-      sum[s] =
-          _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 4 * s), _mm256_loadu_pd(b + i + 4 * s), sum[s]);
+      sum[s] = _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 4 * s), Type::load(b + i + 4 * s), sum[s]);
   for (; i < d; i += 4)
-    sum[0] = _mm256_fmadd_pd(load_part<F64>(a + i, d - i), load_part<F64>(b + i, d - i), sum[0]);
-  return sum_doubles(_mm256_add_pd(_mm256_add_pd(sum[0], sum[1]), _mm256_add_pd(sum[2], sum[3])));
-}
-
-double dot_floats_avx2(const double* a, const float* b, std::size_t d) {
-  __m256d sum[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
-                    _mm256_setzero_pd()};
-  std::size_t i = 0;
-  for (; d - i >= 16; i += 16)
-    for (int s = 0; s < 4; ++s)
-      sum[s] = _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 4 * s), F32::load(b + i + 4 * s), sum[s]);
-  for (; i < d; i += 4)
-    sum[0] = _mm256_fmadd_pd(load_part<F64>(a + i, d - i), load_part<F32>(b + i, d - i), sum[0]);
+    sum[0] = _mm256_fmadd_pd(load_part<F64>(a + i, d - i), load_part<Type>(b + i, d - i), sum[0]);
   return sum_doubles(_mm256_add_pd(_mm256_add_pd(sum[0], sum[1]), _mm256_add_pd(sum[2], sum[3])));
 }
 
@@ -102,7 +90,7 @@ double remove_avx2(double* row, const double* axis, double z, std::size_t d) {
     _mm256_storeu_pd(row + i,
                      _mm256_fnmadd_pd(factor, _mm256_loadu_pd(axis + i), _mm256_loadu_pd(row + i)));
   for (; i < d; ++i) row[i] -= z * axis[i];
-  return dot_avx2(row, row, d);
+  return dot_avx2<F64>(row, row, d);
 }
 
 __m256 load_values(const float* p) { return _mm256_loadu_ps(p); }
@@ -147,8 +135,8 @@ constexpr MomentsKernels kKernels = {
      {pack_avx2<F16, kFloatWidth>, pack_avx2<BF16, kFloatWidth>, pack_avx2<F32, kFloatWidth>,
       pack_avx2<F64, kFloatWidth>},
      add_blocks<Floats, kTileRows, kLongBlock>},
-    dot_avx2,
-    dot_floats_avx2,
+    dot_avx2<F64>,
+    dot_avx2<F32>,
     bilinear<Floats>,
     remove_avx2,
     forms_avx2<float>,

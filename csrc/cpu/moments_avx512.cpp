@@ -60,32 +60,17 @@ struct Floats {
   }
 };
 
-double dot_avx512(const double* a, const double* b, std::size_t d) {
+template <class Type>
+double dot_avx512(const double* a, const typename Type::Element* b, std::size_t d) {
   __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
                     _mm512_setzero_pd()};
   std::size_t i = 0;
   for (; d - i >= 32; i += 32)
     for (int s = 0; s < 4; ++s)
-      sum[s] =
-          _mm512_fmadd_pd(_mm512_loadu_pd(a + i + 8 * s), _mm512_loadu_pd(b + i + 8 * s), sum[s]);
+      sum[s] = _mm512_fmadd_pd(_mm512_loadu_pd(a + i + 8 * s), Type::load(b + i + 8 * s), sum[s]);
   for (; i < d; i += 8) {
     const __mmask8 mask = first_lanes(d - i);
-    sum[0] = _mm512_fmadd_pd(F64::load(a + i, mask), F64::load(b + i, mask), sum[0]);
-  }
-  return _mm512_reduce_add_pd(
-      _mm512_add_pd(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])));
-}
-
-double dot_floats_avx512(const double* a, const float* b, std::size_t d) {
-  __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
-                    _mm512_setzero_pd()};
-  std::size_t i = 0;
-  for (; d - i >= 32; i += 32)
-    for (int s = 0; s < 4; ++s)
-      sum[s] = _mm512_fmadd_pd(_mm512_loadu_pd(a + i + 8 * s), F32::load(b + i + 8 * s), sum[s]);
-  for (; i < d; i += 8) {
-    const __mmask8 mask = first_lanes(d - i);
-    sum[0] = _mm512_fmadd_pd(F64::load(a + i, mask), F32::load(b + i, mask), sum[0]);
+    sum[0] = _mm512_fmadd_pd(F64::load(a + i, mask), Type::load(b + i, mask), sum[0]);
   }
   return _mm512_reduce_add_pd(
       _mm512_add_pd(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])));
@@ -139,8 +124,8 @@ constexpr MomentsKernels kKernels = {
      {pack_avx512<F16, kFloatWidth>, pack_avx512<BF16, kFloatWidth>, pack_avx512<F32, kFloatWidth>,
       pack_avx512<F64, kFloatWidth>},
      add_blocks<Floats, kTileRows, kLongBlock>},
-    dot_avx512,
-    dot_floats_avx512,
+    dot_avx512<F64>,
+    dot_avx512<F32>,
     bilinear<Floats>,
     remove_avx512,
     forms_avx512<float>,

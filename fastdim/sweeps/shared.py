@@ -473,8 +473,10 @@ class SharedJob(Job):
         shared = self.shared
         known = None
         if shared.shares_moments(int((shared.inverse[kept] > 0).sum())):
-            known = None if self.groups is None else shared.by_document.pairs(kept)
-            known = known or shared.pair_sums(kept)
+            if self.groups is not None:
+                known = shared.by_document.pairs(kept)
+            if known is None:
+                known = shared.pair_sums(kept)
         return cosine_moments(
             shared.rows,
             self.groups,
