@@ -9,9 +9,9 @@ turns: fastdim three times, a peer whose first run took under 4 seconds twice mo
 (scikit-dimension with 1 and with 2 jobs where it takes them), and the best counts; a slower peer's
 first run is its time. Where a peer holds all pairs or loops over them in Python the line has fewer
 rows, as it says; --all-rows gives these lines all of them (an hour in all: scikit-dimension's ESS
-takes 10 to 20 minutes each, and torchid's holds up to 20 GB). A value that differs by more than the tolerance of its line prints no ratio, and
-the exit status is 1, but where the difference is known (docs/estimators.md); a line on which no
-peer agrees with fastdim, though it should, is not timed.
+takes 10 to 20 minutes each, and torchid's holds up to 20 GB). A value that differs by more than the
+tolerance of its line prints no ratio, and the exit status is 1, but where the difference is known
+(docs/estimators.md); a line on which no peer agrees with fastdim, though it should, is not timed.
 
 --clock processor: processor seconds of all threads in place of wall time, for a machine that others
 use too.
