@@ -8,9 +8,10 @@ Every package runs once and the values are compared; then times are taken, searc
 turns: fastdim three times, a peer whose first run took under 4 seconds twice more
 (scikit-dimension with 1 and with 2 jobs where it takes them), and the best counts; a slower peer's
 first run is its time. Where a peer holds all pairs or loops over them in Python the line has fewer
-rows, as it says. A value that differs by more than the tolerance of its line prints no ratio, and
-the exit status is 1, but where the difference is known (docs/estimators.md); a line on which no
-peer agrees with fastdim, though it should, is not timed.
+rows, as it says; --all-rows gives these lines all of them (an hour in all: scikit-dimension's ESS
+takes 10 to 20 minutes each, and torchid's holds up to 20 GB). A value that differs by more than the
+tolerance of its line prints no ratio, and the exit status is 1, but where the difference is known
+(docs/estimators.md); a line on which no peer agrees with fastdim, though it should, is not timed.
 
 --clock processor: processor seconds of all threads in place of wall time, for a machine that others
 use too.
@@ -43,7 +44,8 @@ Matrix = NDArray[np.float32]
 Run = Callable[[Matrix], Any]
 TOLERANCE = 5e-3  # float32 rows: peers' distances come from products
 RANDOM = 0.15  # both draw, or answer in whole numbers
-SIZES = [500, 750, 1000, 1500, 2000]
+SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)  # of the rows, in KNN's subsets
+FEW = 2000  # rows of KNN's line
 TARGET = 5.0
 SLOW = 4.0  # seconds beyond which a peer runs once
 OWN_RUNS, PEER_RUNS = 3, 2
@@ -78,6 +80,16 @@ def fresh_danco(x: Matrix) -> Any:
     return fastdim.danco(x, largest=15)
 
 
+def sizes_of(x: Any) -> list[int]:
+    """Rows of KNN's subsets."""
+    return [round(share * len(x)) for share in SHARES]
+
+
+def graph_of(x: Any) -> dict[str, Any]:
+    """Options of the peers' KNN."""
+    return {"k": 2, "ps": np.array(sizes_of(x)), "M": 5, "gamma": 1}
+
+
 def lines_of(torchid: Any) -> dict[str, Line]:
     """Name -> the three."""
     import skdim.id as ids
@@ -85,7 +97,6 @@ def lines_of(torchid: Any) -> dict[str, Line]:
     def other(name: str, **options: Any) -> Callable[[Any], Any] | None:
         return None if torchid is None else lambda t: getattr(torchid, name)(**options).fit(t)
 
-    graph = {"k": 2, "ps": np.array(SIZES), "M": 5, "gamma": 1}
     return {
         "TwoNN": Line(
             lambda x: fastdim.twonn(x, compat="skdim"),
@@ -116,15 +127,18 @@ def lines_of(torchid: Any) -> dict[str, Line]:
         "TLE": Line(fastdim.tle, lambda x, **jobs: ids.TLE().fit(x, **jobs), other("TLE")),
         "CorrInt": Line(fastdim.corrint, lambda x: ids.CorrInt().fit(x), other("CorrInt"), False),
         "ESS": Line(
-            fastdim.ess, lambda x, **jobs: ids.ESS(random_state=0).fit(x, **jobs), None, most=200
+            fastdim.ess,
+            lambda x, **jobs: ids.ESS(random_state=0).fit(x, **jobs),
+            other("ESS"),
+            most=200,
         ),
         "ESS, more rows": Line(fastdim.ess, None, other("ESS"), most=3000),
         "KNN": Line(
-            lambda x: fastdim.knn_graph(x, sizes=SIZES),
-            lambda x: ids.KNN(random_state=0, **graph).fit(x),
-            other("KNN", **graph),
+            lambda x: fastdim.knn_graph(x, sizes=sizes_of(x)),
+            lambda x: ids.KNN(random_state=0, **graph_of(x)).fit(x),
+            None if torchid is None else lambda t: torchid.KNN(**graph_of(t)).fit(t),
             False,
-            SIZES[-1],
+            FEW,
             RANDOM,
             ("scikit-dimension", "torchid"),  # points drawn repeatedly lie at distance 0
         ),
@@ -233,11 +247,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=20000)
     parser.add_argument("--columns", type=int, nargs="+", default=[50, 768])
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--all-rows", action="store_true")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    if options.rows < SIZES[-1]:
-        parser.error(f"--rows must be at least {SIZES[-1]}, the largest subset of KNN")
+    if options.rows < FEW:
+        parser.error(f"--rows must be at least {FEW}, those of KNN's line")
     spec = importlib.util.find_spec("torchid")
     torchid = None if spec is None else importlib.import_module("torchid.estimators")
     known = lines_of(torchid)
@@ -263,7 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, line in known.items():
             if options.only and name not in options.only:
                 continue
-            cells, right, noted = compared(name, line, x[: line.most], options.clock)
+            most = None if options.all_rows else line.most
+            cells, right, noted = compared(name, line, x[:most], options.clock)
             wrong += not right
             remarks += noted
             lines.append(cells)

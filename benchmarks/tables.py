@@ -60,7 +60,7 @@ def printed(line: Line) -> str:
 def keep(lines: list[Line], folder: Path, device: str, threads: int) -> None:
     """Put the lines of a case in place of its old ones, and write table and picture again."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower())
+    stem = folder / re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower()).strip("-")
     path = stem.with_suffix(".json")
     kept = [Line(**line) for line in json.loads(path.read_text())] if path.exists() else []
     for line in lines:

@@ -72,11 +72,16 @@ def fastest_core() -> str:
 
 
 def processor() -> str:
-    """Name of the processor."""
+    """Name of the processor; with family and model where it is one of many ("AMD EPYC", as virtual
+    machines say)."""
+    facts: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if re.search(r"\d", name) or "cpu family" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']} model {facts['model']})"
 
 
 def device() -> str:
