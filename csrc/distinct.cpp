@@ -1,6 +1,7 @@
 #include "distinct.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <vector>
@@ -17,6 +18,7 @@ constexpr std::int64_t kRowsPerTask = 256;
 constexpr std::int64_t kPieces = 4;
 constexpr std::int64_t kPieceBytes = 64;
 constexpr std::int64_t kAhead = 16;  // rows from one that is hashed to one whose pieces are fetched
+constexpr std::int64_t kSlotsAhead = 8;  // likewise, of the table
 
 // Unsigned integers of the element's size: equal values have equal bits once -0 became +0.
 template <class Bits>
@@ -54,13 +56,12 @@ std::uint64_t hash_row(const void* data, std::int64_t d) {
   return hash[0];
 }
 
-// The processor does not foresee pieces: it would wait for each of them.
-void ask_for(const void* piece) {
+// The processor does not foresee where pieces and slots lie: it would wait for each of them.
+void ask_for(const void* place) {
 #if defined(__GNUC__)
-  __builtin_prefetch(piece);
-  __builtin_prefetch(static_cast<const char*>(piece) + kPieceBytes - 1);
+  __builtin_prefetch(place);
 #else
-  (void)piece;
+  (void)place;
 #endif
 }
 
@@ -86,23 +87,45 @@ std::vector<std::uint64_t> hash_rows(const Rows& rows, int threads,
   return hashes;
 }
 
+// Where in a row, in elements, the pieces begin: on cache lines where those of all rows lie alike.
+template <class Bits>
+std::array<std::int64_t, kPieces> piece_starts(const Rows& rows) {
+  constexpr std::int64_t width = kPieceBytes / static_cast<std::int64_t>(sizeof(Bits));
+  std::int64_t lead = 0, step = 1;
+  if (rows.stride % width == 0) {
+    const std::int64_t beyond = static_cast<std::int64_t>(
+        reinterpret_cast<std::uintptr_t>(rows.data) % static_cast<std::uintptr_t>(kPieceBytes));
+    lead = (kPieceBytes - beyond) % kPieceBytes / static_cast<std::int64_t>(sizeof(Bits));
+    step = width;
+  }
+  const std::int64_t last = (rows.d - width - lead) / step;
+  std::array<std::int64_t, kPieces> starts;
+  for (std::int64_t number = 0; number < kPieces; ++number)
+    starts[static_cast<std::size_t>(number)] = lead + number * last / (kPieces - 1) * step;
+  return starts;
+}
+
 // The same of a few pieces of every row; of all of it where they would be half of it or more.
 template <class Bits>
 std::vector<std::uint64_t> hash_pieces(const Rows& rows, int threads,
                                        const std::function<void()>& poll) {
   constexpr std::int64_t width = kPieceBytes / static_cast<std::int64_t>(sizeof(Bits));
   if (rows.d < 2 * kPieces * width) return hash_rows<Bits>(rows, threads, poll);
-  const auto piece = [&](std::int64_t i, std::int64_t number) {
-    return static_cast<const Bits*>(rows.row(i)) + number * (rows.d - width) / (kPieces - 1);
+  const auto starts = piece_starts<Bits>(rows);
+  const auto piece = [&](std::int64_t i, std::int64_t start) {
+    return static_cast<const Bits*>(rows.row(i)) + start;
   };
   std::vector<std::uint64_t> hashes(static_cast<std::size_t>(rows.n));
   parallel_for(tasks(rows.n, kRowsPerTask), threads, poll, [&](std::int64_t task, int) {
     const std::int64_t stop = std::min(rows.n, (task + 1) * kRowsPerTask);
     for (std::int64_t i = task * kRowsPerTask; i < stop; ++i) {
       std::uint64_t hash = 0;
-      for (std::int64_t number = 0; number < kPieces; ++number) {
-        if (i + kAhead < stop) ask_for(piece(i + kAhead, number));
-        hash = mix(hash, hash_row<Bits>(piece(i, number), width));
+      for (const std::int64_t start : starts) {
+        if (i + kAhead < stop) {
+          ask_for(piece(i + kAhead, start));
+          ask_for(piece(i + kAhead, start + width - 1));
+        }
+        hash = mix(hash, hash_row<Bits>(piece(i, start), width));
       }
       hashes[static_cast<std::size_t>(i)] = hash;
     }
@@ -120,18 +143,22 @@ std::int64_t number(const std::vector<std::uint64_t>& hashes, const Same& same, 
   std::size_t slots = 16;
   while (slots < 2 * hashes.size()) slots *= 2;
   std::vector<std::int64_t> table(slots, -1);
+  std::vector<std::uint64_t> of_group;
   std::int64_t groups = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint64_t hash = hashes[static_cast<std::size_t>(i)];
+    if (i + kSlotsAhead < n)
+      ask_for(&table[hashes[static_cast<std::size_t>(i + kSlotsAhead)] & (slots - 1)]);
     for (std::size_t slot = hash & (slots - 1);; slot = (slot + 1) & (slots - 1)) {
       const std::int64_t seen = table[slot];
       if (seen < 0) {
         table[slot] = groups;
+        of_group.push_back(hash);
         first[groups] = i;
         inverse[i] = groups++;
         break;
       }
-      if (hashes[static_cast<std::size_t>(first[seen])] == hash && same(first[seen], i)) {
+      if (of_group[static_cast<std::size_t>(seen)] == hash && same(first[seen], i)) {
         inverse[i] = seen;
         break;
       }

@@ -1,16 +1,10 @@
-#include "join.h"
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <thread>
 
-#include "best.h"
-#include "filter.h"
-#include "gathered.h"
-#include "neighbor_list.h"
+#include "block_pairs.h"
+#include "join_search.h"
 #include "row_search.h"
 #include "threads.h"
 
@@ -19,97 +13,25 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
+constexpr std::int64_t kFewSeeds = 64;     // likewise where bounds of distances follow at once
 constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
+constexpr std::int64_t kFewTasks = 64;     // of a thread: fewer comparisons of blocks are divided
+constexpr std::int64_t kParts = 4;         // into so many
+constexpr std::size_t kMostWaiting = std::size_t{1} << 17;  // pairs of a thread, of 24 bytes
+constexpr std::size_t kAllWaiting = std::size_t{1} << 20;   // of all
 
-// What the search knows of one query so far. Thresholds only fall, so a stale one is safe.
-struct State {
-  std::atomic<double> limit{std::numeric_limits<double>::infinity()};  // true distance
-  std::atomic<float> reach{kInfinity};                                 // sigma T of prepare.h
-  std::atomic_flag busy = ATOMIC_FLAG_INIT;
-  std::uint16_t gathered = 0;  // neighbours of a list that gathers
-};
+}  // namespace
 
-class Search {
- public:
-  explicit Search(const JoinParams& params);
-  JoinCounts run();
-
- private:
-  struct Counters {
-    std::int64_t rough = 0, second = 0, refined = 0;
-  };
-  // Per-thread memory.
-  struct Worker {
-    ScanLists scanned;
-    // Of the queries of a block against one other block; bound and limit belong to `reach`.
-    float reach_x[kMostColumns], bound_x[kMostColumns], limit_x[kMostColumns];
-    float error_x[kMostColumns], base_x[kMostColumns];
-    float stretch = 1.0f;  // of the other block
-    Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
-    Best best[kScanRows];  // of each row of a scan
-    Measure measure;
-    Counters counters;
-    Gathered::Scratch neighbors;
-    explicit Worker(const Prepared& p) : scanned(p), measure(p) {}
-  };
-
-  void seed(std::int64_t group, Worker& worker);
-  void collect(std::int64_t mine, std::int64_t start, std::size_t list, Worker& worker) const;
-  int look(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
-           int count, const Int8Rows& x, const Int8Rows& y, std::int64_t width,
-           Worker& worker) const;
-  void visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
-             Worker& worker);
-  void compare(std::int64_t query_block, std::int64_t block, Worker& worker);
-  void refresh(std::int64_t query, std::size_t row, Worker& worker) const;
-  bool matters(std::int64_t query, std::int64_t slot, float score) const;
-  void measure(std::int64_t query, std::int64_t slot, Worker& worker);
-  void offer(std::int64_t query, double distance, std::int64_t position, Worker& worker);
-  void finish(std::int64_t query, Worker& worker) const;
-  void lower(State& state, double limit) const;
-  float bound(float reach, float error, float stretch) const {
-    return score_bound(reach, error, stretch, flushed_);
-  }
-  float limit2(float reach, float base) const;
-  const float* far(const Side& side, std::int64_t slot) const {
-    return side.far.data() + static_cast<std::size_t>(slot) * p_.far_width();
-  }
-  const std::uint16_t* whole(const Side& side, std::int64_t slot) const {
-    return side.whole.data() +
-           static_cast<std::size_t>(slot) * static_cast<std::size_t>(p_.whole_width);
-  }
-  // Row of the output of a query.
-  std::int64_t output(std::int64_t query) const {
-    return (self_ ? p_.side.position : chosen_.output)[static_cast<std::size_t>(query)];
-  }
-  NeighborList list(std::int64_t query) const {
-    const std::int64_t at = output(query);
-    return {params_.distances + at * params_.k, params_.indices + at * params_.k, params_.k};
-  }
-
-  const JoinParams& params_;
-  const Prepared& p_;
-  const bool self_;  // queries and references are one side, and both are updated
-  Chosen chosen_;    // the queries, if not
-  const Side& x_;
-  const Side& y_;
-  std::unique_ptr<State[]> states_;
-  std::unique_ptr<HeadFirst[]> head_first_;  // of each scan's rows
-  Gathered gathered_;
-  double rounding_;           // of the second level's limit
-  float flushed_;             // what denormals of a score may have lost
-  float stretch_, flushed2_;  // of the largest -2 score that matters, see row_search.h
-  bool limits_;               // whether the second level reads limits: that on further axes alone
-};
-
-Search::Search(const JoinParams& params)
+JoinSearch::JoinSearch(const JoinParams& params)
     : params_(params),
       p_(*params.prepared),
       self_(params.queries == nullptr),
       x_(self_ ? p_.side : chosen_.side),
       y_(p_.side),
-      gathered_(params.distances, params.indices, params.k, params.m) {
+      gathered_(params.distances, params.indices, params.k, params.m),
+      bounds_(p_, params.k, params.m) {
   if (!self_) chosen_ = choose_side(p_, params.queries, params.m);
+  most_waiting_ = std::min(kMostWaiting, kAllWaiting / static_cast<std::size_t>(params.threads));
   flushed_ = round_up(flushed_of(p_));
   flushed2_ = flushed2_of(p_);
   stretch_ = stretch_of(p_);
@@ -119,18 +41,18 @@ Search::Search(const JoinParams& params)
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
 
-void Search::lower(State& state, double limit) const {
+void JoinSearch::lower(State& state, double limit) const {
   limit = widened(limit);
   state.limit.store(limit, std::memory_order_relaxed);
   state.reach.store(reach_of(p_, limit), std::memory_order_relaxed);
 }
 
-float Search::limit2(float reach, float base) const {
+float JoinSearch::limit2(float reach, float base) const {
   const double sum = static_cast<double>(reach) + static_cast<double>(base);
   return round_up(sum * sum * rounding_ + 0x1p-100);
 }
 
-void Search::offer(std::int64_t query, double distance, std::int64_t position, Worker& worker) {
+void JoinSearch::offer(std::int64_t query, double distance, std::int64_t position, Worker& worker) {
   State& state = states_[static_cast<std::size_t>(query)];
   if (!(distance <= state.limit.load(std::memory_order_relaxed))) return;
   while (state.busy.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
@@ -149,7 +71,7 @@ void Search::offer(std::int64_t query, double distance, std::int64_t position, W
 }
 
 // Leaves the k nearest in the output, ascending.
-void Search::finish(std::int64_t query, Worker& worker) const {
+void JoinSearch::finish(std::int64_t query, Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query);
   if (gathered_.used())
     gathered_.finish(output(query), states_[at].gathered, worker.neighbors);
@@ -158,8 +80,8 @@ void Search::finish(std::int64_t query, Worker& worker) const {
 }
 
 // The k best scores of a list so far.
-void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
-                     Worker& worker) const {
+void JoinSearch::collect(std::int64_t mine, std::int64_t start, std::size_t list,
+                         Worker& worker) const {
   const std::size_t k = static_cast<std::size_t>(params_.k);
   const float* score = worker.scanned.score.data() + list * kListStride;
   const std::int32_t* column = worker.scanned.column.data() + list * kListStride;
@@ -173,10 +95,11 @@ void Search::collect(std::int64_t mine, std::int64_t start, std::size_t list,
 
 // First thresholds: exact distances to the best of some rows near in order. The lists stay empty,
 // so that no row can enter one twice.
-void Search::seed(std::int64_t group, Worker& worker) {
+void JoinSearch::seed(std::int64_t group, Worker& worker) {
   const std::int64_t k = params_.k;
-  const std::int64_t wanted = std::max(
-      kSeedWindow, tasks(std::max(4 * k, std::min(32 * k, kMostSeeds)), kScanCols) * kScanCols);
+  const std::int64_t wanted =
+      std::max(bounds_.used() ? kFewSeeds : kSeedWindow,
+               tasks(std::max(4 * k, std::min(32 * k, kMostSeeds)), kScanCols) * kScanCols);
   const std::int64_t width = std::min(y_.padded, wanted);
   float bound_x[kScanRows];
   std::fill(bound_x, bound_x + kScanRows, -kInfinity);
@@ -197,24 +120,32 @@ void Search::seed(std::int64_t group, Worker& worker) {
                 static_cast<std::size_t>(r), worker);
     }
     for (std::int64_t query = first; query < std::min(x_.rows, first + kScanRows); ++query) {
-      const std::int64_t mine = x_.position[static_cast<std::size_t>(query)];
       const auto& best =
           worker.best[static_cast<std::size_t>(query - first)].result(static_cast<std::size_t>(k));
       if (static_cast<std::int64_t>(best.size()) < k) continue;
       double farthest = 0;
       for (const auto& candidate : best)
-        farthest = std::max(farthest, worker.measure(mine, candidate.position,
-                                                     std::numeric_limits<double>::infinity()));
+        farthest = std::max(farthest, first_limit(query, candidate, worker));
       lower(states_[static_cast<std::size_t>(query)], farthest);
     }
   }
 }
 
-void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
+// What the distance of a query and one that may be near does not exceed.
+double JoinSearch::first_limit(std::int64_t query, const Best::Scored& candidate, Worker& worker) {
+  if (bounds_.used()) {
+    const std::int64_t slot = p_.slot[static_cast<std::size_t>(candidate.position)];
+    const float bound = bounds_.most(x_, query, y_, slot, candidate.score);
+    if (std::isfinite(bound)) return bounds_.limit(bound);
+  }
+  return worker.measure(x_.position[static_cast<std::size_t>(query)], candidate.position,
+                        std::numeric_limits<double>::infinity());
+}
+
+void JoinSearch::measure(std::int64_t query, std::int64_t slot, float score, Worker& worker) {
+  if (met_apart(query, slot)) return;
   const std::int64_t i = x_.position[static_cast<std::size_t>(query)];
   const std::int64_t j = y_.position[static_cast<std::size_t>(slot)];
-  // Each pair once: blocks come with query_block <= block.
-  if (self_ ? slot <= query : i == j) return;
   double limit = states_[static_cast<std::size_t>(query)].limit.load(std::memory_order_relaxed);
   if (self_)
     limit = std::max(limit,
@@ -222,12 +153,14 @@ void Search::measure(std::int64_t query, std::int64_t slot, Worker& worker) {
   ++worker.counters.refined;
   const double distance = worker.measure(i, j, limit);
   if (!(distance <= limit)) return;
+  // Rows changed since they were prepared: others may have been passed over, and none is returned.
+  if (bounds_.used() && distance < bounds_.least(x_, query, y_, slot, score)) return;
   offer(query, distance, j, worker);
   if (self_) offer(slot, distance, i, worker);
 }
 
 // Brings bound and limit of a query of the block down to what is known by now.
-void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const {
+void JoinSearch::refresh(std::int64_t query, std::size_t row, Worker& worker) const {
   const float reach =
       states_[static_cast<std::size_t>(query)].reach.load(std::memory_order_relaxed);
   if (reach == worker.reach_x[row]) return;
@@ -237,9 +170,9 @@ void Search::refresh(std::int64_t query, std::size_t row, Worker& worker) const 
 }
 
 // How many of the columns on a list pass a filter that looks at rows in int8.
-int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
-                 int count, const Int8Rows& x, const Int8Rows& y, std::int64_t width,
-                 Worker& worker) const {
+int JoinSearch::look(std::int64_t query, std::size_t row, std::size_t list,
+                     std::int64_t first_column, int count, const Int8Rows& x, const Int8Rows& y,
+                     std::int64_t width, Worker& worker) const {
   const std::size_t at = static_cast<std::size_t>(query), bytes = static_cast<std::size_t>(width);
   const std::size_t from = static_cast<std::size_t>(first_column);
   // Twice what bound() takes off for denormals, on the scale of -2 score.
@@ -253,8 +186,8 @@ int Search::look(std::int64_t query, std::size_t row, std::size_t list, std::int
 }
 
 // What the scan listed for one query: second level, then the original rows.
-void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
-                   Worker& worker) {
+void JoinSearch::visit(std::int64_t query, std::size_t row, std::size_t list,
+                       std::int64_t first_column, Worker& worker) {
   const std::size_t at = static_cast<std::size_t>(query);
   std::int32_t* column = worker.scanned.column.data() + list * kListStride;
   int count = worker.scanned.count[list];
@@ -282,6 +215,7 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
            far(x_, query), far(y_, first_column), p_.far_width(), x_.rest[at],
            y_.rest.data() + first_column, worker.limit_x[row], worker.limit_y.data()});
   }
+  if (bounds_.used()) return put_off(query, list, first_column, worker);
   // Thresholds fall while a block is searched: scores are held against those of now.
   const bool scored = p_.strategy != Strategy::pruned;
   const float* score = worker.scanned.score.data() + list * kListStride;
@@ -290,23 +224,30 @@ void Search::visit(std::int64_t query, std::size_t row, std::size_t list, std::i
     if (i + 1 < count)
       worker.measure.fetch(y_.position[static_cast<std::size_t>(first_column + column[i + 1])]);
     if (scored && !matters(query, slot, score[i])) continue;
-    measure(query, slot, worker);
+    measure(query, slot, score[i], worker);
   }
 }
 
 // Whether a pair of that score on the first level may lie within what either row knows by now. An
 // error that is folded into a half norm counts once more here, which only lets more pass.
-bool Search::matters(std::int64_t query, std::int64_t slot, float score) const {
-  const std::size_t x = static_cast<std::size_t>(query), y = static_cast<std::size_t>(slot);
-  float reach = states_[x].reach.load(std::memory_order_relaxed);
-  if (self_) reach = std::max(reach, states_[y].reach.load(std::memory_order_relaxed));
+bool JoinSearch::matters(float reach, std::size_t x, std::size_t y, float score) const {
   const float sum = (reach + x_.error[x]) + y_.error[y];
   return -2.0f * score <= sum * sum * stretch_ + flushed2_;
 }
 
-void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worker) {
-  const std::int64_t row0 = query_block * p_.block_rows;
-  const std::int64_t row1 = std::min(x_.rows, row0 + p_.block_rows);
+bool JoinSearch::matters(std::int64_t query, std::int64_t slot, float score) const {
+  const std::size_t x = static_cast<std::size_t>(query), y = static_cast<std::size_t>(slot);
+  float reach = states_[x].reach.load(std::memory_order_relaxed);
+  if (self_) reach = std::max(reach, states_[y].reach.load(std::memory_order_relaxed));
+  return matters(reach, x, y, score);
+}
+
+// One of `parts` of the rows of a block against all of another.
+void JoinSearch::compare(std::int64_t query_block, std::int64_t block, std::int64_t part,
+                         std::int64_t parts, Worker& worker) {
+  const std::int64_t row0 = query_block * p_.block_rows + part * p_.block_rows / parts;
+  const std::int64_t row1 = std::min(x_.rows, row0 + p_.block_rows / parts);
+  if (row0 >= row1) return;
   const std::int64_t col0 = block * p_.block_rows;
   const std::int64_t col1 = std::min(y_.padded, col0 + p_.block_rows);
   const bool diagonal = self_ && query_block == block;
@@ -367,7 +308,7 @@ void Search::compare(std::int64_t query_block, std::int64_t block, Worker& worke
   }
 }
 
-JoinCounts Search::run() {
+JoinCounts JoinSearch::run() {
   const int threads = params_.threads;
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker>(p_));
@@ -383,17 +324,11 @@ JoinCounts Search::run() {
 
   const std::int64_t rows = tasks(x_.rows, p_.block_rows), columns = tasks(y_.rows, p_.block_rows);
   if (self_) {
-    // Blocks near in order first: they bring thresholds down. With s blocks off the diagonal there
-    // are rows - s pairs, so the first s distances hold s rows - s (s - 1) / 2 of them.
-    const auto before = [&](std::int64_t s) { return s * rows - s * (s - 1) / 2; };
-    parallel_for(before(rows), threads, *params_.poll, [&](std::int64_t task, int worker) {
-      const double b = static_cast<double>(2 * rows + 1);
-      std::int64_t s = static_cast<std::int64_t>(
-          (b - std::sqrt(std::max(0.0, b * b - 8.0 * static_cast<double>(task)))) / 2.0);
-      while (before(s) > task) --s;
-      while (before(s + 1) <= task) ++s;
-      const std::int64_t block = task - before(s);
-      compare(block, block + s, worker_of(worker));
+    const BlockPairs pairs(rows);
+    const std::int64_t parts = pairs.count() < kFewTasks * threads ? kParts : 1;
+    parallel_for(parts * pairs.count(), threads, *params_.poll, [&](std::int64_t task, int worker) {
+      const BlockPairs::Pair pair = pairs[task / parts];
+      compare(pair.first, pair.second, task % parts, parts, worker_of(worker));
     });
   } else {
     // Each query block starts at the block of its first query and goes on from there, around.
@@ -401,9 +336,10 @@ JoinCounts Search::run() {
       const std::int64_t query_block = task / columns;
       const std::int64_t first = x_.position[static_cast<std::size_t>(query_block * p_.block_rows)];
       const std::int64_t home = p_.slot[static_cast<std::size_t>(first)] / p_.block_rows;
-      compare(query_block, (home + task % columns) % columns, worker_of(worker));
+      compare(query_block, (home + task % columns) % columns, 0, 1, worker_of(worker));
     });
   }
+  if (bounds_.used()) measure_all_waiting(workers);
   parallel_for(tasks(x_.rows, kGroup), threads, *params_.poll, [&](std::int64_t group, int worker) {
     const std::int64_t stop = std::min(x_.rows, (group + 1) * kGroup);
     for (std::int64_t query = group * kGroup; query < stop; ++query)
@@ -419,13 +355,11 @@ JoinCounts Search::run() {
   return counts;
 }
 
-}  // namespace
-
 JoinCounts join(const JoinParams& params) {
   const Strategy asked = params.prepared->asked;
   if (asked == Strategy::rows || (asked == Strategy::automatic && rows_pay(params)))
     return row_search(params);
-  return Search(params).run();
+  return JoinSearch(params).run();
 }
 
 }  // namespace fastdim

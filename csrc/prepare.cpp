@@ -48,33 +48,39 @@ std::vector<std::int64_t> massive_last(const std::vector<Length>& length, std::i
 }
 
 // The arithmetic of a full search on rows as they come, from the distances of a few pairs.
-Precision direct_precision(const PrepareParams& p, const Kernels& kernels, const JoinKernels& join,
-                           const Transform& transform, RowScratch& scratch,
-                           const std::function<double(std::int64_t, std::int64_t)>& distance) {
+Precision direct_precision(
+    const PrepareParams& p, const Kernels& kernels, const JoinKernels& join,
+    const Transform& transform, std::vector<RowScratch>& scratch,
+    const std::function<double(std::int64_t, std::int64_t, int worker)>& distance) {
   constexpr std::int64_t queries = 16, others = 256;
   if (p.precision != Precision::any) return p.precision;
-  const auto errors = [&](std::int64_t i) {
-    double norm2, error2;
-    transform_row(kernels, p.rows, transform, p.ids[i], scratch, &norm2, &error2);
-    const bool int8 = has_precision(p.isa, Precision::int8);
-    return SampledPair{0, int8 ? int8_error(join, scratch.centered.data(), p.rows.d) : 0,
-                       error_of(Precision::bfloat16) * std::sqrt(norm2)};
-  };
-  std::vector<std::int64_t> rows;
-  std::vector<SampledPair> error;
-  for (std::int64_t i = 0; i < std::min(others, p.n); ++i) {
-    rows.push_back(i * p.n / std::min(others, p.n));
-    error.push_back(errors(rows.back()));
-  }
-  std::vector<std::vector<SampledPair>> pairs;
-  for (std::size_t q = 0; q < rows.size(); q += std::max<std::size_t>(1, rows.size() / queries)) {
-    pairs.emplace_back();
-    for (std::size_t o = 0; o < rows.size(); ++o)
-      if (o != q)
-        pairs.back().push_back({distance(rows[q], rows[o]),
-                                error[q].int8_error + error[o].int8_error,
-                                error[q].bfloat16_error + error[o].bfloat16_error});
-  }
+  const std::int64_t count = std::min(others, p.n),
+                     step = std::max<std::int64_t>(1, count / queries);
+  const auto row = [&](std::int64_t i) { return i * p.n / count; };
+  std::vector<SampledPair> error(static_cast<std::size_t>(count));
+  parallel_for(tasks(count, step), p.threads, *p.poll, [&](std::int64_t task, int worker) {
+    RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+    for (std::int64_t i = task * step; i < std::min(count, (task + 1) * step); ++i) {
+      double norm2, error2;
+      transform_row(kernels, p.rows, transform, p.ids[row(i)], mine, &norm2, &error2);
+      const bool int8 = has_precision(p.isa, Precision::int8);
+      error[static_cast<std::size_t>(i)] = {
+          0, int8 ? int8_error(join, mine.centered.data(), p.rows.d) : 0,
+          error_of(Precision::bfloat16) * std::sqrt(norm2)};
+    }
+  });
+  std::vector<std::vector<SampledPair>> pairs(static_cast<std::size_t>(tasks(count, step)));
+  parallel_for(tasks(count, step), p.threads, *p.poll, [&](std::int64_t task, int worker) {
+    const std::int64_t query = task * step;
+    const SampledPair& mine = error[static_cast<std::size_t>(query)];
+    for (std::int64_t i = 0; i < count; ++i) {
+      const SampledPair& its = error[static_cast<std::size_t>(i)];
+      if (i != query)
+        pairs[static_cast<std::size_t>(task)].push_back({distance(row(query), row(i), worker),
+                                                         mine.int8_error + its.int8_error,
+                                                         mine.bfloat16_error + its.bfloat16_error});
+    }
+  });
   return choose_direct(p.isa, p.rows.d, pairs);
 }
 
@@ -293,9 +299,7 @@ Prepared prepare(const PrepareParams& p) {
   };
   Choice choice = {Strategy::full, Precision::float32, p.rows.d, Precision::float32};
   if (direct)
-    choice.precision =
-        direct_precision(p, *out.kernels, *out.join, transform, scratch[0],
-                         [&](std::int64_t i, std::int64_t j) { return distance(i, j, 0); });
+    choice.precision = direct_precision(p, *out.kernels, *out.join, transform, scratch, distance);
   else
     choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision, p.threads,
                      *p.poll, distance});

@@ -60,6 +60,20 @@
 //    no tail.
 // 6. What is left is measured on the original rows: float32 differences (exact to 2^-24 each at any
 //    offset) with an early exit, then Refiner.
+// 7. Upper bounds (strategy full): nothing lies beyond x^ there, so |x^ - y^| + e_x + e_y >= D as
+//    well, and k pairs of a query give it a T before any of them is measured. A score, of which
+//    point 4 says that it is at least -|x^ - y^|^2 / 2 - flushed, is at most
+//        <x^, y^> - h_x - h_y + gamma (|<x^, y^>| + h_x + h_y) + flushed.
+//    With N = |x^|^2 + |y^|^2, the sum in brackets is at most N; unless an error is folded into
+//    one of them, h_x + h_y >= N / 2 (1 - 2 gamma - 2^-22), the last term for its rounding to
+//    float32, half of which float64 may take. Hence
+//        |x^ - y^|^2 <= -2 score + N (4 gamma + 2^-22) + 2 flushed
+//                    <= -2 score + (h_x + h_y) r + 2 flushed,
+//        r = (8 gamma + 2^-21) / (1 - 2 gamma - 2^-22).
+//    A distance as Refiner computes it is within a factor of 1 + 2^-30 of D / (pre post), or
+//    2^-1074 where it is subnormal, so that the k-th least of these bounds over pre post, widened
+//    by both, is a T like one that was measured. A distance below sqrt(-2 score - 2 flushed) - e_x
+//    - e_y, likewise widened, is of rows that changed since they were prepared.
 #pragma once
 
 #include <cstdint>
@@ -190,6 +204,9 @@ struct PrepareParams {
 };
 
 Prepared prepare(const PrepareParams& params);
+
+// gamma for the scores of the first level.
+double scan_error(const Prepared& prepared);
 
 // Copies of the rows at these slots, in this order.
 Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots);

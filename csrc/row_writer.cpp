@@ -112,6 +112,8 @@ void write_int8(const JoinKernels& join, Int8Rows& rows, std::size_t at, std::ve
 
 }  // namespace
 
+double scan_error(const Prepared& p) { return score_error(scan_roundings(p)); }
+
 double tail_length(const Prepared& p, std::int64_t first, const float* values, double rest) {
   double tail2 = rest * rest;
   for (std::int64_t k = first; k < p.axes; ++k)
@@ -132,7 +134,7 @@ std::size_t elements_a_unit(Precision precision) {
 
 RowWriter::RowWriter(const Prepared& p)
     : p_(p),
-      keep_(1.0 - 2.0 * score_error(scan_roundings(p)) * kUpward),
+      keep_(1.0 - 2.0 * scan_error(p) * kUpward),
       exact_(elements()),
       rough_(static_cast<std::size_t>(p.rough_width)),
       whole_(static_cast<std::size_t>(p.whole_int8_width)),

@@ -38,3 +38,17 @@ def test_columns_that_are_zero_for_nearly_all() -> None:
     rng = np.random.default_rng(1)
     x[rng.integers(0, 600, 500), rng.integers(0, 900, 500)] = 1.0
     check(in_dtype(x, "float32"))
+
+
+@pytest.mark.parametrize("before", range(0, 16, 3))
+@pytest.mark.parametrize(("d", "stride"), [(128, 128), (150, 160), (151, 151)])
+def test_rows_that_begin_anywhere_in_a_cache_line(before: int, d: int, stride: int) -> None:
+    """Where all rows lie alike the pieces are whole lines, in the first row as in the last."""
+    n = 2 * d + 20
+    memory = np.full(n * stride + 64, np.nan, np.float32)
+    start = -memory.ctypes.data % 64 // 4 + before
+    x = np.lib.stride_tricks.as_strided(memory[start:], (n, d), (4 * stride, 4))
+    x[:] = gaussian(1, d)
+    x[np.arange(d), np.arange(d)] += 1.0
+    x[np.arange(d, 2 * d), np.arange(d)] += 1.0
+    check(Rows(x, "float32"))
