@@ -45,7 +45,8 @@ def test_overlap_counts_common_neighbours() -> None:
     y[60:110] += 100.0
     for seed in range(5):
         near = knn(x, 9, queries=40, seed=seed)
-        assert near.far is not None and len(near.far)
+        assert near.far is not None
+        assert len(near.far)
         expected = neighborhood_overlap(near, knn(y, 9, queries=near.queries), 9)
         assert neighborhood_overlap(x, y, 9, queries=40, seed=seed) == expected
 

@@ -94,8 +94,8 @@ def neighborhood_overlap(
     the smaller row numbers are taken. k >= n is refused. queries: of both; a count is drawn in x.
     groups: (n,) documents. Assumes the same tokens in the same order. Bias: k / (n - 1) above 0 by
     chance. Interval: rows, or documents, on the logit scale; where every row is a query it is
-    narrow, since neighbourhoods overlap (errors of half the true ones on a torus of 2 dimensions,
-    with 1,000 rows). Cost: two searches.
+    narrow, since neighbourhoods overlap (errors 0.6 to 0.8 of the true ones on flat tori): sample
+    queries. Cost: two searches.
     """
     k = whole_number("k", k, 1)
     first = _near(x, k, "neighborhood_overlap", queries, seed, threads)
@@ -132,10 +132,9 @@ def information_imbalance(
     x, y: rows (n, d) and (n, e), as they are; of equal distances in y the smaller row number ranks
     first. k >= n is refused. groups: (n,) documents. Assumes distances whose order means something
     in both. Bias: none known; ties in x count in y as they fall. Interval: rows, or documents;
-    where every row is a query it is narrow (errors 0.8 times the true ones on a torus of 2
-    dimensions).
-    Cost: a search in x with k neighbours, and O(m n e) in y on a float64 copy of it; `queries=m`
-    looks at m rows.
+    where every row is a query it is narrow (errors 0.8 of the true ones on a flat torus of 2
+    dimensions). Cost: a search in x with k neighbours, and O(m n e) in y on a float64 copy of it;
+    `queries=m` looks at m rows.
     """
     rows_x, rows_y = pair_of(x, y, "information_imbalance")
     k = whole_number("k", k, 1)
