@@ -11,6 +11,9 @@ from conftest import gaussian
 
 import fastdim
 from fastdim import Estimate, InputError, knn
+from fastdim.estimators import twonn_fits as fits
+from fastdim.estimators.lpca import RULES
+from fastdim.estimators.twonn import METHODS
 
 N, D = 60, 4
 ROWS = gaussian(N, D)
@@ -60,6 +63,36 @@ EVERY: dict[str, Call] = {
     **{name: (lambda x, call=call: call(x, 8)) for name, call in TAKES_K.items()},
     **WITHOUT_K,
 }
+# What an argument chooses: another formula, which may fail where the default does not.
+VARIANTS: dict[str, Call] = {
+    **{f"lpca, {rule}": (lambda x, rule=rule: fastdim.lpca(x, rule)) for rule in RULES},
+    **{
+        f"twonn, {name}": (lambda x, name=name: fastdim.twonn(x, compat=name))
+        for name in fits.COMPAT
+    },
+    **{f"twonn, {name}": (lambda x, name=name: fastdim.twonn(x, method=name)) for name in METHODS},
+    **{
+        f"gride, {name}": (lambda x, name=name: fastdim.gride(x, 4, interval=name))
+        for name in ("fisher", "bootstrap", "jackknife")
+    },
+    **{
+        f"gride, {name}": (lambda x, name=name: fastdim.gride(x, 4, compat=name))
+        for name in ("dadapy", "skdim")
+    },
+    **{
+        f"local_dimension, {name}": (
+            lambda x, name=name: fastdim.local_dimension(x, 8, method=name)
+        )
+        for name in ("mom", "mada", "tle", "ess")
+    },
+    "mind_ml, MLi": lambda x: fastdim.mind_ml(x, 8, version="MLi"),
+    "ess, b": lambda x: fastdim.ess(x, 8, version="b"),
+    "isoscore_star, 0.3": lambda x: fastdim.isoscore_star(x, 0.3),
+    "matrix_entropy, 2": lambda x: fastdim.matrix_entropy(x, 2.0),
+    "matrix_entropy, inf": lambda x: fastdim.matrix_entropy(x, math.inf),
+    "linearity_score, residual": lambda x: fastdim.linearity_score(x, x[::-1], residual=True),
+}
+ALL = {**EVERY, **VARIANTS}
 TAKES_NEIGHBORS = (
     "gride", "gride_scales", "levina_bickel", "mom", "mada", "mind_ml", "local_dimension", "abide",
     "k_star", "geomle", "twonn",
@@ -76,6 +109,12 @@ EQUAL_ROWS = {
     # Searched as they are: the same smaller row numbers are nearest in both.
     "neighborhood_overlap": 1.0,
     "information_imbalance": 2 / N * 4.5,
+    "matrix_entropy, 2": 0.0,
+    "matrix_entropy, inf": 0.0,
+    # 0.3 of the identity is all that is left.
+    "isoscore_star, 0.3": 1.0,
+    # It moves zero distances by 5e-6 at random: a line through the ratios of that noise.
+    "twonn, facco": 0.8076,
 }
 
 
@@ -93,9 +132,9 @@ def test_the_table_holds_every_estimator() -> None:
     assert estimators() == set(EVERY)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_good_input_gives_an_estimate(name: str) -> None:
-    found = EVERY[name](ROWS)
+    found = ALL[name](ROWS)
     if isinstance(found, Estimate):
         assert math.isfinite(found.value)
         assert found.lower <= found.value <= found.upper
@@ -123,32 +162,66 @@ def test_k_below_one(name: str, k: int) -> None:
             TAKES_K[name](ROWS, k)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_one_point(name: str) -> None:
     with pytest.raises(InputError, match=r"needs? at least"):
-        EVERY[name](ROWS[:1])
+        ALL[name](ROWS[:1])
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_all_rows_equal(name: str) -> None:
     rows = np.full((N, D), 1.5)
     if name in EQUAL_ROWS:
-        assert EVERY[name](rows).value == pytest.approx(EQUAL_ROWS[name], abs=1e-4)
+        assert ALL[name](rows).value == pytest.approx(EQUAL_ROWS[name], abs=1e-4)
     else:
-        with pytest.raises(InputError, match=r"equal|distinct"):
-            EVERY[name](rows)
+        # The definitions of other codes keep equal rows, and say what is left: no ratio above 1.
+        with pytest.raises(InputError, match=r"equal|distinct|all ratios are 1|these ratios"):
+            ALL[name](rows)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_nan(name: str) -> None:
     with pytest.raises(InputError, match="NaN"):
-        EVERY[name](NAN)
+        ALL[name](NAN)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_a_single_column(name: str) -> None:
     with pytest.raises(InputError, match="at least 2 columns"):
-        EVERY[name](ROWS[:, :1])
+        ALL[name](ROWS[:, :1])
+
+
+def few_differ() -> dict[str, np.ndarray]:
+    """Two rows; and rows of which one differs: less one group, nothing differs."""
+    one = np.full((N, D), 1.5)
+    one[7] += 1.0
+    return {"two": ROWS[:2], "one differs": one}
+
+
+@pytest.mark.parametrize("rows", few_differ().values(), ids=few_differ())
+@pytest.mark.parametrize("name", ["isoscore", *(name for name in VARIANTS if "lpca" in name)])
+def test_no_part_of_a_jackknife_is_without_variance(name: str, rows: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"jackknife=0|eigenvalues"):
+        ALL[name](rows)
+
+
+def test_a_part_of_a_jackknife_with_one_axis() -> None:
+    with pytest.raises(InputError, match="fewer than 2 eigenvalues"):
+        fastdim.alpha_req(ROWS[:3])
+    assert math.isfinite(fastdim.alpha_req(ROWS[:3], jackknife=0).value)
+
+
+def test_knn_graph_of_one_size() -> None:
+    with pytest.raises(InputError, match=f"needs more than {N} distinct rows, got {N}"):
+        fastdim.knn_graph(ROWS, N - 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ratios_that_are_1_but_for_rounding(method: str) -> None:
+    """An equally spaced line in float64: nothing is known, and no arithmetic overflows."""
+    found = fastdim.twonn(np.outer(np.linspace(0.0, 1.0, N), np.ones(D)), method=method)
+    assert found.lower <= found.value <= found.upper
+    assert math.isfinite(found.upper)
 
 
 @pytest.mark.parametrize("name", ["twonn", "block_analysis"])

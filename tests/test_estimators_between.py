@@ -39,6 +39,16 @@ def test_overlap_counts_common_neighbours() -> None:
     chance = neighborhood_overlap(X, gaussian(150, 5, 9), 30)
     assert chance.value == pytest.approx(30 / 149, abs=4 * chance.stderr)
     assert neighborhood_overlap(X, Y, 9, queries=40, seed=1).n_queries == 40
+    # Far rows, which a count draws in proportion, are others in x and in y, as in two layers.
+    x, y = X.copy(), Y.copy()
+    x[:20] += 100.0
+    y[60:110] += 100.0
+    for seed in range(5):
+        near = knn(x, 9, queries=40, seed=seed)
+        assert near.far is not None
+        assert len(near.far)
+        expected = neighborhood_overlap(near, knn(y, 9, queries=near.queries), 9)
+        assert neighborhood_overlap(x, y, 9, queries=40, seed=seed) == expected
 
 
 def plain_imbalance(x: np.ndarray, y: np.ndarray, k: int) -> float:

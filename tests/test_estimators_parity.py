@@ -196,6 +196,25 @@ def test_lpca(rule: str, manifold: str) -> None:
         assert found == pytest.approx(theirs(ids.lPCA(ver=rule), x), rel=1e-6)
 
 
+def test_angles_and_pairs_on_layers(layers: dict[int, np.ndarray]) -> None:
+    for x in layers.values():
+        assert fastdim.fishers(x).value == pytest.approx(theirs(ids.FisherS(), x), rel=1e-6)
+        few = x[:60]
+        for version in ("a", "b"):
+            other = theirs(ids.ESS(ver=version, random_state=0), few, n_neighbors=25)
+            assert fastdim.ess(few, 25, version=version).value == pytest.approx(other, rel=1e-6)
+        # What each drops is not the same (`test_tle_in_units_of_the_radius`).
+        assert fastdim.tle(x).value == pytest.approx(theirs(ids.TLE(), x), rel=1e-3)
+
+
+def test_isoscore_on_layers(layers: dict[int, np.ndarray]) -> None:
+    for x in layers.values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = float(IsoScore.IsoScore(x))
+        assert fastdim.isoscore(x).value == pytest.approx(plain, rel=1e-5, abs=1e-6)
+
+
 def test_lpca_on_layers(layers: dict[int, np.ndarray]) -> None:
     for x in layers.values():
         for rule in (

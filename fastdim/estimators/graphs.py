@@ -65,8 +65,10 @@ def knn_graph(
     """
     rows, first, count = _distinct(x, "knn_graph", threads)
     k, gamma = whole_number("k", k, 1), _power("gamma", gamma)
-    if k >= count:
-        raise InputError(f"knn_graph with k = {k} needs more than {k} distinct rows, got {count}")
+    if k + 1 >= count:  # a slope needs two sizes above k
+        raise InputError(
+            f"knn_graph with k = {k} needs more than {k + 1} distinct rows, got {count}"
+        )
     counts = _sizes(sizes, count, max(k + 1, count // 4), count)
     if counts.min() <= k:
         raise InputError(f"knn_graph with k = {k} needs sizes above k, got {counts.tolist()}")

@@ -113,6 +113,11 @@ def from_rows(
     if not whole[0] > 0.0:
         raise InputError(f"all {rows.n} rows are equal or zero: there is no variance to analyse")
     left = [less(part) for part in range(int(labels.max()) + 1)] if parts else []
+    if not all(part[0] > 0.0 for part, _ in left):
+        raise InputError(
+            "without one of the groups all rows are equal or zero, and a jackknife has nothing to "
+            "compare: pass more rows, or jackknife=0"
+        )
     return Spectra(whole, count, [p[0] for p in left], [p[1] for p in left], True)
 
 

@@ -143,6 +143,8 @@ def random_matrix_rule(values: Array, seed: int) -> tuple[Rows, Statistic]:
     Tracy-Widom unit.
     """
     spread = values.std(axis=0)
+    if not (spread > 0).any():
+        raise InputError(f"all {len(values)} rows are equal: there is no variance to analyse")
     values = (values[:, spread > 0] - values[:, spread > 0].mean(axis=0)) / spread[spread > 0]
     n, d = values.shape
     mixed = generator(seed).permuted(values, axis=0)

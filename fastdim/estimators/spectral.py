@@ -171,6 +171,11 @@ def alpha_req(
     def slope(powers: Array, n: int) -> float:
         used = powers[first - 1 : stop]
         used = used[used > 0.0]  # a part of few rows may lack the last axes
+        if len(used) < 2:
+            raise InputError(
+                "without one of the groups fewer than 2 eigenvalues are above zero: pass more "
+                "rows, or jackknife=0"
+            )
         j = np.arange(first, first + len(used))
         place, weight = np.log(j), 1.0 / j
         place -= (weight @ place) / weight.sum()

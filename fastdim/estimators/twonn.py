@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from fastdim.arrays import Rows, as_rows, one_of, real_number, several
 from fastdim.backends import cpu
 from fastdim.errors import InputError
-from fastdim.estimate import Estimate, check_confidence, normal_quantile
+from fastdim.estimate import Estimate, bounded_exp, check_confidence, normal_quantile
 from fastdim.estimators import twonn_fits as fits
 from fastdim.estimators.gamma import gamma_quantile
 from fastdim.estimators.inputs import (
@@ -74,19 +75,24 @@ def twonn(
 ) -> Estimate:
     """Intrinsic dimension by TwoNN (Facco et al., Sci. Rep. 7:12140, 2017).
 
+    mu = r2/r1, the distances to a row's second and first neighbour, is Pareto: F = 1 - mu^-d.
+
     x_or_neighbors: rows (n, d), reduced to distinct rows before the search; or `Neighbors` with
         k >= 2, best from knn(..., duplicates="collapse").
     discard_fraction: share of the largest ratios left out; not for "mle".
     method: "censored": unbiased maximum likelihood, the discarded ratios known only to
-        exceed the largest kept one. "mle": (N - 1)/sum(log mu) over all. "linear": least squares
+        exceed the largest kept one: (r - 1)/T, T the sum of the r smallest log mu and N - r times
+        the largest of them. "mle": (N - 1)/sum(log mu) over all. "linear": least squares
         through the origin, F = i/N. "bayes": posterior mean, censored likelihood, Gamma prior.
-    prior: shape and rate of that prior, (0.001, 0.001) if None. With r ratios kept and T their
-        total, the posterior is Gamma(shape + r, rate + T): interval="ideal" gives its quantiles
-        and its standard deviation.
+    prior: shape and rate of that prior, (0.001, 0.001) if None. With r and T as above the posterior
+        is Gamma(shape + r, rate + T): interval="ideal" gives its quantiles and its standard
+        deviation.
     compat: the exact definition of another code, zero distances included: "facco", "skdim",
         "dadapy", "torchid", "intrinsic" (R), "llm-microscope". Only "intrinsic" reduces to
         distinct rows. "dadapy" and "intrinsic" also take method= "mle", "linear" or "bayes".
         Method and discarded share are then that code's own, where they are left out (or None).
+        Where the value is 0 its interval is nan; "facco" moves zero distances by 5e-6 at random, so
+        that even equal rows have a value.
     interval: "robust": the spread of log d when the query rows are resampled with the references
         fixed, in the limit of many resamples, and widened where queries share neighbours
         (`dependent_stderr`); normal on the log scale. "ideal": the exact Gamma interval for
@@ -293,8 +299,9 @@ def _robust(
         spread = dependent_stderr(moved, replace(neighbors, far=None), SHARING)
     if not math.isfinite(spread):
         return math.nan, math.nan, math.nan
-    factor = math.exp(normal_quantile(confidence) * spread)
-    return value / factor, value * factor, value * spread
+    # Ratios that are 1 but for rounding tell next to nothing: the ends are then far apart, not inf.
+    factor = bounded_exp(normal_quantile(confidence) * spread)
+    return value / factor, min(value * factor, sys.float_info.max), value * spread
 
 
 def _ideal(
