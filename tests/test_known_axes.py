@@ -1,5 +1,6 @@
 """Few queries on axes that are known before the search: no neighbour is lost, whatever they are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def leading(rows: Rows) -> np.ndarray:
     """Principal axes, longest first, of all but massive rows."""
-    x = rows.float64(0, rows.n)
+    x = np.asarray(rows.float64(0, rows.n))
     x = x - np.median(x, axis=0)
     norms = np.linalg.norm(x, axis=1)
     x = x[norms <= 5.0 * np.median(norms)]
@@ -60,12 +61,12 @@ def compare(
         assert found[2]["axes"] == min(len(axes), cpu.KNOWN_AXES)
     else:
         assert found[2]["second"] != "int8"
-    return found[2]
+    return dict(found[2])
 
 
 def few_directions(n: int, d: int) -> np.ndarray:
     """Rows in a space of four dimensions: nothing lies beyond the axes."""
-    return gaussian(n, 4) @ gaussian(4, d, seed=1)
+    return np.asarray(gaussian(n, 4) @ gaussian(4, d, seed=1))
 
 
 def nearly_equal(n: int, d: int) -> np.ndarray:
@@ -81,7 +82,7 @@ def massive_column(n: int, d: int) -> np.ndarray:
     return x
 
 
-SETS = {
+SETS: dict[str, Callable[[int, int], np.ndarray]] = {
     "token_like": token_like,
     "far": lambda n, d: token_like(n, d) + 5e4,
     "few_directions": few_directions,
