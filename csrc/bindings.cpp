@@ -83,7 +83,8 @@ std::unique_ptr<Index> bind_index(std::uintptr_t data, std::int64_t n, std::int6
 void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std::int64_t axis_count,
                   const std::string& strategy, const std::string& asked,
                   const std::string& arithmetic, std::int64_t k, std::int64_t first_axes,
-                  const std::string& second, std::int64_t spare_bytes, int threads) {
+                  const std::string& second, std::int64_t spare_bytes, std::int64_t known_for,
+                  int threads) {
   const IndexParams params = {
       {pointer<const double>(center), pointer<const float>(axes), axis_count},
       parse_strategy(strategy),
@@ -93,6 +94,7 @@ void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std:
       first_axes,
       parse_precision(second, index.isa),
       spare_bytes,
+      known_for,
       threads,
       check_signals};
   const py::gil_scoped_release release;
@@ -317,7 +319,8 @@ PYBIND11_MODULE(_core, module) {
            py::arg("inverse"), py::arg("threads"), py::arg("isa"))
       .def("prepare", bind_prepare, py::arg("center"), py::arg("axes"), py::arg("axis_count"),
            py::arg("strategy"), py::arg("asked"), py::arg("arithmetic"), py::arg("k"),
-           py::arg("first_axes"), py::arg("second"), py::arg("spare_bytes"), py::arg("threads"))
+           py::arg("first_axes"), py::arg("second"), py::arg("spare_bytes"), py::arg("known_for"),
+           py::arg("threads"))
       .def("strategy",
            [](const Index& index) {
              if (!index.prepared) return name(Strategy::tiled);

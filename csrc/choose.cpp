@@ -43,6 +43,9 @@ Costs costs_of(Isa isa, Precision precision) {
   return {0.4, 0, 200, 900};
 }
 
+// A row along known axes in int16: itself, and an element times an axis.
+constexpr double kProjected = 300, kProjectedAxis = 0.0041;
+
 // What the sample tells about one number of first axes: shares of all pairs that are left over by
 // the first level, by the first arithmetic on all axes, and by all axes in float32.
 struct Survivors {
@@ -308,6 +311,16 @@ Choice choose(const ChoiceParams& p) {
     }
   }
   return best;
+}
+
+bool known_axes_pay(Isa isa, std::int64_t d, std::int64_t axes, double share,
+                    std::int64_t queries) {
+  const Costs cost = costs_of(isa, Precision::int8);
+  const double columns = static_cast<double>(d), first = static_cast<double>(axes);
+  // What a row takes to be projected, shared by the queries.
+  const double row = (kProjected + kProjectedAxis * columns * first) / static_cast<double>(queries);
+  return row + (first + 1) * cost.near_axis + share * whole_cost(Precision::int8, d) <
+         columns * cost.near_axis;
 }
 
 double axis_cost(Isa isa, Precision precision) { return costs_of(isa, precision).near_axis; }

@@ -66,6 +66,11 @@ struct Choice {
 
 Choice choose(const ChoiceParams& params);
 
+// Whether a search by so many queries among rows that are only rounded likely takes less time with
+// a first level on `axes` known axes and their tail in int8, all columns behind it, than with all
+// columns at once. share: of the pairs, those that the first level leaves.
+bool known_axes_pay(Isa isa, std::int64_t d, std::int64_t axes, double share, std::int64_t queries);
+
 // About how much rounding moves a row, relative to its length, where one scale serves it well.
 double error_of(Precision precision);
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "cosine_levels.h"
 #include "distinct.h"
 #include "join.h"
 #include "search.h"
@@ -201,13 +202,16 @@ void prepare_index(Index& index, const IndexParams& p) {
   if (groups < 2) throw std::invalid_argument("knn: one group of equal rows cannot be prepared");
   if (p.basis.count < 1 && p.strategy != Strategy::full)
     throw std::invalid_argument("knn: only a full search goes without axes");
+  if (p.known_for > 0 &&
+      (p.basis.count < 1 || !has_precision(index.isa, Precision::int8) || !has_int16(index.isa)))
+    throw std::invalid_argument("knn: known axes need at least one, and AVX512-VNNI");
   if (p.strategy == Strategy::tiled)
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
   if (p.strategy == Strategy::rows)
     throw std::invalid_argument("knn: a search by rows is prepared as a full or a pruned one");
   index.prepared = std::make_unique<Prepared>(
       prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
-               p.first_axes, p.second, p.spare_bytes, p.threads, index.isa, &p.poll}));
+               p.first_axes, p.second, p.spare_bytes, p.known_for, p.threads, index.isa, &p.poll}));
   index.prepared->asked = p.asked;
 }
 

@@ -69,9 +69,10 @@ struct IndexParams {
   Strategy asked;     // of searches; automatic: rows may take the place of full
   Precision precision;
   std::int64_t k;           // neighbours that the choice of axes is made for
-  std::int64_t first_axes;  // see PrepareParams, as the two below
+  std::int64_t first_axes;  // see PrepareParams, as the three below
   Precision second;
   std::int64_t spare_bytes;
+  std::int64_t known_for;
   int threads;
   std::function<void()> poll;
 };

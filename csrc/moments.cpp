@@ -214,9 +214,11 @@ Aligned<float> matrix_tiles(const GroupMatrices& given, const MomentsParams& p,
   return tiles;
 }
 
-// Rows of one group that are added in one go: first and one past the last, by place.
+// Rows of one group that are added in one go: first and one past the last, by place, and where
+// their pairs begin in the panels of whole numbers.
 struct Piece {
-  std::int64_t begin, end, group;
+  std::int64_t begin, end, group, pairs;
+  bool few() const { return end - begin <= kFewRows; }
 };
 
 // The pieces of the rows from start to stop, `group` being that of the first; moves on to the group
@@ -224,10 +226,12 @@ struct Piece {
 std::vector<Piece> pieces_of(const GroupMatrices& given, std::int64_t start, std::int64_t stop,
                              std::int64_t& group) {
   std::vector<Piece> pieces;
+  std::int64_t pairs = 0;
   while (start < stop) {
     while (given.ends[group] <= start) ++group;
     const std::int64_t end = std::min({stop, given.ends[group], start + kSumRows});
-    pieces.push_back({start, end, group});
+    pieces.push_back({start, end, group, pairs});
+    if (!pieces.back().few()) pairs += tasks(end - start, 2);
     start = end;
   }
   return pieces;
@@ -265,6 +269,12 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
   const std::int64_t chunk = std::min(p.count, kGroupChunk);
   const std::size_t panel = static_cast<std::size_t>(chunk * width);
   Aligned<float> packed(panel * static_cast<std::size_t>(panels));
+  // Of a piece at least five rows, hence at most three pairs to five.
+  const bool ints = has_int16(p.isa);
+  const std::size_t ints_panel =
+      static_cast<std::size_t>(ints ? tasks(3 * chunk, 5) * 2 * width : 0);
+  Aligned<std::int16_t> whole(ints_panel * static_cast<std::size_t>(panels));
+  std::vector<double> unit;  // pieces x width of each panel
   std::vector<Aligned<double>> outer;
   for (int worker = 0; worker < p.threads; ++worker)
     outer.emplace_back(static_cast<std::size_t>(size));
@@ -279,13 +289,28 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
     const std::vector<Piece> pieces = pieces_of(given, start, start + rows, group);
     const std::int64_t found = static_cast<std::int64_t>(pieces.size());
     parts.assign(static_cast<std::size_t>(panels * found * count), 0.0);
+    unit.resize(static_cast<std::size_t>(ints ? panels * found * width : 0));
+    const auto unit_of = [&](std::int64_t i, std::int64_t each) {
+      return unit.data() + (i * found + each) * width;
+    };
+    const auto whole_of = [&](std::int64_t i, const Piece& piece) {
+      return whole.data() + static_cast<std::size_t>(i) * ints_panel + piece.pairs * 2 * width;
+    };
     parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int worker) {
       double* mine = outer[static_cast<std::size_t>(worker)].data();
-      for (const Piece& piece : pieces)
-        add_columns(
-            packed.data() + static_cast<std::size_t>(i) * panel + (piece.begin - start) * width,
-            piece.end - piece.begin, width, std::min(width, d - i * width), mine,
-            totals + piece.group * d + i * width);
+      for (std::int64_t each = 0; each < found; ++each) {
+        const Piece& piece = pieces[static_cast<std::size_t>(each)];
+        const float* from =
+            packed.data() + static_cast<std::size_t>(i) * panel + (piece.begin - start) * width;
+        add_columns(from, piece.end - piece.begin, width, std::min(width, d - i * width), mine,
+                    totals + piece.group * d + i * width);
+        if (ints && !piece.few())
+          level.round_columns(from, static_cast<std::size_t>(piece.end - piece.begin),
+                              unit_of(i, each), whole_of(i, piece));
+      }
+    });
+    parallel_for(panels, p.threads, p.poll, [&](std::int64_t i, int worker) {
+      double* mine = outer[static_cast<std::size_t>(worker)].data();
       const float* with = tiles.data() + (i * panels - i * (i - 1) / 2) * count * size;
       for (std::int64_t j = i; j < panels; ++j, with += count * size)
         for (std::int64_t each = 0; each < found; ++each) {
@@ -295,14 +320,20 @@ void group_forms(const MomentsParams& p, const GroupMatrices& given, double* tot
           const float* second = packed.data() + static_cast<std::size_t>(j) * panel + from;
           double* sums = parts.data() + (i * found + each) * count;
           const std::int64_t many = piece.end - piece.begin;
-          if (many <= kFewRows) {
+          if (piece.few()) {
             for (std::int64_t s = 0; s < count; ++s)
               for (std::int64_t k = 0; k < many * width; k += width)
                 sums[s] += level.bilinear(first + k, second + k, with + s * size);
             continue;
           }
           for (std::int64_t part = 0; part < width; part += kernels.tile_rows)
-            kernels.gram(first + part, second, static_cast<std::size_t>(many), mine + part * width);
+            if (ints)
+              level.gram_ints(whole_of(i, piece) + 2 * part, whole_of(j, piece),
+                              static_cast<std::size_t>(tasks(many, 2)), unit_of(i, each) + part,
+                              unit_of(j, each), mine + part * width);
+            else
+              kernels.gram(first + part, second, static_cast<std::size_t>(many),
+                           mine + part * width);
           for (std::int64_t s = 0; s < count; ++s)
             sums[s] += level.dot_floats(mine, with + s * size, static_cast<std::size_t>(size));
         }

@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 
+#include "known_axes.h"
 #include "levels.h"
 #include "order.h"
 #include "refine.h"
@@ -24,6 +26,11 @@ constexpr std::int64_t kGroupsPerTask = 16;
 constexpr std::int64_t kRoughStep = 64;  // bytes of the widest vector
 constexpr std::int64_t kTails = 257;     // rows whose tails are sampled for their median
 constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
+
+// Whether known axes pay is seen from so many rows held against so many others. The nearest of the
+// few lies farther than the neighbours will: a pair within kTrialReach of it counts as left over.
+constexpr std::int64_t kTrialQueries = 16, kTrialRows = 256;
+constexpr double kTrialReach = 0.8;
 
 // Elements of the first level in int8 that are looked at first, where they are at most half of it.
 constexpr std::int64_t kHeadElements = 64;
@@ -82,6 +89,52 @@ Precision direct_precision(
     }
   });
   return choose_direct(p.isa, p.rows.d, pairs);
+}
+
+// What a few rows tell about known axes.
+struct Trial {
+  double share;   // of the pairs, those that the axes leave
+  double middle;  // of the lengths beyond them
+};
+
+Trial try_axes(const PrepareParams& p, const KnownAxes& axes, const Kernels& kernels,
+               const Transform& transform, RowScratch& scratch,
+               const std::function<double(std::int64_t, std::int64_t)>& distance) {
+  const std::int64_t count = std::min(kTrialRows, p.n);
+  const auto position = [&](std::int64_t i) { return i * p.n / count; };
+  AlongAxes along(axes, count);
+  for (std::int64_t i = 0; i < count; ++i) {
+    double norm2, error2;
+    transform_row(kernels, p.rows, transform, p.ids[position(i)], scratch, &norm2, &error2);
+    along.put(i, scratch.centered.data(), 0.0);
+  }
+  along.project(count);
+  std::vector<double> rests;
+  for (std::int64_t i = 0; i < count; ++i) rests.push_back(along.rest(i));
+  const auto middle = rests.begin() + count / 2;
+  std::nth_element(rests.begin(), middle, rests.end());
+
+  std::vector<double> shares;
+  for (std::int64_t q = 0; q < count; q += std::max<std::int64_t>(1, count / kTrialQueries)) {
+    double reach = std::numeric_limits<double>::infinity(), kept = 0;
+    for (std::int64_t i = 0; i < count; ++i)
+      if (i != q) reach = std::min(reach, distance(position(q), position(i)));
+    for (std::int64_t i = 0; i < count; ++i) {
+      double bound2 = (along.rest(i) - along.rest(q)) * (along.rest(i) - along.rest(q));
+      for (std::int64_t k = 0; k < axes.count(); ++k) {
+        const double gap = static_cast<double>(along.values(i)[k] - along.values(q)[k]);
+        bound2 += gap * gap;
+      }
+      const double error = error_of(Precision::int8) * (along.length(i) + along.length(q));
+      kept += i != q && std::sqrt(bound2) <= kTrialReach * reach + error;
+    }
+    shares.push_back(kept / static_cast<double>(count));
+  }
+  // A quarter of the queries has no say, as for the arithmetic.
+  std::sort(shares.begin(), shares.end());
+  shares.resize(shares.size() - shares.size() / 4);
+  return {std::accumulate(shares.begin(), shares.end(), 0.0) / static_cast<double>(shares.size()),
+          *middle};
 }
 
 // Near rows near each other.
@@ -284,12 +337,12 @@ Prepared prepare(const PrepareParams& p) {
   out.pre = transform.pre;
   out.post = transform.post;
 
-  const bool direct = p.basis.count == 0;
-  Projection projection = direct ? Projection{} : project(set, transform, p.basis, scratch);
+  const bool ordered = p.basis.count > 0 && p.known_for == 0;
+  Projection projection = ordered ? project(set, transform, p.basis, scratch) : Projection{};
   out.sigma = projection.sigma;
   std::int64_t ordinary;
   const std::vector<std::int64_t> order =
-      direct ? massive_last(magnitude, &ordinary) : arrange(projection, p.threads, *p.poll);
+      ordered ? arrange(projection, p.threads, *p.poll) : massive_last(magnitude, &ordinary);
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < p.threads; ++worker)
     refiners.emplace_back(*out.kernels, p.rows, out.pre);
@@ -298,7 +351,25 @@ Prepared prepare(const PrepareParams& p) {
         p.ids[i], p.ids[j], std::numeric_limits<double>::infinity()));
   };
   Choice choice = {Strategy::full, Precision::float32, p.rows.d, Precision::float32};
-  if (direct)
+  const auto measured = [&](std::int64_t i, std::int64_t j) { return distance(i, j, 0); };
+  const std::int64_t whole_width = tasks(p.rows.d, kRoughStep) * kRoughStep;
+  const auto room = [&](std::int64_t bytes, std::int64_t units) {
+    const std::int64_t given = static_cast<std::int64_t>(p.rows.element_size()) * p.rows.d;
+    return p.n * (bytes + 4 * units + 100) <= p.n * given + p.spare_bytes;
+  };
+  std::unique_ptr<KnownAxes> known;  // null: there are none, or they do not pay
+  if (p.known_for > 0 && room(whole_width, tasks(p.basis.count + 1, 4))) {
+    known = std::make_unique<KnownAxes>(p.basis, p.rows.d, p.isa, p.threads, *p.poll);
+    const Trial trial = try_axes(p, *known, *out.kernels, transform, scratch[0], measured);
+    out.middle = out.rough_middle = trial.middle;
+    if (p.first_axes == 0 &&
+        !known_axes_pay(p.isa, p.rows.d, known->count(), trial.share, p.known_for))
+      known.reset();
+  }
+  if (known)
+    choice = {Strategy::pruned, Precision::int8, known->count(), Precision::int8,
+              std::numeric_limits<double>::infinity()};
+  else if (!ordered)
     choice.precision = direct_precision(p, *out.kernels, *out.join, transform, scratch, distance);
   else
     choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision, p.threads,
@@ -311,35 +382,31 @@ Prepared prepare(const PrepareParams& p) {
   out.bf16 = bf16_join_kernels(p.isa);
   out.scan = scan_of(p.isa, choice.precision);
   const bool pruned = choice.strategy == Strategy::pruned;
-  out.axes = pruned ? projection.axes : p.rows.d;
+  out.axes = !pruned ? p.rows.d : known ? known->count() : projection.axes;
   out.near_axes = pruned ? choice.near_axes : p.rows.d;
   if (pruned && p.first_axes > 0) out.near_axes = std::min(p.first_axes, out.axes);
   const std::int64_t elements = out.near_axes + (pruned ? 1 : 0);
   out.units = tasks(elements, static_cast<std::int64_t>(elements_a_unit(out.precision)));
   if (pruned) {
-    const Precision second = p.second == Precision::any ? choice.second : p.second;
-    const std::int64_t width = tasks(p.rows.d, kRoughStep) * kRoughStep;
-    const std::int64_t given = static_cast<std::int64_t>(p.rows.element_size()) * p.rows.d;
-    const auto room = [&](std::int64_t bytes) {
-      return p.n * (bytes + 4 * out.units + 100) <= p.n * given + p.spare_bytes;
-    };
-    if (second == Precision::int8 && out.precision == Precision::int8 && room(width))
-      out.whole_int8_width = width;
-    else if (second == Precision::bfloat16 && out.bf16 && room(2 * width))
-      out.whole_width = width;
+    const Precision second = p.second == Precision::any || known ? choice.second : p.second;
+    if (second == Precision::int8 && out.precision == Precision::int8 &&
+        room(whole_width, out.units))
+      out.whole_int8_width = whole_width;
+    else if (second == Precision::bfloat16 && out.bf16 && room(2 * whole_width, out.units))
+      out.whole_width = whole_width;
   }
   if (!pruned) {
     out.sigma = 1.0;
     projection.values = Aligned<float>(0);
   }
 
-  if (pruned) out.middle = median_tail(out, projection, out.near_axes);
+  if (pruned && !known) out.middle = median_tail(out, projection, out.near_axes);
   // A whole number of vectors: of so many axes the last may go to the rest.
   const std::int64_t rough = out.axes - (out.axes % kRoughStep == 0 ? 1 : 0);
   if (pruned && out.precision == Precision::int8 && out.near_axes < rough) {
     out.rough_axes = rough;
     out.rough_width = tasks(rough + 1, kRoughStep) * kRoughStep;
-    out.rough_middle = median_tail(out, projection, rough);
+    if (!known) out.rough_middle = median_tail(out, projection, rough);
   }
 
   if (pruned && out.precision == Precision::int8 && !out.axes_apart() &&
@@ -349,13 +416,16 @@ Prepared prepare(const PrepareParams& p) {
   out.block_rows = rows_of_block(p);
   out.side = make_side(out, p.n);
   out.slot.resize(static_cast<std::size_t>(p.n));
+  constexpr std::int64_t together = kGroup * kGroupsPerTask;
+  std::vector<AlongAxes> along;  // of one thread each
+  for (int worker = 0; known && worker < p.threads; ++worker) along.emplace_back(*known, together);
   parallel_for(
-      tasks(out.side.padded, kGroup * kGroupsPerTask), p.threads, *p.poll,
-      [&](std::int64_t task, int worker) {
+      tasks(out.side.padded, together), p.threads, *p.poll, [&](std::int64_t task, int worker) {
         RowWriter writer(out);
         RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
-        const std::int64_t stop = std::min(out.side.padded, (task + 1) * kGroup * kGroupsPerTask);
-        for (std::int64_t slot = task * kGroup * kGroupsPerTask; slot < stop; ++slot) {
+        const std::int64_t begin = task * together;
+        const std::int64_t stop = std::min(out.side.padded, begin + together);
+        for (std::int64_t slot = begin; slot < stop; ++slot) {
           if (slot >= p.n) {
             writer.write_padding(out.side, slot);
             continue;
@@ -364,7 +434,7 @@ Prepared prepare(const PrepareParams& p) {
           const std::size_t at = static_cast<std::size_t>(position);
           out.side.position[static_cast<std::size_t>(slot)] = position;
           out.slot[at] = slot;
-          if (pruned) {
+          if (pruned && !known) {
             writer.write(out.side, slot, projection.row(position),
                          static_cast<double>(projection.rest[at]),
                          static_cast<double>(projection.base[at]));
@@ -373,11 +443,19 @@ Prepared prepare(const PrepareParams& p) {
           double norm2, error2;
           transform_row(*out.kernels, p.rows, transform, p.ids[position], mine, &norm2, &error2);
           const double base = centering_error(norm2, error2, p.rows.d);
+          if (known)
+            along[static_cast<std::size_t>(worker)].put(slot - begin, mine.centered.data(), base);
           if (pruned)
             writer.write_columns(out.side, slot, mine.centered.data(), base);
           else
             writer.write(out.side, slot, mine.centered.data(), 0.0, base);
         }
+        if (!known || begin >= p.n) return;
+        AlongAxes& rows = along[static_cast<std::size_t>(worker)];
+        const std::int64_t count = std::min(p.n, stop) - begin;
+        rows.project(count);
+        for (std::int64_t r = 0; r < count; ++r)
+          writer.write(out.side, begin + r, rows.values(r), rows.rest(r), rows.base(r));
       });
   fold_errors(out.side);
   fill_blocks(out, out.side);

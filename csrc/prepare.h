@@ -198,6 +198,11 @@ struct PrepareParams {
   std::int64_t first_axes;   // of the first level of a pruned search; 0: chosen from a sample
   Precision second;          // of the second level; any: likewise; float32: on further axes
   std::int64_t spare_bytes;  // beyond the size of the rows, that a copy of all columns may take
+  // 0; or the axes are known (known_axes.h) for about so many queries: rows stay in their order as
+  // without axes, and where a sample says that the axes pay, the first level is in int8 on all of
+  // them and the second in int8 on all columns. Else as without axes. first_axes, if not 0: on so
+  // many, whatever the sample says. Needs int8 and has_int16.
+  std::int64_t known_for;
   int threads;
   Isa isa;
   const std::function<void()>* poll;

@@ -19,10 +19,7 @@ constexpr double kUsableRest = 0x1p-9;
 // |a|^2 <= (1 + delta) |c32|^2, and |c32| <= 2^56 (pack.h).
 constexpr double kLargestSkew = 0x1p12;
 
-// delta of prepare.h, rounded up, and the largest length of an axis.
-struct Skew {
-  double delta = 0, longest = 0;
-};
+}  // namespace
 
 Skew skew_of(const Basis& basis, std::int64_t d, int threads, const std::function<void()>& poll) {
   const std::int64_t p = basis.count;
@@ -55,6 +52,8 @@ Skew skew_of(const Basis& basis, std::int64_t d, int threads, const std::functio
   skew.longest *= 1.0 + 0x1p-30;
   return skew;
 }
+
+namespace {
 
 // The axes as panels for Kernels::product; missing ones are zero.
 Aligned<float> axis_panels(const Basis& basis, std::int64_t d, std::int64_t width) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "aligned.h"
@@ -15,6 +16,13 @@ struct Basis {
   const float* axes;     // p x d, row-major
   std::int64_t count;    // p >= 1; 0: rows are neither projected nor put in order
 };
+
+// delta of prepare.h, rounded up, and the largest length of an axis.
+struct Skew {
+  double delta = 0, longest = 0;
+};
+
+Skew skew_of(const Basis& basis, std::int64_t d, int threads, const std::function<void()>& poll);
 
 struct Projection {
   std::int64_t axes = 0;  // p

@@ -39,6 +39,7 @@ class Index:
         first_axes: int,
         second: str,
         spare_bytes: int,
+        known_for: int,
         threads: int,
     ) -> None:
         """center: float64 (d,); axes: float32 (axis_count, d), nearly orthonormal; strategy:
@@ -49,7 +50,8 @@ class Index:
         first_axes: of the first level of a pruned search, 0 to choose from a sample; second:
         arithmetic of the second level, "" to choose, float32 for further axes;
         spare_bytes: beyond the rows' own size, for all columns in bfloat16, else the second level
-        reads further axes. At least two groups."""
+        reads further axes; known_for: 0, or the axes are known, rows keep their order and so many
+        are asked about, see csrc/prepare.h (int8). At least two groups."""
 
     def strategy(self) -> str: ...
     def groups(self) -> int: ...

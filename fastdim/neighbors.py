@@ -262,9 +262,10 @@ def prepare_rows(
     strategy: str,
     threads: int,
     groups: Distinct | None = None,
+    axes: cpu.Axes | None = None,
 ) -> Prepared:
-    """`prepare` of validated rows; groups of equal rows where they are known."""
-    index = cpu.Index(rows, k, threads, strategy, groups=_as_pair(groups), queries=queries)
+    """`prepare` of validated rows; groups of equal rows, and axes, where they are known."""
+    index = cpu.Index(rows, k, threads, strategy, "", _as_pair(groups), queries, axes)
     prepared = Prepared(rows.data, rows.dtype, index)
     prepared._finite.extend(rows._finite)
     return prepared
@@ -304,11 +305,10 @@ def search(
         if isinstance(rows, Prepared)
         else cpu.index_for(rows, chosen, int(k), threads, strategy, groups=_as_pair(groups))
     )
-    distances, indices, plan = index.knn(chosen, int(k), threads, by_group=by_group)
-    plan.update(stated(queries, count, chosen))
+    results = index.knn(chosen, int(k), threads, by_group=by_group)
+    results[2].update(stated(queries, count, chosen))
     duplicates = duplicates or ("keep" if groups is None else "collapse")
-    backend = f"cpu-{plan['isa']}"
-    results = distances, indices, plan
+    backend = f"cpu-{results[2]['isa']}"
     return found_in(rows, groups, chosen, results, duplicates, backend, start, far=far)
 
 

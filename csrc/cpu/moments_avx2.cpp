@@ -138,6 +138,8 @@ constexpr MomentsKernels kKernels = {
     dot_avx2<F64>,
     dot_avx2<F32>,
     bilinear<Floats>,
+    nullptr,
+    nullptr,
     remove_avx2,
     forms_avx2<float>,
     forms_avx2<std::int32_t>,

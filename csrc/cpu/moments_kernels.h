@@ -41,6 +41,19 @@ struct MomentsKernels {
   // float32, the rest in float64.
   double (*bilinear)(const float* a, const float* b, const float* tile);
 
+  // Columns of one panel of long_floats over count <= kLongBlock rows as whole numbers: near
+  // q / factor, |q| <= 46340 in Euclidean length and each below 2^15; unit[c] = 1 / factor, 0 for a
+  // column without an element of 2^-100. Rows 2 k and 2 k + 1 of column c lie side by side at
+  // out[2 * (k * width + c)], where there is no second it is 0. Null at levels without; where it is
+  // set gram_ints, null too else, still needs CpuFeatures::avx512_vnni.
+  void (*round_columns)(const float* rows, std::size_t count, double* unit, std::int16_t* out);
+
+  // tile[r * width + c] = unit_a[r] * unit_b[c] * sum over `pairs` pairs of rows of two such
+  // panels, r < tile_rows of long_floats; the sum is exact (Cauchy and Schwarz: at most 46340^2 <
+  // 2^31).
+  void (*gram_ints)(const std::int16_t* a, const std::int16_t* b, std::size_t pairs,
+                    const double* unit_a, const double* unit_b, double* tile);
+
   // row -= z * axis; returns |row|^2 of what is left, in float64.
   double (*remove)(double* row, const double* axis, double z, std::size_t d);
 

@@ -95,6 +95,8 @@ constexpr MomentsKernels kKernels = {
     dot_scalar<double>,
     dot_scalar<float>,
     bilinear_scalar,
+    nullptr,
+    nullptr,
     remove_scalar,
     forms_scalar<float>,
     forms_scalar<std::int32_t>,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from fastdim import _core
 from fastdim.arrays import Empty, Rows, check_threads
+from fastdim.backends.addresses import address, matrix, moment_addresses, moment_arrays
 from fastdim.backends.basis import DIRECT_COLUMNS, lacks_structure, middle, principal_axes
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import BackendError, InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+Axes = Callable[[], Float64 | None]
 
 # Fewer distinct rows than MIN_PREPARED (MIN_ROUNDED where the filter has low precision) are
 # searched faster than they are prepared, and so are fewer queries than MIN_QUERIES. Rows are only
@@ -40,6 +42,9 @@ FIRST_AXES = 0
 # Arithmetic of its second level: all columns in "int8" or "bfloat16", further axes in "float32";
 # "": chosen likewise. What cannot run or finds no memory is replaced by further axes.
 SECOND_LEVEL = ""
+
+# Of axes that are known before a search so many are tried: with the tail whole vectors in int8.
+KNOWN_AXES = 127
 
 # How rows are prepared for a search by rows that was asked for: "full", or "pruned", whose first
 # level it reads then.
@@ -93,14 +98,6 @@ def resolve_threads(threads: int | None = None) -> int:
     return check_threads(origin, value)
 
 
-def _address(array: NDArray[np.generic]) -> int:
-    return int(array.ctypes.data)
-
-
-def _matrix(rows: Rows) -> tuple[int, int, int, int, str]:
-    return _address(rows.data), rows.n, rows.d, rows.row_stride, rows.dtype
-
-
 class Index:
     """Rows ready to be searched: equal rows grouped, and the form the filters read.
 
@@ -109,8 +106,10 @@ class Index:
     is; "auto" chooses by size and from a sample, and whether by rows at each search. k:
     neighbours that the choice is made for. arithmetic: of the filter, "float32", "bfloat16",
     "int8", or "" for the likely fastest. groups: what `distinct` found, if it is known. queries:
-    about how many rows a search will ask about, None for all. Holds the rows, which must not
-    change. Raises BackendError if bfloat16 or int8 is asked for and cannot run here.
+    about how many rows a search will ask about, None for all. axes: gives orthonormal axes (p, d)
+    along which the rows are long, longest first, or None; asked for, and tried, where "auto" is
+    "direct" and there is int8. Holds the rows, which must not change. Raises BackendError if
+    bfloat16 or int8 is asked for and cannot run here.
     """
 
     def __init__(
@@ -122,6 +121,7 @@ class Index:
         arithmetic: str = "",
         groups: tuple[Int64, Int64] | None = None,
         queries: int | None = None,
+        axes: Axes | None = None,
     ) -> None:
         self.rows = rows
         asked = strategy if strategy != "direct" else "auto"
@@ -132,27 +132,32 @@ class Index:
                 f"{isa!r} here has none: pass 'float32', or '' to let fastdim choose"
             )
         first, inverse = groups or (np.zeros(0, np.int64), np.zeros(0, np.int64))
-        known = (_address(first), len(first), _address(inverse)) if groups else (0, 0, 0)
-        self._index = _core.Index(*_matrix(rows), *known, threads, isa)
+        grouped = (address(first), len(first), address(inverse)) if groups else (0, 0, 0)
+        self._index = _core.Index(*matrix(rows), *grouped, threads, isa)
+        known = None
         if strategy == "auto":
             low_precision = len(_core.filter_arithmetics(isa)) > 1
             strategy = self._by_size(queries, low_precision)
             if strategy == "auto" and low_precision:
                 with one_blas_thread():
                     strategy = "direct" if lacks_structure(rows) else "auto"
+            elif strategy == "direct" and axes is not None and arithmetic in ("", "int8"):
+                known = axes() if "int8" in _core.filter_arithmetics(isa) else None
         if strategy == "tiled" or self._index.groups() < 2:
             return
         if strategy == "rows":
             strategy = ROWS_PREPARED
         if strategy == "direct":
-            strategy, (center, axes) = "full", middle(rows)
+            strategy, basis = "full", middle(rows)
+            if known is not None:
+                basis = basis._replace(axes=np.ascontiguousarray(known[:KNOWN_AXES], np.float32))
         else:
             with one_blas_thread():
-                center, axes = principal_axes(rows, order_only=strategy == "full")
+                basis = principal_axes(rows, order_only=strategy == "full")
         self._index.prepare(
-            _address(center),
-            _address(axes),
-            len(axes),
+            address(basis.center),
+            address(basis.axes),
+            len(basis.axes),
             strategy,
             asked,
             arithmetic,
@@ -160,13 +165,18 @@ class Index:
             FIRST_AXES,
             SECOND_LEVEL,
             SPARE_BYTES,
+            0 if known is None else self._asked(queries),
             threads,
         )
 
+    def _asked(self, queries: int | None) -> int:
+        """Rows that a search asks about."""
+        groups = self._index.groups()
+        return groups if queries is None else min(queries, groups)
+
     def _by_size(self, queries: int | None, low_precision: bool) -> str:
         """What the sizes alone decide, else "auto"."""
-        groups = self._index.groups()
-        asked = groups if queries is None else min(queries, groups)
+        groups, asked = self._index.groups(), self._asked(queries)
         if groups < (MIN_ROUNDED if low_precision else MIN_PREPARED) or asked < MIN_QUERIES:
             return "tiled"
         few = low_precision and asked * groups <= DIRECT_PAIRS
@@ -183,7 +193,7 @@ class Index:
         """First row of each group of equal rows (-0 equals 0), in order, and each row's group."""
         first = np.empty(self._index.groups(), dtype=np.int64)
         inverse = np.empty(self.rows.n, dtype=np.int64)
-        self._index.distinct(_address(first), _address(inverse))
+        self._index.distinct(address(first), address(inverse))
         return first, inverse
 
     def knn(
@@ -211,14 +221,14 @@ class Index:
         indices = np.full((m, k), -1, dtype=np.int64)
         with _unchanged(k):
             counts = self._index.knn(
-                0 if queries is None else _address(queries),
+                0 if queries is None else address(queries),
                 m,
                 k,
                 by_group,
                 threads,
                 chunk_rows,
-                _address(distances),
-                _address(indices),
+                address(distances),
+                address(indices),
             )
         return distances, indices, counts
 
@@ -233,13 +243,13 @@ class Index:
         indices = np.full((others.n, k), -1, dtype=np.int64)
         with _unchanged(k):
             counts = self._index.lookup(
-                *_matrix(others),
+                *matrix(others),
                 k,
                 by_group,
                 threads,
                 chunk_rows,
-                _address(distances),
-                _address(indices),
+                address(distances),
+                address(indices),
             )
         return distances, indices, counts
 
@@ -296,7 +306,7 @@ def distinct(rows: Rows, threads: int) -> tuple[Int64, Int64]:
     """First row of each group of equal rows (-0 equals 0), in order, and the group of each row."""
     first = np.empty(rows.n, dtype=np.int64)
     inverse = np.empty(rows.n, dtype=np.int64)
-    groups = _core.distinct(*_matrix(rows), threads, _address(first), _address(inverse))
+    groups = _core.distinct(*matrix(rows), threads, address(first), address(inverse))
     return first[:groups].copy(), inverse
 
 
@@ -311,13 +321,13 @@ def divided(
     divisors = np.ascontiguousarray(divisors, dtype=np.float64)
     out = empty((len(ids), rows.d), dtype=np.float32)  # large: pages are cleared by all threads
     _core.divide_rows(
-        *_matrix(rows),
-        _address(ids),
+        *matrix(rows),
+        address(ids),
         len(ids),
-        _address(divisors),
+        address(divisors),
         threads,
         active_isa(),
-        _address(out),
+        address(out),
     )
     return Rows(out, "float32")
 
@@ -349,16 +359,16 @@ def cosine_histogram(
     axes = np.zeros((0, rows.d)) if axes is None else np.ascontiguousarray(axes, dtype=np.float64)
     histogram = np.empty(bins, dtype=np.int64)
     counts = _core.cosine_hist(
-        *_matrix(rows),
-        _address(inv_norms),
+        *matrix(rows),
+        address(inv_norms),
         bins,
         precision == "exact",
         arithmetic,
-        _address(axes),
+        address(axes),
         len(axes),
         threads,
         isa,
-        _address(histogram),
+        address(histogram),
     )
     return histogram, float(counts["min"]), float(counts["max"]), counts
 
@@ -371,14 +381,14 @@ def cosine_pairs(rows: Rows, inv_norms: Float64, i: Int64, j: Int64, threads: in
     j = np.ascontiguousarray(j, dtype=np.int64)
     out = np.full(len(i), np.nan)
     _core.cosine_pairs(
-        *_matrix(rows),
-        _address(inv_norms),
-        _address(i),
-        _address(j),
+        *matrix(rows),
+        address(inv_norms),
+        address(i),
+        address(j),
         len(i),
         threads,
         isa,
-        _address(out),
+        address(out),
     )
     return out
 
@@ -399,15 +409,15 @@ def second_moments(
     for any number of threads: see csrc/moments.h.
     """
     total, gram = np.full(rows.d, np.nan), np.full((rows.d, rows.d), np.nan)
-    ids, scale, shift = _moment_arrays(ids, scale, shift)
+    ids, scale, shift = moment_arrays(ids, scale, shift)
     _core.second_moments(
-        *_matrix(rows),
-        *_moment_addresses(rows, ids, scale, shift),
+        *matrix(rows),
+        *moment_addresses(rows, ids, scale, shift),
         threads,
         active_isa(),
         floats,
-        _address(total),
-        _address(gram),
+        address(total),
+        address(gram),
     )
     return total, gram
 
@@ -432,21 +442,21 @@ def row_forms(
     lines = np.ascontiguousarray(lines, dtype=np.float64)
     first, rest = np.full(count, np.nan), np.full(count, np.nan)
     linear, forms = np.full((count, len(lines)), np.nan), np.full((count, 2), np.nan)
-    ids, scale, shift = _moment_arrays(ids, scale, shift)
+    ids, scale, shift = moment_arrays(ids, scale, shift)
     arithmetic = _core.row_forms(
-        *_matrix(rows),
-        *_moment_addresses(rows, ids, scale, shift),
-        _address(vectors),
-        _address(weights),
+        *matrix(rows),
+        *moment_addresses(rows, ids, scale, shift),
+        address(vectors),
+        address(weights),
         len(vectors),
-        _address(lines),
+        address(lines),
         len(lines),
         threads,
         active_isa(),
-        _address(first),
-        _address(rest),
-        _address(linear),
-        _address(forms),
+        address(first),
+        address(rest),
+        address(linear),
+        address(forms),
     )
     return RowForms(first, rest, linear, forms, arithmetic)
 
@@ -469,31 +479,9 @@ def group_forms(
     forms = np.full((len(ends), len(matrices)), np.nan)
     ends = np.ascontiguousarray(ends, dtype=np.int64)
     matrices = np.ascontiguousarray(matrices, dtype=np.float64)
-    places, scale, shift = _moment_arrays(ids, scale, shift)
-    moments = _moment_addresses(rows, places, scale, shift)
-    groups = (_address(ends), len(ends), _address(matrices), len(matrices))
-    out = (_address(totals), _address(forms))
-    _core.group_forms(*_matrix(rows), *moments, *groups, threads, active_isa(), *out)
+    places, scale, shift = moment_arrays(ids, scale, shift)
+    moments = moment_addresses(rows, places, scale, shift)
+    groups = (address(ends), len(ends), address(matrices), len(matrices))
+    out = (address(totals), address(forms))
+    _core.group_forms(*matrix(rows), *moments, *groups, threads, active_isa(), *out)
     return totals, forms
-
-
-def _moment_arrays(
-    ids: Int64 | None, scale: Float64 | None, shift: Float64
-) -> tuple[Int64 | None, Float64 | None, Float64]:
-    """The arrays as the kernels read them; the caller keeps them alive."""
-    return (
-        None if ids is None else np.ascontiguousarray(ids, dtype=np.int64),
-        None if scale is None else np.ascontiguousarray(scale, dtype=np.float64),
-        np.ascontiguousarray(shift, dtype=np.float64),
-    )
-
-
-def _moment_addresses(
-    rows: Rows, ids: Int64 | None, scale: Float64 | None, shift: Float64
-) -> tuple[int, int, int, int]:
-    return (
-        0 if ids is None else _address(ids),
-        rows.n if ids is None else len(ids),
-        0 if scale is None else _address(scale),
-        _address(shift),
-    )

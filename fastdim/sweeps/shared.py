@@ -10,8 +10,7 @@ from __future__ import annotations
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ from fastdim.covariance import (
     decomposed_at_once,
     spectrum_of,
 )
+from fastdim.estimators.twonn import search_pairs
 from fastdim.layer import BINS, Job
 from fastdim.moments import Sums, near_mean, sums
 from fastdim.moments import inverse_norms as inverse_of
@@ -42,7 +42,6 @@ from fastdim.neighbors import (
     Neighbors,
     Prepared,
     find_distinct,
-    knn,
     prepare_rows,
     search,
 )
@@ -51,6 +50,7 @@ from fastdim.query_far import far_rows, first_in_proportion
 from fastdim.sweeps.by_document import ByDocument
 from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import Filter, Filtered, LayerRows
+from fastdim.sweeps.nearest import approximate, two_nearest
 
 Array = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -107,8 +107,22 @@ class SharedLayer:
     @cached_property
     def prepared(self) -> Prepared:
         """All rows, ready to be searched."""
-        queries = self.definition.queries
-        return prepare_rows(self.rows, NEIGHBORS, queries, "auto", self.threads, self.distinct)
+        return self.prepare(self.rows, NEIGHBORS, self.distinct, unit=False)
+
+    def prepare(self, rows: Rows, k: int, groups: Distinct, unit: bool) -> Prepared:
+        """Rows of the layer, or their directions, ready to be searched: the axes are known."""
+        queries, axes = self.definition.queries, partial(self._axes, unit)
+        return prepare_rows(rows, k, queries, "auto", self.threads, groups, axes)
+
+    def _axes(self, unit: bool) -> Array | None:
+        """Principal axes of rows that a filter keeps, or of their directions, if it has any."""
+        for mask, of in self.masks:
+            if of == unit and self.shares_spectrum(int(mask.sum())):
+                try:
+                    return self.decomposition(np.flatnonzero(mask), unit).axes
+                except (np.linalg.LinAlgError, MemoryError):
+                    break  # raised to the filter when it asks
+        return None
 
     def decomposition(self, kept: Int64, unit: bool) -> Decomposition:
         """Covariance of the rows `kept`, or of their directions, decomposed.
@@ -278,14 +292,14 @@ class SharedLayer:
         found = self._neighbors
         asked = found.queries
         mine = np.isin(asked, self._queries(present))
-        distances, indices = _two_nearest(found, np.flatnonzero(mine), present)
+        distances, indices = two_nearest(found, np.flatnonzero(mine), present)
         # Where fewer than two are left among those found, look at more.
         k = NEIGHBORS
         short = np.flatnonzero(indices[:, 1] < 0)
         while len(short):
             k *= 8
             more = self._search(asked[mine][short], k)
-            distances[short], indices[short] = _two_nearest(more, np.arange(len(short)), present)
+            distances[short], indices[short] = two_nearest(more, np.arange(len(short)), present)
             short = short[indices[short, 1] < 0]
         sampled = int(mine.sum()) < int(present.sum())
         return replace(
@@ -367,38 +381,6 @@ class SharedLayer:
         return add_pairs(found, self.rows, inverse, BINS, wanted, seed, self.threads, sample)
 
 
-def approximate(
-    rows: Rows, k: int, queries: Any, definition: Definition, threads: int
-) -> Neighbors:
-    """Neighbours among the distinct rows by FAISS, as the definition says, audited as by `knn`.
-
-    Raises BackendError below the least recall, or where the target is out of reach.
-    """
-    return knn(
-        rows,
-        k,
-        queries=queries,
-        duplicates="collapse",
-        backend=str(definition.backend),
-        index=definition.index,
-        target_recall=definition.target_recall,
-        threads=threads,
-        seed=definition.seed,
-    )
-
-
-def _two_nearest(
-    found: Neighbors, chosen: Int64, present: Mask
-) -> tuple[NDArray[np.floating[Any]], Int64]:
-    """Of the chosen queries the two nearest rows that are present; -1 where there are fewer."""
-    there = present[found.indices[chosen]]
-    two = np.argsort(~there, axis=1, kind="stable")[:, :2]
-    distances = np.take_along_axis(found.distances[chosen], two, axis=1)
-    indices = np.take_along_axis(found.indices[chosen], two, axis=1)
-    indices[there.sum(axis=1) < 2] = -1
-    return distances, indices
-
-
 class SharedJob(Job):
     """The metrics of one filter, taken from what its layer shares where that is possible."""
 
@@ -445,7 +427,12 @@ class SharedJob(Job):
     def _neighbors(self) -> Neighbors:
         if self._apart:
             definition = self.shared.definition
-            if definition.backend is None or len(self.distinct.first) < 3:
+            if len(self.distinct.first) < 3:
+                return super()._neighbors()
+            if definition.backend is None and self.filtered.normalize:
+                unit = self.shared.prepare(self.rows, 2, self.distinct, unit=True)
+                return search_pairs(unit, self.queries, self.distinct, self.threads, self.seed)
+            if definition.backend is None:
                 return super()._neighbors()
             return approximate(self.rows, 2, self.queries, definition, self.threads)
         return self.shared.neighbors(self.filtered.kept)
