@@ -104,7 +104,7 @@ READS_ROWS = ("tle 20", "tle 20 harmonic", "tle 20 median", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
 FIRST_SEED = 3_000_000
 NOTHING = (np.nan,) * 4
-PARTS = ("ideal", "tori", "curved", "subsets", "sampled")
+PARTS = ("ideal", "tori", "curved", "subsets", "sampled", "between")
 COLUMNS = 50
 DEEP = 128
 QUERIES = 500
@@ -132,6 +132,30 @@ SHAPES: dict[str, tuple[Callable[[int, int, np.random.Generator], Array], int]] 
     "helicoid 2": (helicoid, 2),
     "Gaussian 10": (gaussian, 10),
 }
+
+LAYER_PAIRS = ("noise 0.1", "noise 0.5", "half kept")
+BETWEEN: dict[str, Callable[[Matrix, Matrix], Any]] = {
+    "neighborhood_overlap": partial(fastdim.neighborhood_overlap, threads=1),
+    "information_imbalance": partial(fastdim.information_imbalance, threads=1),
+}
+
+
+def layer_pair(kind: str, n: int, d: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Rows x (n, 2 d) on a flat torus and y, the same rows in another layer."""
+    x = torus(n, d, rng)
+    if kind == "half kept":
+        kept = np.tile(np.arange(d) < (d + 1) // 2, 2)
+        return x, np.where(kept, x, torus(n, d, rng))
+    return x, x + float(kind.removeprefix("noise ")) * rng.standard_normal(x.shape)
+
+
+def between_set(seed: int, d: int, rows: int, first: int) -> list[Values]:
+    """Value, ends and error of the default overlap and imbalance of each kind of pair."""
+    found = []
+    for place, kind in enumerate(LAYER_PAIRS):
+        x, y = layer_pair(kind, rows, d, np.random.default_rng([first + seed, d, place]))
+        found += [measure(x, y) for measure in BETWEEN.values()]
+    return [(one.value, one.lower, one.upper, one.stderr) for one in found]
 
 
 def drawn_set(seed: int, shape: str, rows: int, costly: int, first: int) -> list[Values]:
@@ -329,14 +353,24 @@ def samples(options: argparse.Namespace) -> Iterator[tuple[str, str, int, list[s
             yield draw, f"block {layer}", len(found), cells(found, truth)
 
 
-def table_of(columns: Iterable[tuple[str, int, list[str]]], start: float) -> list[str]:
+def pairs(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]:
+    """Title, sets and cells of each column of the table of two layers."""
+    for d in (2, 5, 10):
+        task = partial(between_set, d=d, rows=options.rows, first=options.seed)
+        found = spread(task, options.sets, options.workers)
+        yield f"torus {d}", len(found), cells(found)
+
+
+def table_of(
+    columns: Iterable[tuple[str, int, list[str]]], start: float, names: Iterable[str] = ESTIMATORS
+) -> list[str]:
     """Lines of one table, told while it grows."""
-    table: dict[str, list[str]] = {name: [] for name in ESTIMATORS}
+    table: dict[str, list[str]] = {name: [] for name in names}
     titles = []
     for title, sets, column in columns:
         titles.append(f"{title} ({sets})")
         print(f"{titles[-1]}: {time.perf_counter() - start:.0f} s so far", flush=True)
-        for name, cell in zip(ESTIMATORS, column, strict=True):
+        for name, cell in zip(table, column, strict=True):
             table[name].append(cell)
             print(f"  {name:24s} {cell}", flush=True)
     told = [(name, line) for name, line in table.items() if any(line)]
@@ -374,7 +408,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.costly // FEWER} on layers and curved shapes. Seeds "
         f"from {options.seed:,} on, which served to choose no factor.",
     ]
-    if set(options.parts) - {"sampled"}:
+    if set(options.parts) - {"sampled", "between"}:
         lines += ["", *table_of(columns(options), start)]
     if "sampled" in options.parts:
         if options.only is None:
@@ -383,6 +417,10 @@ def main(arguments: list[str] | None = None) -> int:
         for draw, meaning in DRAWS.items():
             lines += ["", f"{QUERIES} queries of a layer, drawn {draw}: {meaning}.", ""]
             lines += table_of((column[1:] for column in found if column[0] == draw), start)
+    if "between" in options.parts:
+        names = [f"{name}, {kind}" for kind in LAYER_PAIRS for name in BETWEEN]
+        lines += ["", "Two layers, every row a query, with the defaults.", ""]
+        lines += table_of(pairs(options), start, names)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

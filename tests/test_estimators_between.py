@@ -30,7 +30,9 @@ def test_overlap_counts_common_neighbours() -> None:
     one, two = naive.knn(X, 9)[1], naive.knn(Y, 9)[1]
     shared = [len(set(a) & set(b)) / 9 for a, b in zip(one, two, strict=True)]
     assert found.value == pytest.approx(np.mean(shared), rel=1e-12)
-    assert found.stderr == pytest.approx(np.std(shared, ddof=1) / math.sqrt(150), rel=1e-9)
+    # Every row is in the neighbourhoods of others, which a few queries among many rows hardly see.
+    plain = np.std(shared, ddof=1) / math.sqrt(150)
+    assert 1.1 * plain < found.stderr < 1.8 * plain
     assert found.lower < found.value < found.upper
     near = knn(X, 12), knn(Y, 12)
     assert neighborhood_overlap(*near, 9) == found

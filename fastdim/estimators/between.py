@@ -22,6 +22,7 @@ from fastdim.estimate import (
     transformed_interval,
 )
 from fastdim.estimators.inputs import check_passed, rows_of
+from fastdim.estimators.shared_rows import FEW, Ranks, overlap_part, rank_part, shared_stderr
 from fastdim.neighbors import Neighbors, search
 
 Array = NDArray[np.float64]
@@ -44,12 +45,14 @@ def share_of(
     labels: NDArray[np.int64] | None,
     n_points: int,
     largest: float = 1.0,
+    stderr: float | None = None,
 ) -> Estimate:
     """Mean of values (m,) in 0..largest: normal interval on the logit scale, a point at the
-    ends."""
+    ends. stderr: of the mean, None for that of independent rows, or documents."""
     check_confidence(confidence)
     value = float(local.mean())
-    stderr = float(clustered_stderr(local - value, labels))
+    if stderr is None:
+        stderr = float(clustered_stderr(local - value, labels))
     p = min(max(value / largest, 0.0), 1.0)
     lower, upper = transformed_interval(
         p,
@@ -93,9 +96,8 @@ def neighborhood_overlap(
     are searched as they are: an equal row is a neighbour at distance 0, and of more than k of them
     the smaller row numbers are taken. k >= n is refused. queries: of both; a count is drawn in x.
     groups: (n,) documents. Assumes the same tokens in the same order. Bias: k / (n - 1) above 0 by
-    chance. Interval: rows, or documents, on the logit scale; where every row is a query it is
-    narrow, since neighbourhoods overlap (errors 0.6 to 0.8 of the true ones on flat tori): sample
-    queries. Cost: two searches.
+    chance. Interval: rows, or documents, on the logit scale, each with its part in the overlaps
+    of others (`shared_rows`). Cost: two searches.
     """
     k = whole_number("k", k, 1)
     first = _near(x, k, "neighborhood_overlap", queries, seed, threads)
@@ -103,13 +105,21 @@ def neighborhood_overlap(
     chosen = queries if queries is None or isinstance(x, Neighbors) else first.queries
     second = _near(y, k, "neighborhood_overlap", chosen, seed, threads)
     _same_queries(first, second)
-    a, b = np.sort(first.indices[:, :k], axis=1), np.sort(second.indices[:, :k], axis=1)
+    a, b = first.indices[:, :k], second.indices[:, :k]
+    in_b, in_a = _common(a, b, first.n_points), _common(b, a, first.n_points)
+    local = in_b.mean(axis=1)
+    part = overlap_part(a, b, in_b, in_a)
+    labels = as_groups(groups, first.n_points)
+    stderr = shared_stderr(local, first, part, labels)
+    method = f"overlap, k = {k}"
+    return share_of(local, method, confidence, None, first.n_points, stderr=stderr)
+
+
+def _common(a: NDArray[np.int64], b: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    """Which row numbers of a (m, k) stand in the same row of b."""
     # Row offsets keep the numbers of different queries apart.
-    offset = np.arange(len(a))[:, None] * np.int64(first.n_points)
-    shared = np.isin((a + offset).ravel(), (b + offset).ravel()).reshape(a.shape)
-    labels = _labels(groups, first)
-    local = shared.mean(axis=1)
-    return share_of(local, f"overlap, k = {k}", confidence, labels, first.n_points)
+    offset = np.arange(len(a))[:, None] * np.int64(n)
+    return np.isin((a + offset).ravel(), (b + offset).ravel()).reshape(a.shape)
 
 
 def information_imbalance(
@@ -131,21 +141,26 @@ def information_imbalance(
 
     x, y: rows (n, d) and (n, e), as they are; of equal distances in y the smaller row number ranks
     first. k >= n is refused. groups: (n,) documents. Assumes distances whose order means something
-    in both. Bias: none known; ties in x count in y as they fall. Interval: rows, or documents;
-    where every row is a query it is narrow (errors 0.8 of the true ones on a flat torus of 2
-    dimensions). Cost: a search in x with k neighbours, and O(m n e) in y on a float64 copy of it;
-    `queries=m` looks at m rows.
+    in both. Bias: none known; ties in x count in y as they fall. Interval: rows, or documents,
+    each with its part in the ranks of others (`shared_rows`). Cost: a search in x with k + 1
+    neighbours, and O(m n e) in y on a float64 copy of it; `queries=m` looks at m rows.
     """
     rows_x, rows_y = pair_of(x, y, "information_imbalance")
     k = whole_number("k", k, 1)
-    near = _near(rows_x, k, "information_imbalance", queries, seed, threads)
-    local = _ranks(rows_y, near).mean(axis=1) * (2.0 / rows_y.n)
-    labels = _labels(groups, near)
-    return share_of(local, f"imbalance, k = {k}", confidence, labels, rows_x.n, largest=2.0)
+    # One more, which stands in for a neighbour that is not there: the error counts on it.
+    wanted = k + 1 if k + 1 < rows_x.n else k
+    near = _near(rows_x, wanted, "information_imbalance", queries, seed, threads)
+    found = _ranks(rows_y, near, k)
+    local = found.ranks[:, :k].mean(axis=1)
+    labels = as_groups(groups, rows_x.n)
+    scale = 2.0 / rows_y.n
+    stderr = scale * shared_stderr(local, near, rank_part(near, found, k), labels)
+    method = f"imbalance, k = {k}"
+    return share_of(local * scale, method, confidence, None, rows_x.n, largest=2.0, stderr=stderr)
 
 
-def _ranks(rows: Rows, near: Neighbors) -> NDArray[np.int64]:
-    """Rank by distance in `rows`, from 1, of each neighbour (m, k) among all other rows.
+def _ranks(rows: Rows, near: Neighbors, k: int) -> Ranks:
+    """Ranks by distance in `rows`, from 1, of each neighbour (m, c) among all other rows.
 
     Products only tell which rows are nearer beyond doubt; where rounding leaves it open, sums of
     differences decide.
@@ -155,6 +170,8 @@ def _ranks(rows: Rows, near: Neighbors) -> NDArray[np.int64]:
     own = np.einsum("ij,ij->i", everything, everything)
     doubt = 4.0 * (rows.d + 8) * np.finfo(np.float64).eps
     ranks = np.empty(near.indices.shape, dtype=np.int64)
+    often = np.zeros(rows.n, dtype=np.int64)
+    place_of, row_of = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     step = max(1, (1 << 21) // rows.n)
     for start in range(0, len(near.queries), step):
         queries = near.queries[start : start + step]
@@ -170,8 +187,15 @@ def _ranks(rows: Rows, near: Neighbors) -> NDArray[np.int64]:
             tied = (exact == reach[row]) & (column < other[row])
             nearer[row, column] = (exact < reach[row]) | tied
             nearer[np.arange(len(queries)), queries] = False
-            ranks[start : start + step, place] = 1 + nearer.sum(axis=1)
-    return ranks
+            rank = 1 + nearer.sum(axis=1)
+            ranks[start : start + step, place] = rank
+            if place < k:
+                few = rank <= FEW
+                row, column = np.nonzero(nearer[few])
+                place_of.append(start + np.flatnonzero(few)[row])
+                row_of.append(column)
+                often += nearer[~few].sum(axis=0)
+    return Ranks(ranks, np.concatenate(place_of), np.concatenate(row_of), often)
 
 
 def _squares(points: Array, a: NDArray[np.int64], b: NDArray[np.int64]) -> Array:
@@ -248,8 +272,3 @@ def _same_queries(first: Neighbors, second: Neighbors) -> None:
             f"{len(first.queries)} queries of {first.n_points} rows against "
             f"{len(second.queries)} of {second.n_points}"
         )
-
-
-def _labels(groups: Any, near: Neighbors) -> NDArray[np.int64] | None:
-    labels = as_groups(groups, near.n_points)
-    return None if labels is None else np.unique(labels[near.queries], return_inverse=True)[1]
