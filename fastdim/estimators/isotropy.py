@@ -51,8 +51,8 @@ def isoscore_star(
     x: rows (n, d), centered. zeta: in [0, 1]. covariance: C0 (d, d), that of a larger sample; None
     for the identity, whose weight then depends on the scale of x. Assumes that C0 is near the
     truth. Bias: towards the isotropy of C0 by design. Duplicates count as rows; k plays no part.
-    Interval: jackknife over groups of rows, C0 fixed. Cost: as many eigenvalue problems as groups,
-    and one.
+    Interval: jackknife over groups of rows, C0 fixed. Cost: O(n d^2 + d^3) for all rows,
+    and again without each group.
     """
     rows = rows_of(x, "isoscore_star")
     zeta = real_number("zeta", zeta)
