@@ -29,6 +29,7 @@ from fastdim.estimators.leave_out import (
     split,
 )
 from fastdim.estimators.spectral import isotropy_of
+from fastdim.moments import VANISHED
 
 Array = NDArray[np.float64]
 
@@ -76,7 +77,7 @@ def isoscore_star(
         with one_blas_thread():
             values = np.linalg.eigvalsh(mixed).astype(np.float64, copy=False)
         if not values[-1] > 0.0:
-            raise InputError("the shrunk covariance is zero: all rows are equal")
+            raise InputError(f"the shrunk covariance is zero: all rows are equal{VANISHED}")
         return descending(values)
 
     parts = [less(part) for part in range(int(labels.max()) + 1)] if jackknife else []

@@ -22,6 +22,7 @@ from fastdim.arrays import Rows, as_rows, generator, one_of, real_number, whole_
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimators.leave_out import Statistic
+from fastdim.moments import VANISHED
 
 Array = NDArray[np.float64]
 
@@ -182,7 +183,9 @@ def random_matrix_rule(values: Array, seed: int) -> tuple[Rows, Statistic]:
     """
     spread = values.std(axis=0)
     if not (spread > 0).any():
-        raise InputError(f"all {len(values)} rows are equal: there is no variance to analyse")
+        raise InputError(
+            f"all {len(values)} rows are equal: there is no variance to analyse{VANISHED}"
+        )
     values = (values[:, spread > 0] - values[:, spread > 0].mean(axis=0)) / spread[spread > 0]
     n, d = values.shape
     mixed = generator(seed).permuted(values, axis=0)

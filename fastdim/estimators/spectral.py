@@ -21,6 +21,7 @@ from fastdim.estimators.leave_out import (
     from_rows,
     from_spectrum,
 )
+from fastdim.moments import VANISHED
 
 Array = NDArray[np.float64]
 
@@ -109,7 +110,7 @@ def inverse_norms(rows: Rows, name: str) -> Array:
     if not (norms > 0.0).all():
         raise InputError(
             f"{name} divides rows by their norms, and {int((norms == 0.0).sum())} rows are zero: "
-            "drop them"
+            f"drop them{VANISHED}"
         )
     return np.asarray(1.0 / norms)
 
