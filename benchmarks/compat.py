@@ -44,6 +44,7 @@ CLOCKS: dict[str, Callable[[], float]] = {
 COMPILED_ROWS = 5000  # UMAP takes another way below 4,096
 CHECKED_ROWS = 200
 NEW_ROWS = 5000
+JUDGED_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def cases(threads: int) -> list[Case]:
     import skdim.id as ids
     import umap
     from dadapy import Data
-    from sklearn import neighbors
+    from sklearn import manifold, neighbors
 
     from fastdim.sklearn import KNeighborsTransformer
 
@@ -91,6 +92,11 @@ def cases(threads: int) -> list[Case]:
     def graph(x: Matrix, **options: Any) -> Any:
         made = umap.UMAP(n_neighbors=15, transform_mode="graph", n_jobs=threads, **options)
         return made.fit(x).graph_
+
+    def embedded(x: Matrix, given: Any, **options: Any) -> float:
+        """How far the places of the first rows keep neighbours; on one thread, as seeds demand."""
+        placed = umap.UMAP(random_state=0, n_jobs=1, **options).fit_transform(given)
+        return float(manifold.trustworthiness(x[:JUDGED_ROWS], placed[:JUDGED_ROWS]))
 
     def new_rows(x: Matrix, step: Any) -> Any:
         size = min(NEW_ROWS, len(x) // 4)
@@ -158,6 +164,20 @@ def cases(threads: int) -> list[Case]:
             lambda x: graph(x, precomputed_knn=compat.to_umap(near(x, 14))),
             missed,
             0.1,
+        ),
+        Case(
+            "UMAP, whole embedding (apart: trustworthiness)",
+            lambda x: embedded(x, x, n_neighbors=15),
+            lambda x: embedded(
+                x,
+                KNeighborsTransformer(n_neighbors=14, symmetric=True, n_jobs=threads).fit_transform(
+                    x
+                ),
+                n_neighbors=15,
+                metric="precomputed",
+            ),
+            relative,
+            0.05,
         ),
     ]
 

@@ -60,11 +60,6 @@ void scan_rows(const Prepared& p, const Side& x, std::int64_t row, const Side& y
                std::int64_t column, std::int64_t columns, const float* bound_x,
                const float* bound_y, ScanLists& lists, HeadFirst* first = nullptr);
 
-// A distance up to which pairs matter, with what a subnormal one may have lost.
-static inline double widened(double limit) {
-  return limit + std::numeric_limits<double>::denorm_min();
-}
-
 // sigma T of prepare.h for a widened distance.
 float reach_of(const Prepared& p, double limit);
 

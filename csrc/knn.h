@@ -13,7 +13,8 @@
 // scan (search.h) is what remains for small ones: rows are shifted by the mean, scaled by a power
 // of two (so that nothing overflows) and rounded to float32: c_x, with e_x >= |exact - c_x| summed
 // in float64. With D = the exact scaled distance, T = the scaled distance of the k-th neighbour so
-// far:
+// far, plus 2^-1074 before it is scaled: a subnormal distance is rounded to a multiple of that, so
+// that a pair up to half of it beyond the k-th may tie with it:
 //     D <= T  implies  |c_x - c_y| <= T + e_x + e_y                            (triangle
 //     inequality) (T + e_x + e_y)^2 <= (1 + t) (T + e_x)^2 + (1 + 1/t) e_y^2               (any t >
 //     0; t = 2^-10) |c_x - c_y|^2 >= (1 - g) (|c_x|^2 + |c_y|^2) - 2 p - 2 w

@@ -2,11 +2,18 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "rows.h"
 
 namespace fastdim {
+
+// A distance up to which pairs matter, with what a subnormal one may have lost: it is rounded to a
+// multiple of 2^-1074, so that pairs up to half of that beyond it may tie with it.
+static inline double widened(double limit) {
+  return limit + std::numeric_limits<double>::denorm_min();
+}
 
 class Refiner {
  public:

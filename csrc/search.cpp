@@ -120,7 +120,8 @@ References prepare(const SearchParams& p) {
 float row_bound(const References& refs, std::size_t at, double threshold) {
   constexpr float lowest = std::numeric_limits<float>::lowest();
   if (std::isinf(threshold)) return lowest;
-  const double reach = threshold * refs.scale * refs.transform.post * refs.slack + refs.error[at];
+  const double limit = widened(threshold) * refs.scale;
+  const double reach = limit * refs.transform.post * refs.slack + refs.error[at];
   const double bound =
       0.5 * ((1.0 - refs.g) * refs.norm2[at] - (1.0 + kSplit) * reach * reach * refs.slack) -
       refs.w;
@@ -148,7 +149,7 @@ void refine_hits(const SearchParams& p, const References& refs, std::int64_t que
     hits.pop_back();
     if (j == self) continue;
     const double before = list.threshold();
-    const double distance = scratch.refiner.distance(row, p.ids[j], before);
+    const double distance = scratch.refiner.distance(row, p.ids[j], widened(before));
     ++scratch.refined;
     list.offer(distance, j);
     if (list.threshold() < before) *bound = row_bound(refs, bound_of(p, query), list.threshold());

@@ -28,7 +28,7 @@ from fastdim.estimate import (
     group_sums,
     transformed_interval,
 )
-from fastdim.moments import Sums, near_mean, random_rows, sums
+from fastdim.moments import VANISHED, Sums, near_mean, random_rows, sums
 
 Array = NDArray[np.float64]
 
@@ -357,7 +357,7 @@ def _gram_for_the_first(rows: Rows, threads: int) -> Array:
 
 def _check_variance(eigenvalues: Array, count: int) -> None:
     if not eigenvalues[0] > 0.0:
-        raise InputError(f"all {count} rows are equal: there is no variance to analyse")
+        raise InputError(f"all {count} rows are equal: there is no variance to analyse{VANISHED}")
 
 
 def _descending(ascending: Array) -> Array:

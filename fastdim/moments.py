@@ -21,6 +21,9 @@ Int64 = NDArray[np.int64]
 
 SHIFT_ROWS = 1024
 
+# Behind "are equal" and "are zero": what else leaves no variance.
+VANISHED = "; if they are not, their squares vanish in float64: multiply the rows by a constant"
+
 # Up to so many multiplications (rows x columns^2) the forms of rows are computed in float64 by
 # numpy; beyond, by a kernel whose products are float32 or int16.
 DIRECT_WORK = 1 << 28

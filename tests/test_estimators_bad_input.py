@@ -216,12 +216,80 @@ def test_knn_graph_of_one_size() -> None:
         fastdim.knn_graph(ROWS, N - 1)
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.3, 1e3, 1e6])
 @pytest.mark.parametrize("method", METHODS)
-def test_ratios_that_are_1_but_for_rounding(method: str) -> None:
-    """An equally spaced line in float64: nothing is known, and no arithmetic overflows."""
-    found = fastdim.twonn(np.outer(np.linspace(0.0, 1.0, N), np.ones(D)), method=method)
-    assert found.lower <= found.value <= found.upper
-    assert math.isfinite(found.upper)
+def test_ratios_that_are_1_but_for_rounding(method: str, offset: float) -> None:
+    """An equally spaced line in float64, refused as the exact one is."""
+    line = np.outer(np.arange(500) / 7.0 + offset, np.ones(2))
+    for given in (line, knn(line, 2)):
+        with pytest.raises(InputError, match="which is rounding, as on an equally spaced line"):
+            fastdim.twonn(given, method=method)
+    with pytest.raises(InputError, match="which is rounding"):
+        fastdim.block_analysis(line, 1, method=method)
+
+
+def test_equal_distances_on_a_lattice_are_no_rounding() -> None:
+    """Most second neighbours are as far as the first, and the others tell the dimension."""
+    rows = np.random.default_rng(0).integers(0, 40, (800, 2)).astype(np.float64)
+    near = knn(rows, 2, duplicates="collapse")
+    assert (near.distances[:, 0] == near.distances[:, 1]).mean() > 0.4
+    assert math.isfinite(fastdim.twonn(near).value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "neighborhood_overlap", "information_imbalance", "linear_cka", "linearity_score",
+        "angular_distance", "block_influence",
+    ],
+)  # fmt: skip
+def test_two_arguments_are_told_apart(name: str) -> None:
+    arguments = (8,) if name in TAKES_K else ()
+    call = getattr(fastdim, name)
+    with pytest.raises(InputError, match=r"^x holds 4 NaN"):
+        call(NAN, ROWS, *arguments)
+    with pytest.raises(InputError, match=r"^y holds 4 NaN"):
+        call(ROWS, NAN, *arguments)
+    with pytest.raises(InputError, match=r"^y needs at least 2 columns"):
+        call(ROWS, ROWS[:, :1], *arguments)
+
+
+# torchid clamps distances to 1.2e-38.
+OF_NEIGHBORS = [
+    *TAKES_K, "twonn", *(
+        name for name in VARIANTS
+        if name.split(",")[0] in ("gride", "local_dimension", "mind_ml", "ess", "twonn")
+        and name != "twonn, torchid"
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("exponent", [-1000, -664, 490])
+@pytest.mark.parametrize("name", OF_NEIGHBORS)
+def test_the_unit_of_length_changes_nothing(name: str, exponent: int) -> None:
+    """Squares of 2^-664 (1e-200) vanish in float64, and fourth powers of 2^490 overflow."""
+    found, expected = (ALL[name](np.ldexp(ROWS, power)) for power in (exponent, 0))
+    for part in ("value", "stderr", "values"):
+        if hasattr(expected, part):
+            # Logarithms of distances are rounded.
+            np.testing.assert_allclose(getattr(found, part), getattr(expected, part), rtol=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-100, 100])
+@pytest.mark.parametrize("name", ["tle", "ess", "danco"])
+def test_the_unit_of_length_in_float32(name: str, exponent: int) -> None:
+    rows = ROWS.astype(np.float32)
+    found = ALL[name](np.ldexp(rows, exponent))
+    assert (found.value, found.stderr) == (ALL[name](rows).value, ALL[name](rows).stderr)
+
+
+@pytest.mark.parametrize("name", sorted(set(WITHOUT_K) - {"twonn", "block_analysis"}))
+def test_rows_whose_squares_vanish(name: str) -> None:
+    """A value that does not depend on the unit, or one error that tells the remedy."""
+    if name in ("corrint", "partition_isotropy"):  # the latter depends on the unit by definition
+        return
+    with pytest.raises(InputError, match=r"multiply .*by a constant|divide the rows by"):
+        WITHOUT_K[name](np.ldexp(ROWS, -664))
 
 
 @pytest.mark.parametrize("name", ["twonn", "block_analysis"])
@@ -287,6 +355,24 @@ def test_neighbors_that_hold_nan(name: str) -> None:
     damaged.distances[3, 1] = np.nan
     with pytest.raises(InputError, match="NaN"):
         EVERY[name](damaged)
+
+
+def damaged(kind: str) -> fastdim.Neighbors:
+    near = knn(ROWS, 40, duplicates="collapse")
+    if kind == "below zero":
+        near.distances[3, 0] *= -1.0
+    else:
+        near.distances[3, [4, 5]] = near.distances[3, [5, 4]]
+    return near
+
+
+@pytest.mark.parametrize("kind", ["below zero", "ascend"])
+@pytest.mark.parametrize("name", [*TAKES_NEIGHBORS, *BESIDE_ROWS, "neighborhood_overlap"])
+def test_neighbors_whose_distances_are_none(name: str, kind: str) -> None:
+    near = damaged(kind)
+    beside = BESIDE_ROWS.get(name, lambda x, near: EVERY[name](near))
+    with pytest.raises(InputError, match=kind):
+        beside(ROWS, near)
 
 
 @pytest.mark.parametrize(

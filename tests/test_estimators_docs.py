@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 import fastdim
 import fastdim.sklearn as faces
 import fastdim.torch as functions
+from fastdim.estimators import lpca_noise as noise
+from fastdim.estimators.lpca import RULES
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "estimators.md").read_text("utf-8")
 
@@ -34,9 +37,10 @@ def test_every_estimator_has_its_line() -> None:
 
 MUST = {
     "source": r"(18|19|20)\d\d|arXiv \d",
-    "assumptions": r"Assum",
+    # In its own words: "as in" another function leaves the reader without.
+    "assumptions": r"Assumes",
     "bias": r"[Bb]ias",
-    "cost": r"Cost",
+    "cost": r"Cost: [^.]*(O\(|search)",
     "formula": r"[\w)\]'] ?[/=^|*-] ?[\w(\[|]|log|sum",
     "interval": r"[Ii]nterval",
     "duplicates": r"[Dd]uplicates|distinct rows?|as they are",
@@ -49,6 +53,29 @@ def test_every_docstring_says_what_it_must(part: str) -> None:
     for name in sorted(estimators()):
         text = " ".join((inspect.getdoc(getattr(fastdim, name)) or "").split())
         assert re.search(MUST[part], text), name
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_of_lpca_has_its_source(rule: str) -> None:
+    """Between its name and that of the next."""
+    text = " ".join((inspect.getdoc(fastdim.lpca) or "").split())
+    assert text.count(f'"{rule}": ') == 1
+    own = text.split(f'"{rule}": ')[1]
+    ends = [own.find(f'"{other}": ') for other in RULES if f'"{other}": ' in own]
+    assert re.search(r"\b(19|20)\d\d\b|arXiv \d", own[: min(ends, default=250)])
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        noise.marchenko_pastur, noise.gavish_donoho, noise.kritchman_nadler, noise.minka,
+        noise.denoised, noise.parallel_rule, noise.random_matrix_rule,
+    ],
+)  # fmt: skip
+def test_every_edge_has_formula_and_source(compute: Callable[..., object]) -> None:
+    text = " ".join((inspect.getdoc(compute) or "").split())
+    assert re.search(r"<=|>|= ", text)
+    assert re.search(r"\b(19|20)\d\d\b", text)
 
 
 FACES = [

@@ -231,6 +231,19 @@ def test_subnormal_rows(isa: str, dtype: str, unit: float) -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", ["tiled", "full", "pruned", "rows"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_ties_of_the_smallest_distances(isa: str, strategy: str, k: int) -> None:
+    """Rounded to a multiple of 2^-1074 distances tie that do not in exact arithmetic."""
+    whole = np.unique(np.random.default_rng(2).integers(0, 40, (500, 3)), axis=0)
+    rows = in_dtype(whole * 2.0**-1074, "float64")
+    expected = naive.knn(rows, k)
+    assert (np.diff(expected[0]) == 0.0).any() or k == 1
+    distances, indices, _ = cpu.knn(rows, None, k, 2, strategy=strategy)
+    np.testing.assert_array_equal(distances, expected[0])
+    np.testing.assert_array_equal(indices, expected[1])
+
+
 def test_float32_near_its_largest_value(isa: str) -> None:
     x = gaussian(90, 11)
     x *= 3e38 / np.abs(x).max()

@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 
 def pair_of(x: Any, y: Any, name: str) -> tuple[Rows, Rows]:
     """Both rows, or one clear error where they do not stand for the same tokens."""
-    first, second = rows_of(x, name), rows_of(y, name)
+    first, second = rows_of(x, name), rows_of(y, name, "y")
     if first.n != second.n:
         raise InputError(
             f"{name} compares row i of x with row i of y: x has {first.n} rows, y {second.n}"
@@ -103,7 +103,7 @@ def neighborhood_overlap(
     first = _near(x, k, "neighborhood_overlap", queries, seed, threads)
     # A count draws far rows in proportion, and those of y are others: x's queries serve both.
     chosen = queries if queries is None or isinstance(x, Neighbors) else first.queries
-    second = _near(y, k, "neighborhood_overlap", chosen, seed, threads)
+    second = _near(y, k, "neighborhood_overlap", chosen, seed, threads, "y")
     _same_queries(first, second)
     a, b = first.indices[:, :k], second.indices[:, :k]
     in_b, in_a = _common(a, b, first.n_points), _common(b, a, first.n_points)
@@ -167,6 +167,8 @@ def _ranks(rows: Rows, near: Neighbors, k: int) -> Ranks:
     """
     everything = rows.float64(0, rows.n)
     everything -= everything.mean(axis=0)
+    # No square under- or overflows, and no bit of a rank depends on the unit of length.
+    everything = np.ldexp(everything, -int(np.frexp(np.abs(everything).max())[1]))
     own = np.einsum("ij,ij->i", everything, everything)
     doubt = 4.0 * (rows.d + 8) * np.finfo(np.float64).eps
     ranks = np.empty(near.indices.shape, dtype=np.int64)
@@ -251,18 +253,31 @@ def _cosines(first: Rows, second: Rows, name: str) -> Array:
         a, b = first.float64(start, stop), second.float64(start, stop)
         lengths = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
         if not (lengths > 0.0).all():
+            row = int((lengths == 0.0).argmax())
+            if a[row].any() and b[row].any():
+                raise InputError(
+                    f"row {start + row} is not zero, yet its squares vanish in float64: multiply "
+                    "the rows of x and of y by a constant"
+                )
             raise InputError(
-                f"row {start + int((lengths == 0.0).argmax())} is zero in x or y and has no "
-                "direction: drop it from both"
+                f"row {start + row} is zero in x or y and has no direction: drop it from both"
             )
         found[start:stop] = np.einsum("ij,ij->i", a, b) / lengths
     return np.clip(found, -1.0, 1.0)
 
 
-def _near(x: Any, k: int, name: str, queries: Any, seed: int, threads: int | None) -> Neighbors:
+def _near(
+    x: Any,
+    k: int,
+    name: str,
+    queries: Any,
+    seed: int,
+    threads: int | None,
+    argument: str = "x",
+) -> Neighbors:
     if isinstance(x, Neighbors):
         return check_passed(x, k, name, queries)
-    return search(rows_of(x, name), k, queries, None, cpu.resolve_threads(threads), seed)
+    return search(rows_of(x, name, argument), k, queries, None, cpu.resolve_threads(threads), seed)
 
 
 def _same_queries(first: Neighbors, second: Neighbors) -> None:

@@ -80,10 +80,14 @@ def block_analysis(
     neighbour estimators at high dimension.
 
     blocks: numbers of blocks; None for 1, 2, 4, ... while a block keeps 16 rows. discard_fraction,
-    method, compat: as in `twonn`. Bias of each block as `twonn` of n / b rows. Assumptions,
-    duplicates and refusals as `twonn`; a block of fewer than 3 rows is refused. No interval, but
-    the errors of blocks that share no row. Cost: b searches among n/b rows, together less than one
-    among n.
+    method, compat: as in `twonn`; k is 2.
+
+    Assumes independent rows, and in each block a density that is constant up to the second
+    neighbour. Formula and bias of each block as `twonn` of n / b rows: mu = r2/r1, F = 1 - mu^-d;
+    low at high dimension, the more the smaller the block. Duplicates count once; a block of fewer
+    than 3 rows is refused, and what `twonn` refuses. No interval, but the errors of blocks that
+    share no row: standard deviation over sqrt(b), nan for one. Cost: one search with 2 neighbours
+    for each block, b of n/b rows, together less than one among n.
     """
     rows = as_rows(x, min_rows=2, min_columns=2)
     workers = cpu.resolve_threads(threads)

@@ -15,6 +15,7 @@ from fastdim.covariance import decompose
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, clustered_stderr
 from fastdim.estimators.inputs import Sample, distinct_of, estimate_of, rows_of
+from fastdim.moments import VANISHED
 
 Array = NDArray[np.float64]
 
@@ -101,7 +102,7 @@ def _on_sphere(rows: Rows, condition: float, threads: int) -> Array:
     found = decompose(rows, threads)
     kept = int((found.eigenvalues * condition > found.eigenvalues[0]).sum())
     if not found.eigenvalues[0] > 0.0:
-        raise InputError(f"all {rows.n} rows are equal: there is no variance to analyse")
+        raise InputError(f"all {rows.n} rows are equal: there is no variance to analyse{VANISHED}")
     if found.by_rows:
         scores = np.ascontiguousarray(found.axes[:, :kept])
     else:

@@ -133,8 +133,10 @@ def ph_dimension(
     10 from half to all of the rows, at most 2,000. draws: subsets a size. alpha: below the
     dimension.
 
-    Assumptions, bias and interval as `knn_graph`; beyond 2,000 rows the error falls with them no
-    further than the draws allow. Cost: sizes x draws x p^2 d.
+    Assumes rows independent of each other, on a set of one dimension above alpha. Bias: low at high
+    dimension, where the slope is near 1 and small errors of it are large; borders and noise add.
+    Interval: disjoint blocks as `knn_graph`; beyond 2,000 rows the error falls with them no further
+    than the draws allow. Cost: O(p^2 d) for each draw of each size p; the blocks come on top.
     """
     rows, first, count = _distinct(x, "ph_dimension", threads)
     largest, alpha = min(count, LARGEST), _power("alpha", alpha)

@@ -114,8 +114,9 @@ def gride_scales(
 
     largest: the last n1, a power of two. None: up to 1,024 while 2 n1 neighbours exist. A given
     scale that needs more neighbours than there are is refused. One search serves all scales (Denti
-    et al., Sci. Rep. 12:20005, 2022). Rows are reduced to distinct rows. Assumptions, Bias and
-    interval of each scale as `gride`. Cost: the search and a solution a scale.
+    et al., Sci. Rep. 12:20005, 2022). Rows are reduced to distinct rows. Assumes at each scale a
+    density that is constant up to the n2-th neighbour. Bias and interval of each scale as `gride`.
+    Cost: one search with 2 largest neighbours, then O(m) a step of Newton and scale.
     """
     _check_interval(interval)
     if largest is not None and whole_number("largest", largest, 1) & (int(largest) - 1):

@@ -32,11 +32,16 @@ AVERAGES = ("harmonic", "mean", "median")
 Factor = Callable[[float], float] | float
 
 
-def rows_of(x: Any, name: str) -> Rows:
-    """Rows (n, d) with at least 2 columns, or one clear error where `Neighbors` cannot serve."""
+def rows_of(x: Any, name: str, argument: str = "x") -> Rows:
+    """Rows (n, d) with at least 2 columns, or one clear error where `Neighbors` cannot serve.
+
+    argument: what the estimator `name` calls them.
+    """
     if isinstance(x, Neighbors):
-        raise InputError(f"{name} reads the rows, and distances alone are not enough: pass x")
-    return as_rows(x, min_rows=2, min_columns=2)
+        raise InputError(
+            f"{name} reads the rows, and distances alone are not enough: pass {argument}"
+        )
+    return as_rows(x, name=argument, min_rows=2, min_columns=2)
 
 
 def rows_and_neighbors(
@@ -89,7 +94,6 @@ def neighbors_of(
         advice = "pass more rows or a smaller k"
         groups = distinct_of(rows, k + 1, f"{name} with k = {k}", workers, advice)
         found = search(rows, k, queries, groups, workers, seed)
-    check_distances(found)
     once: NDArray[np.int64] | slice = slice(None)  # copies nothing
     if not (found.queries[1:] > found.queries[:-1]).all():
         once = np.unique(found.queries, return_index=True)[1]
@@ -121,7 +125,8 @@ def neighbors_on_device(
 
 
 def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors:
-    """Neighbours that were computed before, with at least k columns; InputError otherwise.
+    """Neighbours that were computed before, with at least k columns; InputError otherwise, and
+    where their distances are none, or do not ascend.
 
     Those of a GPU are fetched to host memory.
     """
@@ -137,7 +142,9 @@ def check_passed(found: Neighbors, k: int, name: str, queries: Any) -> Neighbors
             f"{name} needs {k} neighbours a point, the Neighbors passed have {found.k}: compute "
             f"them with k >= {k}"
         )
-    return found.numpy()
+    fetched = found.numpy()
+    _check_distances(fetched.distances)
+    return fetched
 
 
 def distinct_of(
@@ -154,13 +161,26 @@ def distinct_of(
     return groups
 
 
-def check_distances(found: Neighbors) -> None:
-    """Raise InputError where distances are NaN or infinite, as no search returns them."""
-    bad = int((~np.isfinite(found.distances)).sum())
+def _check_distances(distances: NDArray[Any]) -> None:
+    """Raise InputError on what no search returns, O(m k)."""
+    bad = int((~np.isfinite(distances)).sum())
     if bad:
         raise InputError(
             f"the Neighbors passed hold {bad} distances that are NaN or infinite: compute them "
             "with knn()"
+        )
+    negative = int((distances < 0.0).sum())
+    if negative:
+        raise InputError(
+            f"the Neighbors passed hold {negative} distances below zero: compute them with knn(), "
+            "or pass distances, not similarities"
+        )
+    falling = (distances[:, 1:] < distances[:, :-1]).any(axis=1)
+    if falling.any():
+        raise InputError(
+            f"the distances of {int(falling.sum())} points in the Neighbors passed do not ascend, "
+            f"first those of number {int(falling.argmax())}: compute them with knn(), or sort each "
+            "row with its indices (fastdim.compat.from_arrays checks it)"
         )
 
 

@@ -26,7 +26,7 @@ from fastdim.estimate import (
     normal_quantile,
     transformed_interval,
 )
-from fastdim.moments import near_mean, sums
+from fastdim.moments import VANISHED, near_mean, sums
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, int], float]
@@ -111,7 +111,9 @@ def from_rows(
 
     whole, count = less(None)
     if not whole[0] > 0.0:
-        raise InputError(f"all {rows.n} rows are equal or zero: there is no variance to analyse")
+        raise InputError(
+            f"all {rows.n} rows are equal or zero: there is no variance to analyse{VANISHED}"
+        )
     left = [less(part) for part in range(int(labels.max()) + 1)] if parts else []
     if not all(part[0] > 0.0 for part, _ in left):
         raise InputError(

@@ -15,7 +15,7 @@ from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators.between import pair_of
 from fastdim.estimators.leave_out import GROUPS, jackknife_stderr, split
-from fastdim.moments import near_mean
+from fastdim.moments import VANISHED, near_mean
 
 Array = NDArray[np.float64]
 Moments = tuple[int, Array, Array]
@@ -126,7 +126,9 @@ def _jackknifed(
     def of(count: int, total: Array, outer: Array) -> float:
         scatter = outer - np.outer(total, total / count)
         if not (np.trace(scatter[:d, :d]) > 0.0 and np.trace(scatter[d:, d:]) > 0.0):
-            raise InputError(f"all {n} rows of x or of y are equal: there is nothing to compare")
+            raise InputError(
+                f"all {n} rows of x or of y are equal: there is nothing to compare{VANISHED}"
+            )
         return statistic(scatter[:d, :d], scatter[:d, d:], scatter[d:, d:])
 
     whole = moments(None)

@@ -78,8 +78,9 @@ def mom(
     arithmetic mean adds to it: on uniform rows 11 % high at k = 20, 2 % at k = 100.
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
-    k >= number of distinct rows is refused. Assumptions and further bias as `levina_bickel`.
-    Interval: influence of the query rows. Cost: one search, then O(m k).
+    k >= number of distinct rows is refused. Assumes a density that is constant up to the k-th
+    neighbour. Further bias as `levina_bickel`. Interval: influence of the query rows. Cost: one
+    search, then O(m k).
     """
     k = whole_number("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mom", queries=queries, seed=seed, threads=threads)
@@ -104,10 +105,10 @@ def mada(
 
     Rows are reduced to distinct rows; Neighbors need at least k columns and no zero distance;
     k >= number of distinct rows is refused, and so is a row with r_k = r_h under "mean". Bias, on
-    uniform rows at k = 20: "mean" 8 % high, "harmonic" 3.5 % low. Assumptions and further bias as
-    `levina_bickel`. Interval: influence of the query rows; with every row of hidden states a query,
-    95 % held their target in 0.77 to 0.96 of subsets: sample queries there. Cost: one search, then
-    O(m).
+    uniform rows at k = 20: "mean" 8 % high, "harmonic" 3.5 % low. Assumes a density that is
+    constant up to the k-th neighbour. Further bias as `levina_bickel`. Interval: influence of the
+    query rows; with every row of hidden states a query, 95 % held their target in 0.77 to 0.96 of
+    subsets: sample queries there. Cost: one search, then O(m).
     """
     k = whole_number("k", k, 2)
     found = neighbors_of(x_or_neighbors, k, "mada", queries=queries, seed=seed, threads=threads)
@@ -156,11 +157,18 @@ def local_dimension(
         "harmonic": 1 / the mean of 1/d, unbiased for "mle". It needs every distinct row as a query.
     neighbors: of the same x, where they were computed before.
 
-    Sources, assumptions and bias: Levina & Bickel 2004 and the functions of those names. Assumes
-    k neighbours in one flat piece of uniform density. Bias of "mle": 1/d, not d, is unbiased. A
-    local value rests on k distances: no interval; its relative error is about 1/sqrt(k - 1), and
-    neighbours' values are not independent. Rows are reduced to distinct rows, zero distances and
-    k >= their number are refused. Cost: one search, then that of the function.
+    "mle": 1/d = sum_{j<k} log(r_k / r_j) / (k - 1) (Levina & Bickel, NIPS 2004). "mom":
+    m / (r_k - m), m the mean of the k distances (Amsaleg et al., DMKD 32:1768, 2018). "mada":
+    log(k / h) / log(r_k / r_h), h = k // 2 (Farahmand et al., ICML 2007). "tle": Amsaleg et al.,
+    SDM 2019, "ess": Johnsson et al., IEEE TPAMI 37:196, 2015, formulas in `tle` and `ess` ("a").
+
+    Assumes k neighbours in one flat piece of uniform density ("ess": of uniform directions). Bias
+    of "mle": 1/d, not d, is unbiased, d is a share 1/(k - 2) high; at k = 20 "mom" is 11 %, "mada"
+    8 % high; all are low at high dimension, "ess" at small k. A local value rests on k distances:
+    no interval; its relative error is about 1/sqrt(k - 1), and neighbours' values are not
+    independent.
+    Rows are reduced to distinct rows, zero distances and k >= their number are refused. Cost: one
+    search, then O(m k), "tle" and "ess" O(m k^2 d).
     """
     k = whole_number("k", k, 2)
     one_of("method", method, METHODS)

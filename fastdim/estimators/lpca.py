@@ -53,16 +53,24 @@ def lpca(
     "FO": l_j > alpha l_1, alpha = 0.05 (Fukunaga & Olsen, IEEE Trans. Comput. C-20:176, 1971).
     "Fan": noise is the mean of l beyond 95 % of the variance and is taken off; the first j with a
     gap l_j/l_{j+1} above alpha = 10, or with 80 % of the variance (Fan et al., arXiv 1002.2050).
-    "maxgap": the largest l_j/l_{j+1}. "ratio": components below a share alpha = 0.05 of the
-    variance, and one (as scikit-dimension has it). "participation_ratio". "Kaiser": l_j above the
-    mean. "broken_stick": leading shares above those of a stick broken at random.
-    Rank of a signal in white noise: "MP": l above the Marchenko-Pastur edge. "GD": the optimal hard
-    threshold (Gavish & Donoho, IEEE Trans. Inf. Theory 60:5040, 2014). "KN": sequential
-    Tracy-Widom test at level alpha = 0.05 (Kritchman & Nadler, 2008). "Minka": maximum of the
-    Laplace evidence (Minka, NIPS 2000). "denoised": fewest components that leave no more than the
-    noise's variance. Of rows alone: "parallel": l above the quantile of permuted columns
-    (null="permute") or flipped signs ("signflip") (Horn, Psychometrika 30:179, 1965). "scRMT":
-    standardized columns above a fitted noise edge (Aparicio et al., Patterns 1:100035, 2020).
+    "maxgap": the j of the largest l_j/l_{j+1} (Johnsson, thesis, Lund 2016: R's
+    intrinsicDimension). "ratio": components whose cumulated share of the variance is below
+    alpha = 0.05, and one (Jolliffe, Principal Component Analysis, 2002, 6.1.1; alpha as
+    scikit-dimension has it). "participation_ratio": (sum l)^2 / sum l^2 (Gao & Ganguli, Curr. Opin.
+    Neurobiol. 32:148, 2015). "Kaiser": l_j above the mean (Kaiser, Educ. Psychol. Meas. 20:141,
+    1960). "broken_stick": leading l_j / sum l above 1/d sum_{i=j..d} 1/i, the parts of a stick
+    broken at random (Jackson, Ecology 74:2204, 1993).
+
+    Rank of a signal in white noise, edges in full in `fastdim.estimators.lpca_noise`: "MP":
+    l above the edge of noise (Marchenko & Pastur, Math. USSR Sb. 1:457, 1967). "GD": the optimal
+    hard threshold (Gavish & Donoho, IEEE Trans. Inf. Theory 60:5040, 2014). "KN": sequential
+    Tracy-Widom test at level alpha = 0.05 (Kritchman & Nadler, Chemom. Intell. Lab. Syst. 94:19,
+    2008). "Minka": maximum of the Laplace evidence (Minka, NIPS 2000). "denoised": fewest
+    components that leave no more than the noise's variance (Lun et al., F1000Research 5:2122,
+    2016). Of rows alone: "parallel": l above the quantile of permuted columns (null="permute";
+    Horn, Psychometrika 30:179, 1965) or flipped signs ("signflip"; Hong et al., arXiv 2012.02985).
+    "scRMT": standardized columns above a fitted noise edge (Aparicio et al., Patterns 1:100035,
+    2020).
 
     x_or_spectrum: rows (n, d), whole or one neighbourhood, or their `Spectrum`. noise_variance: of
     MP, GD, KN, denoised; None estimates it. center=False: second moments in place of the
@@ -72,7 +80,8 @@ def lpca(
     needs more components than it has dimensions; the rules answer different questions. Interval:
     jackknife over groups of rows (0 width where no group changes the number, wide where one does:
     counts are no smooth functions), normal theory for a Spectrum, the null of parallel and scRMT
-    held fixed. Cost: as many eigenvalue problems as groups and permutations.
+    held fixed. Cost: O(n d^2 + d^3) for all rows, again without each group, and for each
+    permutation.
     """
     one_of("rule", rule, RULES)
     if noise_variance is not None and (rule not in NOISE_RULES or rule == "Minka"):

@@ -2,6 +2,12 @@
 
 Functions of (eigenvalues of the covariance with n - 1, all d of them; degrees of freedom; rows;
 noise variance or None; level) give the number of components.
+
+In the docstrings: l are those eigenvalues, v the degrees of freedom (n - 1 where rows are centered,
+else n), s^2 the variance of the noise. Where that is not given it is median(l) / m over the l that
+are not rounding: m the median of the Marchenko-Pastur law of ratio b = min(v, d) / max(v, d), times
+max(v, d) / v (Gavish & Donoho, IEEE Trans. Inf. Theory 60:5040, 2014). All assume noise that is
+independent of the signal and of equal variance in every column.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from fastdim.arrays import Rows, as_rows, generator, one_of, real_number, whole_
 from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimators.leave_out import Statistic
+from fastdim.moments import VANISHED
 
 Array = NDArray[np.float64]
 
@@ -27,7 +34,11 @@ TRACY_WIDOM = {0.1: 0.4501, 0.05: 0.9793, 0.01: 2.0234, 0.005: 2.4223, 0.001: 3.
 def marchenko_pastur(
     powers: Array, degrees: int, n: int, variance: float | None, level: float
 ) -> float:
-    """Eigenvalues above sigma^2 (1 + sqrt(d/n))^2."""
+    """l > s^2 (1 + sqrt(d / v))^2 (Marchenko & Pastur, Math. USSR Sb. 1:457, 1967).
+
+    The largest eigenvalue of noise alone is above that edge in about one sample of six (the share
+    of the Tracy-Widom law above 0), so the count is then too high; KN has a level.
+    """
     used, sigma = _noise(powers, degrees, n, variance)
     return float((used > sigma * (1.0 + math.sqrt(len(powers) / degrees)) ** 2).sum())
 
@@ -35,7 +46,12 @@ def marchenko_pastur(
 def gavish_donoho(
     powers: Array, degrees: int, n: int, variance: float | None, level: float
 ) -> float:
-    """Singular values above lambda(beta) sqrt(max(n, d)) sigma (equation 11)."""
+    """l > t^2 s^2 max(v, d) / v: singular values above t s sqrt(max(v, d)).
+
+    t^2 = 2 (b + 1) + 8 b / (b + 1 + sqrt(b^2 + 14 b + 1)), b = min(v, d) / max(v, d) (equation 11
+    of Gavish & Donoho, IEEE Trans. Inf. Theory 60:5040, 2014): the hard threshold of least squared
+    error, which leaves out signals that are there and too weak to be worth their noise.
+    """
     used, sigma = _noise(powers, degrees, n, variance)
     small, large = sorted((degrees, len(powers)))
     beta = small / large
@@ -44,7 +60,10 @@ def gavish_donoho(
 
 
 def denoised(powers: Array, degrees: int, n: int, variance: float | None, level: float) -> float:
-    """Fewest leading components whose rest has no more variance than d sigma^2 (at least 1)."""
+    """Fewest k >= 1 with l_{k+1} + ... + l_d <= d s^2 (Lun et al., F1000Research 5:2122, 2016).
+
+    The rest may hold as much as the noise of all d columns, so weak signals go with it: low.
+    """
     _, sigma = _noise(powers, degrees, n, variance)
     above = np.flatnonzero(np.cumsum(powers[::-1]) > len(powers) * sigma)
     return float(len(powers) - above[0]) if len(above) else 1.0
@@ -53,7 +72,13 @@ def denoised(powers: Array, degrees: int, n: int, variance: float | None, level:
 def kritchman_nadler(
     powers: Array, degrees: int, n: int, variance: float | None, level: float
 ) -> float:
-    """First k such that the k-th eigenvalue is within the Tracy-Widom bound of noise."""
+    """k - 1 for the first k with v l_k <= s_k^2 (m + q u): a test at the level of q for each k.
+
+    With a = sqrt(v - 1/2) and c = sqrt(d - k + 1/2): m = (a + c)^2, u = (a + c)
+    (1/a + 1/c)^(1/3), q the upper quantile of the Tracy-Widom law of order 1, s_k^2 the noise given
+    k - 1 signals, by `_spiked_noise` where it is not known (Kritchman & Nadler, Chemom. Intell.
+    Lab. Syst. 94:19, 2008).
+    """
     if level not in TRACY_WIDOM:
         raise InputError(f"KN has levels alpha = {', '.join(map(str, TRACY_WIDOM))}, got {level!r}")
     d = len(powers)
@@ -67,7 +92,14 @@ def kritchman_nadler(
 
 
 def minka(powers: Array, degrees: int, n: int, variance: float | None, level: float) -> float:
-    """k of the largest Laplace approximation of the evidence of probabilistic PCA."""
+    """k of the largest Laplace approximation of the evidence of probabilistic PCA.
+
+    log p(k) = log p(U) - n/2 sum_{i<=k} log l_i - n (d - k)/2 log w + (f + k)/2 log 2 pi
+    - 1/2 log|A| - k/2 log n, with w the mean of l_{k+1}, ..., l_d, f = d k - k (k + 1)/2,
+    log p(U) = -k log 2 + sum_{i<=k} (log Gamma((d - i + 1)/2) - (d - i + 1)/2 log pi), and
+    |A| = prod_{i<=k} prod_{j=i+1..d} (1/h_j - 1/h_i) (l_i - l_j) n, h_i = l_i up to k and w beyond
+    (Minka, NIPS 2000). l are taken in units of the largest.
+    """
     d = len(powers)
     scaled = powers / powers[0]
     rank = int((scaled > d * np.finfo(np.float64).eps).sum())
@@ -105,7 +137,12 @@ def minka(powers: Array, degrees: int, n: int, variance: float | None, level: fl
 def parallel_rule(
     values: Array, center: bool, permutations: int, quantile: float, null: str, seed: int
 ) -> Statistic:
-    """Leading eigenvalues above the quantile of those of permuted columns, or of flipped signs."""
+    """Leading eigenvalues above the quantile of those of permuted columns, or of flipped signs.
+
+    Horn, Psychometrika 30:179 (1965), by permutation in place of normal rows; flipped signs: Hong,
+    Sheng & Dobriban, arXiv 2012.02985. The first l_j <= quantile of the j-th null eigenvalue ends
+    the count: strong signals in the same columns raise the null and hide weak ones.
+    """
     one_of("null", null, ("permute", "signflip"))
     permutations = whole_number("permutations", permutations, 1)
     quantile = real_number("quantile", quantile)
@@ -138,13 +175,17 @@ def parallel_rule(
 def random_matrix_rule(values: Array, seed: int) -> tuple[Rows, Statistic]:
     """Standardized rows, and the count of their eigenvalues above the fitted edge of the noise.
 
-    The noise is a Marchenko-Pastur law fitted by moments, first to permuted columns, then to the
-    eigenvalues within its edges until they settle; the threshold is its upper edge and one
-    Tracy-Widom unit.
+    Of the eigenvalues w of X X' / d, X the standardized rows (n, d), the noise is a
+    Marchenko-Pastur law fitted by moments, first to permuted columns, then to the w within its
+    edges until they settle: ratio g = mean(w^2) / mean(w)^2 - 1, edges mean(w) (1 +- sqrt g)^2. The
+    threshold is the upper edge and one Tracy-Widom unit, (n/g)^(-2/3) g^(5/6) (1 + sqrt g)^(4/3)
+    (Aparicio et al., Patterns 1:100035, 2020).
     """
     spread = values.std(axis=0)
     if not (spread > 0).any():
-        raise InputError(f"all {len(values)} rows are equal: there is no variance to analyse")
+        raise InputError(
+            f"all {len(values)} rows are equal: there is no variance to analyse{VANISHED}"
+        )
     values = (values[:, spread > 0] - values[:, spread > 0].mean(axis=0)) / spread[spread > 0]
     n, d = values.shape
     mixed = generator(seed).permuted(values, axis=0)

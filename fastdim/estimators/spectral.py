@@ -21,6 +21,7 @@ from fastdim.estimators.leave_out import (
     from_rows,
     from_spectrum,
 )
+from fastdim.moments import VANISHED
 
 Array = NDArray[np.float64]
 
@@ -42,11 +43,13 @@ def participation_ratio(
 def effective_rank(
     x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
 ) -> Estimate:
-    """exp of the entropy of l / sum l (Roy & Vetterli, EUSIPCO 2007), on the covariance.
+    """exp(-sum p log p), p = l / sum l (Roy & Vetterli, EUSIPCO 2007), l of the covariance.
 
-    Between `participation_ratio` and min(n - 1, d). Bias: low while n is not many times d: the
-    small sample eigenvalues are too small. Duplicates count as rows; k plays no part. Assumptions,
-    interval and Cost as there.
+    Between `participation_ratio` and min(n - 1, d). x (n, d), or its `Spectrum`. Centers; no row is
+    normalized; duplicates count as rows; k plays no part. Assumes independent rows, or documents
+    (groups). Bias: low while n is not many times d: the small sample eigenvalues are too small; a
+    few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`. Cost: one
+    covariance, O(n d^2), and its eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "effective_rank", groups, confidence, threads)
 
@@ -56,9 +59,11 @@ def stable_rank(
 ) -> Estimate:
     """sum l / l_1 of the covariance's eigenvalues (Rudelson & Vershynin, J. ACM 54:21, 2007).
 
-    The inverse of `anisotropy`. Bias: low while n is not many times d, since the largest sample
-    eigenvalue is high. Duplicates count as rows; k plays no part. Assumptions, interval and Cost as
-    in `participation_ratio`.
+    The inverse of `anisotropy`, between 1 and `effective_rank`. x (n, d), or its `Spectrum`.
+    Centers; no row is normalized; duplicates count as rows; k plays no part. Assumes independent
+    rows, or documents (groups). Bias: low while n is not many times d, since the largest sample
+    eigenvalue is high; a few massive rows pull it to 1. Interval: influence of the rows, as
+    `spectrum`. Cost: one covariance, O(n d^2), and its eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "stable_rank", groups, confidence, threads)
 
@@ -105,7 +110,7 @@ def inverse_norms(rows: Rows, name: str) -> Array:
     if not (norms > 0.0).all():
         raise InputError(
             f"{name} divides rows by their norms, and {int((norms == 0.0).sum())} rows are zero: "
-            "drop them"
+            f"drop them{VANISHED}"
         )
     return np.asarray(1.0 / norms)
 
@@ -124,8 +129,8 @@ def rankme(
     `effective_rank` here takes l = s^2. Between 1 and min(n, d), and slightly above by the
     constant. Assumes rows without a common offset: that is one large s and lowers it. Bias: low
     while n is not many times d. Duplicates count as rows; k plays no part. Interval: jackknife over
-    groups of rows (documents whole). Cost: as many covariances and eigenvalue problems as groups,
-    +1.
+    groups of rows (documents whole). Cost: O(n d^2 + d^3) for all
+    rows, and again without each group.
     """
     found, columns = spectra_of(x, "rankme", groups, jackknife, threads, centered=False)
 
@@ -155,8 +160,8 @@ def alpha_req(
     eigenvalue above rounding. About 1 is read as a good balance; the value depends on the range, so
     state it. Assumes a power law over that range. Bias: the tail of a sample spectrum is too steep
     unless n is several times `last`. Duplicates count as rows; k plays no part. Interval: jackknife
-    over groups of rows; of a Spectrum, normal theory. Cost: as many covariances and eigenvalue
-    problems as groups, +1.
+    over groups of rows; of a Spectrum, normal theory. Cost: O(n d^2 + d^3) for all rows, and again
+    without each group.
     """
     found, _ = spectra_of(x_or_spectrum, "alpha_req", groups, jackknife, threads)
     rank = int((found.whole > 0.0).sum())
@@ -199,7 +204,7 @@ def isoscore(
     reduce to (PR - 1) / (d - 1), PR the participation ratio: 0 on one axis, 1 if isotropic.
     Centers. Assumes n many times d. Bias: low otherwise, and with fewer rows than columns it cannot
     reach 1. Duplicates count as rows; k plays no part. Interval: jackknife over groups of rows; of
-    a Spectrum, normal theory. Cost: as many covariances and eigenvalue problems as groups, +1.
+    a Spectrum, normal theory. Cost: O(n d^2 + d^3) for all rows, and again without each group.
     """
     found, columns = spectra_of(x_or_spectrum, "isoscore", groups, jackknife, threads)
     return estimate_of_spectra(
@@ -238,8 +243,8 @@ def matrix_entropy(
     normalize: "none", or "max": divided by log(min(n, d)). unit_rows: False leaves the norms in.
     Between 0 (one direction) and log(min(n, d)). Assumes that directions matter and norms do not.
     Bias: low while n is not many times d; duplicates count as rows; k plays no part. A zero row is
-    refused. Interval: jackknife over groups of rows. Cost: as many eigenvalue problems as groups,
-    +1.
+    refused. Interval: jackknife over groups of rows. Cost: O(n d^2 + d^3) for all
+    rows, and again without each group.
     """
     alpha = real_number("alpha", alpha)
     if not alpha > 0.0:

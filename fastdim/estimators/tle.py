@@ -73,8 +73,10 @@ def of_neighborhoods(
 ) -> Array:
     """`local` (b, ...) of the neighbours less their query row (b, k, d), for all m query rows.
 
-    Differences are as exact as the rows, in float64 for float64 rows, else float32. Blocks of
-    neighbourhoods are independent, so the answer is the same for any number of threads.
+    Differences are as exact as the rows, in float64 for float64 rows, else float32. Where products
+    of them would vanish or overflow they are multiplied by a power of two, one a neighbourhood:
+    `local` must not depend on the unit of length. Blocks of neighbourhoods are independent, so the
+    answer is the same for any number of threads.
     """
     k = found.indices.shape[1]
     size = max(1, BLOCK_VALUES // (k * max(rows.d, k)))
@@ -83,11 +85,26 @@ def of_neighborhoods(
         indices = found.indices[start : start + size]
         count = len(indices)
         near = rows.take(indices.ravel()).block(0, count * k).reshape(count, k, rows.d)
-        return local(near - rows.take(found.queries[start : start + size]).block(0, count)[:, None])
+        near = near - rows.take(found.queries[start : start + size]).block(0, count)[:, None]
+        _scale(near, found.distances[start : start + size, k - 1])
+        return local(near)
 
     starts = range(0, len(found.queries), size)
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         return np.concatenate(list(pool.map(block, starts)))
+
+
+def _scale(near: NDArray[Any], radius: NDArray[Any]) -> None:
+    """Brings neighbourhoods (b, k, d) of a radius (b,) out of reach to about 1, exactly, in place.
+
+    Within reach are 2^-31 to 2^31 in float32, 2^-255 to 2^255 in float64: differences down to 2^-31
+    of such a radius have squares that lose no digit, and sums of squares are far from overflow.
+    """
+    reach = -np.finfo(near.dtype).minexp // 4
+    exponents = np.frexp(radius)[1]
+    far = np.flatnonzero(np.abs(exponents) > reach)
+    if len(far):
+        near[far] = np.ldexp(near[far], -exponents[far, None, None])
 
 
 def _block(gram: Array) -> Array:

@@ -18,7 +18,6 @@ from fastdim.estimate import Estimate, bounded_exp, check_confidence, normal_qua
 from fastdim.estimators import twonn_fits as fits
 from fastdim.estimators.gamma import gamma_quantile
 from fastdim.estimators.inputs import (
-    check_distances,
     check_passed,
     dependent_stderr,
     neighbors_on_device,
@@ -32,6 +31,8 @@ Int64 = NDArray[np.int64]
 # Factor of `dependent_stderr`: 1.8, 1.5, 1.4 on flat tori of 2, 5, 10 dimensions.
 SHARING = 1.7
 METHODS = ("censored", "mle", "linear", "bayes")
+# Relative accuracy of distances, as `knn` states it.
+ROUNDING = 1e-6
 
 
 class DefaultFraction(float):
@@ -99,6 +100,11 @@ def twonn(
         independent Pareto ratios, too narrow on real rows.
     queries, seed, threads: as in `knn`.
 
+    Refused are ratios at the level of rounding, as of an equally spaced line: of those above 1 more
+    than half exceed it by less than 1e-6, the accuracy of distances that `knn` promises (a
+    dimension of 690,000). Equal distances of rows on a lattice are no rounding and count; that of
+    float32 rows themselves may be larger and is not seen.
+
     Assumes a density that is constant up to the second neighbour. Bias: low at high dimension and
     finite n (20 reads as 16 from 2,500 points); noise raises it, near copies of rows lower it. k is
     2, and fewer than 3 distinct rows are refused. Cost: one search with 2 neighbours, then a sort.
@@ -112,7 +118,6 @@ def twonn(
     scale = 1.0
     if isinstance(x_or_neighbors, Neighbors):
         neighbors = check_passed(x_or_neighbors, 2, "twonn", queries)
-        check_distances(neighbors)
         if plan.zeros == "microscope":
             raise InputError("compat='llm-microscope' scales by the rows' norms: pass the rows")
         return estimate(neighbors, plan, interval, confidence, seed, scale)
@@ -191,6 +196,14 @@ def point(neighbors: Neighbors, plan: Plan, seed: int, scale: float = 1.0) -> tu
         raise InputError(
             "every second neighbour is as far as the first (all ratios are 1), as on a grid: "
             "the intrinsic dimension is undefined"
+        )
+    above = log_mu[np.isfinite(log_mu) & (log_mu > 0.0)]
+    rounded = int((above < ROUNDING).sum())
+    if plan.zeros in ("reject", "collapse") and 2 * rounded > len(above):
+        raise InputError(
+            f"{rounded} of the {len(above)} ratios r2/r1 above 1 exceed it by less than "
+            f"{ROUNDING:g}, which is rounding, as on an equally spaced line: the dimension is "
+            "undefined; pass rows that are not equally spaced, or a random part of these"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(plan.fit(log_mu))

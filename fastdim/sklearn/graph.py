@@ -23,8 +23,9 @@ class KNeighborsTransformer(
     """Rows to the sparse graph of their k nearest fitted rows, as sklearn.neighbors has it.
 
     Exact, Euclidean. What takes metric="precomputed" takes the result: TSNE, DBSCAN,
-    KNeighborsClassifier, Isomap, SpectralClustering (affinity="precomputed_nearest_neighbors");
-    UMAP with symmetric=True.
+    KNeighborsClassifier, Isomap, SpectralClustering (affinity="precomputed_nearest_neighbors").
+    UMAP refuses lists that are not symmetric, scikit-learn's too: it takes those with
+    symmetric=True, and its own n_neighbors is then one more, as it counts the row itself.
 
     mode: "distance", or "connectivity" for ones. n_neighbors: with mode="distance" one more entry
     a row is given, since a fitted row is its own neighbour. metric: "euclidean" alone. n_jobs:
