@@ -17,8 +17,8 @@ constexpr std::size_t kTask = 1024;  // pairs that are measured together
 
 }  // namespace
 
-// The same of a full search for few neighbours: thresholds fall by what scores say at once, and
-// pairs are measured later, when fewer of them matter.
+// What the scan listed for one query of a full search for few neighbours: thresholds fall by what
+// scores say at once, and pairs are measured later, when fewer of them matter.
 void JoinSearch::put_off(std::int64_t query, std::size_t list, std::int64_t first_column,
                          Worker& worker) {
   const std::size_t at = static_cast<std::size_t>(query);
