@@ -45,7 +45,7 @@ Matrix = NDArray[Any]
 Values = tuple[float, float, float, float]
 Estimator = Callable[[Matrix, Neighbors], Any]
 
-# Of (rows, 50 neighbours); the last five search for themselves.
+# Of (rows, 50 neighbours); the last six look at rows alone.
 ESTIMATORS: dict[str, Estimator] = {
     "twonn": lambda x, r: fastdim.twonn(r),
     "twonn mle": lambda x, r: fastdim.twonn(r, method="mle"),
@@ -81,6 +81,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "ph_dimension": lambda x, r: fastdim.ph_dimension(x, draws=2),
     # Balls of its own for each set, as its interval allows for their draw.
     "danco": lambda x, r: fastdim.danco(x, seed=zlib.crc32(np.ascontiguousarray(x).tobytes())),
+    "fishers": lambda x, r: fastdim.fishers(x),
 }
 
 
@@ -99,6 +100,7 @@ ALL_ROWS = (
     "knn_graph",
     "ph_dimension",
     "danco",
+    "fishers",
 )
 READS_ROWS = ("tle 20", "tle 20 harmonic", "tle 20 median", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
@@ -266,17 +268,18 @@ def ideal_set(seed: int, d: int, rows: int, costly: int, first: int) -> list[Val
     """Value, ends and error of every estimator on what it assumes.
 
     Those that take every row assume uniform rows without borders, a torus of 3 dimensions, where
-    neighbourhoods are flat; danco assumes a ball.
+    neighbourhoods are flat; danco assumes a ball, and fishers an even sphere after whitening.
     """
     rng = np.random.default_rng([first + seed, rows])
     near = ideal_neighbors(rows, d, rng)
     x, around = ideal_neighborhoods(near, d, rng)
-    flat, round_ = torus(rows, 3, rng), ball(rows, 5, rng)
+    flat = torus(rows, 3, rng)
+    own = {"danco": ball(rows, 5, rng), "fishers": gaussian(rows, 5, rng)}
     every = fastdim.knn(flat, COLUMNS, duplicates="collapse", threads=1)
     found = []
     for name in ESTIMATORS:
         if name in ALL_ROWS:
-            rows_given, known = (round_ if name == "danco" else flat), every
+            rows_given, known = own.get(name, flat), every
         else:
             rows_given, known = x, (around if name in READS_ROWS else near)
         found.append(values_of(name, rows_given, known, left_out(seed, costly)))

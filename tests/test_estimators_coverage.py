@@ -18,6 +18,7 @@ from fastdim import (
     abide,
     corrint,
     ess,
+    fishers,
     geomle,
     gride,
     knn,
@@ -113,6 +114,23 @@ def test_error_of_a_tree_is_that_of_the_scale_of_all_rows() -> None:
     sets = [torus(10, seed, 300) for seed in range(4000, 4120)]
     found = [ph_dimension(x, draws=2, sizes=[150, 300]) for x in sets]
     assert_covers(found, "ph_dimension")
+
+
+@pytest.mark.parametrize("d", [4, 10])
+def test_separability_of_an_even_sphere(d: int) -> None:
+    """Pairs counted twice, and whitened rows as if nothing fixed them: 1.4 to 1.6 times the spread.
+
+    At d = 10 the level, too, is chance.
+    """
+    sets = [np.random.default_rng([seed, d]).standard_normal((300, d)) for seed in range(150)]
+    assert_covers([fishers(x) for x in sets], "fishers")
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_separability_of_a_torus(d: int) -> None:
+    """Not even on the sphere: values of the levels differ, so their choice counts (d = 5)."""
+    sets = [torus(d, seed, 300) for seed in range(150)]
+    assert_covers([fishers(x) for x in sets], "fishers")
 
 
 def patchwork() -> np.ndarray:

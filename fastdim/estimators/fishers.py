@@ -13,7 +13,7 @@ from fastdim.arrays import Rows, real_number, several
 from fastdim.backends import cpu
 from fastdim.covariance import decompose
 from fastdim.errors import InputError
-from fastdim.estimate import Estimate, clustered_stderr
+from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import Sample, distinct_of, estimate_of, rows_of
 from fastdim.moments import VANISHED
 
@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 
 # 0.60, 0.62, ..., 0.98, to the last bit as in other codes: it decides which of two is nearer.
 ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
+# Whitening takes off at most so much of what an even sphere varies by: it is known up to its noise.
+MOST_ALONG = 0.95
 BLOCK_VALUES = 1 << 20  # cosines that stay in a cache
 
 
@@ -43,10 +45,8 @@ def fishers(
 
     Global: it describes directions, not a neighbourhood. Assumes that whitened rows fill a sphere
     evenly. Bias: cut at the number of axes kept, so `condition` decides on anisotropic rows.
-    Interval: influence of the rows on p (pairs, Hajek projection) with a and the axes fixed, normal
-    on the log scale; whitening takes variation off that this does not know of, so it is too wide
-    (errors 1.8 times those of repetition on Gaussian rows of 4 columns). Cost: O(n^2 r), r axes
-    kept.
+    Interval: influence of the rows on p less what pairs count twice and what whitening fixes, and
+    the chance that chooses a; normal on the log scale. Cost: O(n^2 r), r axes kept.
 
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """
@@ -69,17 +69,84 @@ def fishers(
             "every pair of rows is separable at every alpha: the dimension is too high for so few "
             "rows; pass more rows or smaller alphas"
         )
-    wanted = 0.9 * levels[mean > 0.0].max()
-    known = np.flatnonzero(mean > 0.0)
-    place = int(known[np.abs(levels[known] - wanted).argmin()])
+    place = _chosen(levels, mean, int(np.flatnonzero(mean > 0.0)[-1]))
     alpha, p = float(levels[place]), float(mean[place])
     value = sphere_dimension(p, alpha)
-    slope = (sphere_dimension(p * 1.001, alpha) - sphere_dimension(p / 1.001, alpha)) / (
-        p * (1.001 - 1.0 / 1.001)
-    )
-    error = abs(slope) * float(clustered_stderr(2.0 * (shares[:, place] - p), None))
+    of_share = _variance_of_share(shares[:, place], levels[place:], mean[place:], unit.shape[1])
+    of_level = _variance_of_level(levels, mean, place, distinct.n)
+    error = math.sqrt((_slope(p, alpha) / p) ** 2 * of_share + of_level)
     sample = Sample(rows.n, distinct.n, distinct.n)
     return estimate_of(value, error, sample, f"FisherS, alpha = {alpha:.2f}", "rows", confidence)
+
+
+def _chosen(levels: Array, mean: Array, last: int) -> int:
+    """The level closest to 0.9 of level number `last`, the largest that a pair reaches."""
+    known = np.flatnonzero(mean[: last + 1] > 0.0)
+    return int(known[np.abs(levels[known] - 0.9 * levels[last]).argmin()])
+
+
+def _variance_of_share(shares: Array, levels: Array, mean: Array, axes: int) -> float:
+    """Of the share p of ordered pairs of n rows with a cosine of at least levels[0].
+
+    Influences of rows, 2 (share of the row - p) / n, whose squares count what two rows have in
+    common from both ends, as a jackknife does: 2 p (1 - p) / n^2 of it is taken off once (Efron &
+    Stein, Ann. Stat. 1981). On an even sphere nothing else is left, and whitening fixes the mean
+    and the second moments of the rows, that is the parts of p (1 - p) along the first two
+    Gegenbauer polynomials of the cosine t, t and t^2 - 1/r of r axes: they come off as well. What
+    is left on a sphere is the least that any rows are given. mean: (levels,) of all rows.
+    """
+    n, p = len(shares), float(mean[0])
+    mass = mean - np.append(mean[1:], 0.0)
+    # Between two levels cosines lie as they do on an even sphere.
+    step = (np.arange(64) + 0.5) / 64
+    cosine = levels[:, None] + (np.append(levels[1:], 1.0) - levels)[:, None] * step
+    density = (1.0 - np.square(cosine)) ** (0.5 * (axes - 3))
+    density /= density.sum(axis=1, keepdims=True)
+    along = float(mass @ (cosine * density).sum(axis=1)) ** 2 * axes
+    spread = 3.0 / (axes * (axes + 2.0)) - 1.0 / axes**2  # variance of t^2
+    if spread > 0.0:
+        square = (np.square(cosine) * density).sum(axis=1)
+        along += float(mass @ (square - 1.0 / axes)) ** 2 / spread
+    pairs = p * (1.0 - p)
+    along = min(along, MOST_ALONG * pairs)
+    influences = float(np.square(2.0 * (shares - p) / n).sum())
+    return max(influences - 2.0 * (pairs + along) / n**2, 2.0 * (pairs - along) / n**2)
+
+
+def _variance_of_level(levels: Array, mean: Array, place: int, n: int) -> float:
+    """Of the value at levels[place], for the largest level that a pair reaches is chance.
+
+    A level of share p is reached with probability 1 - exp(-n (n - 1) p / 2). Beyond the last one of
+    20 pairs, p is that of a sphere of the dimension there. Values of the levels that would be taken
+    differ by their noise, too, which is not counted again: pairs that reach one level and not the
+    other.
+    """
+    pairs = 0.5 * n * (n - 1.0)
+    many = np.flatnonzero(mean * pairs >= 20.0)
+    if len(many) == 0:
+        many = np.flatnonzero(mean > 0.0)[:1]
+    tail = sphere_dimension(float(mean[many[-1]]), float(levels[many[-1]]))
+    log_sphere = 0.5 * (tail - 1.0) * np.log1p(-np.square(levels))
+    sphere = np.exp(log_sphere) / (levels * math.sqrt(2.0 * math.pi * tail))
+    share = np.where(np.arange(len(levels)) <= many[-1], mean, sphere)
+    reached = np.minimum.accumulate(-np.expm1(-pairs * share))
+    chance = reached - np.append(reached[1:], 0.0)
+    alpha, p = float(levels[place]), float(mean[place])
+    value, slope = sphere_dimension(p, alpha), _slope(p, alpha)
+    spread = 0.0
+    for last in range(int(np.flatnonzero(mean > 0.0)[0]), len(levels)):
+        other = _chosen(levels, mean, last)
+        moved = sphere_dimension(float(mean[other]), float(levels[other])) - value
+        noise = 2.0 * slope * slope / n**2 * abs(1.0 / float(mean[other]) - 1.0 / p)
+        spread += float(chance[last]) * (moved * moved - noise)
+    return max(0.0, spread)
+
+
+def _slope(p: float, alpha: float) -> float:
+    """Derivative of the dimension by log p."""
+    step = 1e-3
+    higher, lower = (sphere_dimension(p * math.exp(s), alpha) for s in (step, -step))
+    return (higher - lower) / (2.0 * step)
 
 
 def sphere_dimension(p: float, alpha: float) -> float:
