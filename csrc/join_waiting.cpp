@@ -17,10 +17,12 @@ constexpr std::size_t kTask = 1024;  // pairs that are measured together
 
 }  // namespace
 
-// The same of a full search for few neighbours: thresholds fall by what scores say at once, and
-// pairs are measured later, when fewer of them matter.
+// What the scan listed for one query of a full search for few neighbours: thresholds fall by what
+// scores say at once, and pairs are measured later, when fewer of them matter.
 void JoinSearch::put_off(std::int64_t query, std::size_t list, std::int64_t first_column,
                          Worker& worker) {
+  // Not by doubling, which would take twice the memory.
+  worker.waiting.reserve(most_waiting_ + static_cast<std::size_t>(kMostColumns));
   const std::size_t at = static_cast<std::size_t>(query);
   const float* score = worker.scanned.score.data() + list * kListStride;
   const std::int32_t* column = worker.scanned.column.data() + list * kListStride;
@@ -62,7 +64,9 @@ void JoinSearch::measure_waiting(Pair* pairs, std::size_t count, bool likely, Wo
   Pair* const end = pairs + count;
   Pair* next = pairs;
   const auto wanted = [&](const Pair& pair) {
-    if (!likely) return matters(pair.query, pair.slot, pair.score);
+    // One that was measured has no score, but matters where no distance bounds anything, as of rows
+    // that changed.
+    if (!likely) return pair.score > -kInfinity && matters(pair.query, pair.slot, pair.score);
     return pair.bound <= bounds_.known(pair.query) ||
            (self_ && pair.bound <= bounds_.known(pair.slot));
   };

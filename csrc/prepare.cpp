@@ -358,7 +358,8 @@ Prepared prepare(const PrepareParams& p) {
     return p.n * (bytes + 4 * units + 100) <= p.n * given + p.spare_bytes;
   };
   std::unique_ptr<KnownAxes> known;  // null: there are none, or they do not pay
-  if (p.known_for > 0 && room(whole_width, tasks(p.basis.count + 1, 4))) {
+  if (p.known_for > 0 && fits(Precision::int8, p.rows.d) &&
+      room(whole_width, tasks(p.basis.count + 1, 4))) {
     known = std::make_unique<KnownAxes>(p.basis, p.rows.d, p.isa, p.threads, *p.poll);
     const Trial trial = try_axes(p, *known, *out.kernels, transform, scratch[0], measured);
     out.middle = out.rough_middle = trial.middle;

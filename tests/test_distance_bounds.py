@@ -130,3 +130,15 @@ def test_rows_that_changed_are_refused(isa: str) -> None:
             fd.knn(prepared, 2)
         x[:] = kept
         fd.knn(prepared, 2)
+
+
+def test_rows_that_left_the_range_come_once(way: tuple[str, str]) -> None:
+    """No distance bounds anything then, and pairs that were measured still matter."""
+    x = gaussian(600, 20)
+    far = np.arange(600) % 10 == 0
+    x[far] *= 1e4
+    index = cpu.Index(in_dtype(x, "float64"), 3, 2, *way)
+    held = index.rows.data
+    held[far] = 1e200 * gaussian(60, 20, seed=1)
+    found = index.knn(None, 3, 2)[1]
+    assert all(len(set(row)) == 3 for row in found.tolist())

@@ -85,6 +85,28 @@ def test_error_by_its_definition(documents: int) -> None:
     assert shared_stderr(local, near, again, labels) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("queries", [None, 100])
+def test_equal_rows_that_count_once_leave_the_error_as_it_is(queries: int | None) -> None:
+    """Rows that no search saw would pass for rows that move less than the others."""
+    x, y = with_noise(2, np.random.default_rng(1))
+    documents = np.arange(250) // 2
+    chosen = None if queries is None else np.arange(250)[::2][:queries]
+
+    def found(times: int, groups: bool, duplicates: str) -> float:
+        asked = None if chosen is None else times * chosen
+        near = [
+            knn(np.repeat(rows, times, axis=0), 20, queries=asked, duplicates=duplicates)
+            for rows in (x, y)
+        ]
+        labels = np.repeat(documents, times) if groups else None
+        return neighborhood_overlap(near[0], near[1], 20, groups=labels).stderr
+
+    for groups in (False, True):
+        once = found(1, groups, "keep")
+        for times in (1, 2, 10):
+            assert found(times, groups, "collapse") == pytest.approx(once, rel=1e-9)
+
+
 def test_error_never_below_that_of_independent_rows() -> None:
     local = np.arange(20.0)
     near = knn(gaussian(20, 3), 2)

@@ -219,6 +219,15 @@ def test_axes_are_asked_for_where_they_may_serve(isa: str) -> None:
     assert calls == ([1] if has_int8(isa) else [])
 
 
+def test_more_columns_than_int8_sums_hold(isa: str, tried: None) -> None:
+    rows = in_dtype(gaussian(40, 65_540), "float32")
+    found = search(rows, np.eye(3, 65_540), np.arange(20), 3)
+    assert found[2]["second"] != "int8"
+    tiled = cpu.knn(rows, np.arange(20), 3, 2, strategy="tiled")
+    np.testing.assert_array_equal(found[0], tiled[0])
+    np.testing.assert_array_equal(found[1], tiled[1])
+
+
 @pytest.mark.parametrize("factor", [1.5, 1e30, np.nan])
 def test_long_axes_are_refused(factor: float, isa: str, tried: None) -> None:
     rows = in_dtype(gaussian(100, 20), "float32")

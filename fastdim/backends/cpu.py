@@ -473,7 +473,8 @@ def group_forms(
     """Sums (groups, d) of y = scale * x - shift and (groups, m) of y' A y over the rows of groups.
 
     ids: rows, one group after the other; ends: one past each group's last place in ids. matrices:
-    symmetric (m, d, d). Products in float32, to be used for errors: see csrc/moments.h.
+    symmetric (m, d, d). Products in float32 or int16, to be used for errors: see
+    csrc/moments.h.
     """
     totals = np.full((len(ends), rows.d), np.nan)
     forms = np.full((len(ends), len(matrices)), np.nan)

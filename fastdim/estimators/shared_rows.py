@@ -74,9 +74,26 @@ def shared_stderr(local: Array, near: Neighbors, part: Part, labels: Numbers | N
     moved = np.asarray(np.bincount(part.row, part.added, n), dtype=np.float64)
     if part.everywhere is not None:
         moved += part.everywhere
-    total += np.bincount(unit, moved - moved.mean(), n)
+    there, count = _searched(near, part)
+    mean = float(moved.sum()) / count
+    total += np.bincount(unit[there], moved[there] - mean, n)
+    squares = float(np.square(total).sum()) + (count - len(there)) * mean**2
     pairs = _pairs(unit[near.queries[part.place]], unit[part.row], part.added, n)
-    return plain * math.sqrt(max(1.0, (float(np.square(total).sum()) - pairs) / alone))
+    return plain * math.sqrt(max(1.0, (squares - pairs) / alone))
+
+
+def _searched(near: Neighbors, part: Part) -> tuple[Numbers, int]:
+    """Rows that neighbours were sought among, as far as they are known, and how many there are.
+
+    Where equal rows count once the others move nothing, and have no part in the mean.
+    """
+    if near.duplicates != "collapse" or near.n_distinct is None:
+        return np.arange(near.n_points), near.n_points
+    known = np.zeros(near.n_points, dtype=bool) if part.everywhere is None else part.everywhere != 0
+    known[near.queries] = True
+    known[part.row] = True
+    rows = np.flatnonzero(known)
+    return rows, max(near.n_distinct, len(rows))
 
 
 def _pairs(of: Numbers, by: Numbers, added: Array, n: int) -> float:
