@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 
 # 0.60, 0.62, ..., 0.98, to the last bit as in other codes: it decides which of two is nearer.
 ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
+MANY_PAIRS = 20.0  # of a level, that its share is taken from
 # Whitening takes off at most so much of what an even sphere varies by: it is known up to its noise.
 MOST_ALONG = 0.95
 BLOCK_VALUES = 1 << 20  # cosines that stay in a cache
@@ -117,28 +118,32 @@ def _variance_of_level(levels: Array, mean: Array, place: int, n: int) -> float:
     """Of the value at levels[place], for the largest level that a pair reaches is chance.
 
     A level of share p is reached with probability 1 - exp(-n (n - 1) p / 2). Beyond the last one of
-    20 pairs, p is that of a sphere of the dimension there. Values of the levels that would be taken
+    20 pairs, p falls by the power of 1 - a^2 that it fell by before. Values of the levels that would be taken
     differ by their noise, too, which is not counted again: pairs that reach one level and not the
     other.
     """
     pairs = 0.5 * n * (n - 1.0)
-    many = np.flatnonzero(mean * pairs >= 20.0)
+    many = np.flatnonzero(mean * pairs >= MANY_PAIRS)
     if len(many) == 0:
         many = np.flatnonzero(mean > 0.0)[:1]
-    tail = sphere_dimension(float(mean[many[-1]]), float(levels[many[-1]]))
-    log_sphere = 0.5 * (tail - 1.0) * np.log1p(-np.square(levels))
-    sphere = np.exp(log_sphere) / (levels * math.sqrt(2.0 * math.pi * tail))
-    share = np.where(np.arange(len(levels)) <= many[-1], mean, sphere)
+    last, before = int(many[-1]), max(0, int(many[-1]) - 3)
+    cap = np.log1p(-np.square(levels))
+    # Of a level alone, the power of an even sphere.
+    power = 0.5 * (sphere_dimension(float(mean[last]), float(levels[last])) - 1.0)
+    if before < last:
+        power = math.log(float(mean[last] / mean[before])) / float(cap[last] - cap[before])
+    beyond = float(mean[last]) * np.exp(power * np.minimum(0.0, cap - cap[last]))
+    share = np.where(np.arange(len(levels)) <= last, mean, beyond)
     reached = np.minimum.accumulate(-np.expm1(-pairs * share))
     chance = reached - np.append(reached[1:], 0.0)
     alpha, p = float(levels[place]), float(mean[place])
     value, slope = sphere_dimension(p, alpha), _slope(p, alpha)
     spread = 0.0
-    for last in range(int(np.flatnonzero(mean > 0.0)[0]), len(levels)):
-        other = _chosen(levels, mean, last)
+    for top in range(int(np.flatnonzero(mean > 0.0)[0]), len(levels)):
+        other = _chosen(levels, mean, top)
         moved = sphere_dimension(float(mean[other]), float(levels[other])) - value
         noise = 2.0 * slope * slope / n**2 * abs(1.0 / float(mean[other]) - 1.0 / p)
-        spread += float(chance[last]) * (moved * moved - noise)
+        spread += float(chance[top]) * (moved * moved - noise)
     return max(0.0, spread)
 
 
