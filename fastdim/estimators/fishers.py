@@ -118,9 +118,9 @@ def _variance_of_level(levels: Array, mean: Array, place: int, n: int) -> float:
     """Of the value at levels[place], for the largest level that a pair reaches is chance.
 
     A level of share p is reached with probability 1 - exp(-n (n - 1) p / 2). Beyond the last one of
-    20 pairs, p falls by the power of 1 - a^2 that it fell by before. Values of the levels that would be taken
-    differ by their noise, too, which is not counted again: pairs that reach one level and not the
-    other.
+    20 pairs, p falls by the power of 1 - a^2 that it fell by before. Values of the levels that
+    would be taken differ by their noise, too, which is not counted again: pairs that reach one
+    level and not the other.
     """
     pairs = 0.5 * n * (n - 1.0)
     many = np.flatnonzero(mean * pairs >= MANY_PAIRS)
