@@ -48,7 +48,8 @@ def fishers(
     evenly. Bias: cut at the number of axes kept, so `condition` decides on anisotropic rows.
     Interval: influence of the rows on p less what pairs count twice and what whitening fixes, and
     the chance that chooses a, with the axes fixed: where other rows would keep another number of
-    axes, as massive rows of a layer make them, it is far too narrow; normal on the log scale. Cost: O(n^2 r), r axes kept.
+    axes, as massive rows of a layer make them, it is far too narrow; normal on the log scale.
+    Cost: O(n^2 r), r axes kept.
 
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """
