@@ -401,3 +401,12 @@ def test_confidence_out_of_range(name: str, level: float) -> None:
         arguments = (4, 8)
     with pytest.raises(InputError, match="confidence"):
         getattr(fastdim, name)(*rows, *arguments, confidence=level)
+
+
+def test_a_grid_is_refused_or_counted_without_a_warning() -> None:
+    """pytest's warnings are errors here: all ratios are 1, all axes of one length."""
+    axis = np.arange(8.0)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    with pytest.raises(InputError, match="pass start="):
+        fastdim.abide(grid, 20)
+    assert fastdim.lpca(grid, "Fan").value == 2.0

@@ -59,7 +59,8 @@ def abide(
     if start is not None:
         start = real_number("start", start)
     else:
-        start = float(solve(np.log(found.distances[:, 1] / found.distances[:, 0]), 1, 2))
+        with np.errstate(divide="ignore"):  # infinite where all ratios are 1, as on a grid: refused
+            start = float(solve(np.log(found.distances[:, 1] / found.distances[:, 0]), 1, 2))
     if not (math.isfinite(start) and start > 0.0):
         raise InputError(f"the first d must be finite and above 0, got {start!r}: pass start=")
     near = _at_neighbors(found)

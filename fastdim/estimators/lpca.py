@@ -159,7 +159,9 @@ def _fan(powers: Array, alpha: float | None) -> float:
         return 1.0  # what is left would sum to rounding
     left = powers - powers[rest:].mean()
     wide = np.flatnonzero(_gaps(left) > (10.0 if alpha is None else alpha))
-    enough = np.flatnonzero(np.cumsum(left) / left.sum() > 0.8)
+    total = left.sum()
+    # Axes of one length leave nothing above the noise.
+    enough = np.flatnonzero(np.cumsum(left) / total > 0.8) if total != 0.0 else []
     return float(1 + min(np.concatenate([wide, enough, [len(powers) - 1]])))
 
 
