@@ -146,6 +146,7 @@ def blocks(name: str) -> list[str]:
 
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.filterwarnings("ignore:.*inverse_transform")  # UMAP, of any graph it is given
+@pytest.mark.filterwarnings("ignore::ImportWarning:umap")  # without Tensorflow
 @pytest.mark.parametrize("name", ["README.md", "docs/torch.md", "docs/integrations.md"])
 def test_python_in_documents_runs(name, tmp_path, monkeypatch):
     found = blocks(name)
