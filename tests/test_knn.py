@@ -281,7 +281,9 @@ def test_the_bound_leaves_most_pairs_out(isa: str, strategy: str) -> None:
     every = 1500 * 1500 if by_row else 1500 * 1499 // 2
     assert counts["pairs_filtered"] == every
     assert counts["strategy"] == strategy.partition("-")[0]
-    assert 2 * 1500 <= counts["pairs_refined"] < 0.03 * counts["pairs_filtered"]
+    # Two neighbours a row; a pair that is met once may serve both of its rows.
+    least = 2 * 1500 if by_row else 1500
+    assert least <= counts["pairs_refined"] < 0.03 * counts["pairs_filtered"]
 
 
 @pytest.mark.parametrize(("n", "k"), [(5, 0), (5, 5), (1, 1), (3, 7), (4, -1)])
