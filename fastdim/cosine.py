@@ -444,6 +444,7 @@ def _unit(rows: Rows, inverse: Array, start: int, stop: int) -> Array:
     return block if used.all() else block[used]
 
 
+@one_blas_thread()
 def sums_of_pairs(rows: Rows, inverse: Array, count: int) -> PairSums:
     """`pair_sums` from the deviation of each pair: few rows, or fewer rows than columns."""
     w = np.concatenate([_unit(rows, inverse, *span) for span in rows.spans()])

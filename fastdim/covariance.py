@@ -326,6 +326,7 @@ def decompose_sums(
     return Decomposition(_descending(ascending), axes, False, found.mean, found.count, ids, scale)
 
 
+@one_blas_thread()
 def _gram(rows: Rows, threads: int) -> tuple[Array, Array, bool]:
     """Covariance (d, d), or (n, n) matrix of the rows if n < d; the mean; and which it is."""
     if rows.n < rows.d:
@@ -400,6 +401,7 @@ def form_weights(eigenvalues: Array) -> Array:
     return weights
 
 
+@one_blas_thread()
 def _scores(rows: Rows, found: Decomposition, threads: int) -> cpu.RowForms:
     powers, weights = found.eigenvalues, form_weights(found.eigenvalues)
     if found.by_rows:

@@ -137,6 +137,7 @@ def _leading(gram: Array, size: int) -> Axes:
     return Axes(np.ascontiguousarray((basis @ turn[:, ::-1]).T), weights, rest)
 
 
+@one_blas_thread()
 def added_by(rows: Rows, known: Covariance, axes: Axes | None, threads: int) -> Added:
     """Of every row that takes part. axes: of `axes_of`; None for all of C, in float64."""
     lines = np.stack([known.mean, known.gram @ known.mean])
@@ -177,6 +178,7 @@ def pair_sums_by_document(
     return found._replace(sizes=sizes, documents=documents)
 
 
+@one_blas_thread()
 def _pair_sums(
     known: Covariance, rows: Added, slopes_squared: Array, sizes: Array | None
 ) -> PairSums:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from conftest import in_dtype, token_like
 from gloo_ranks import run_ranks
-from test_sweep_shared import settings_of
+from sweep_cases import settings_of
 
 from fastdim import Rows
 from fastdim.sweeps.filters import FILTERS, LayerRows

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import gaussian, in_dtype, token_like
+from sweep_cases import settings_of
 
 from fastdim import Rows
 from fastdim.backends import cpu
@@ -18,7 +19,6 @@ from fastdim.covariance import decompose_sums
 from fastdim.group_forms import Asked, document_sums, segments_of
 from fastdim.layer import Measurement, measure_job
 from fastdim.sweeps import by_document
-from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, LayerRows, apply
 from fastdim.sweeps.shared import SharedLayer
 
@@ -165,20 +165,6 @@ def test_document_sums_are_those_of_the_rows(unit: float) -> None:
             assert len(sums.along) == 0
 
 
-def settings() -> Definition:
-    return Definition(
-        kind="profile",
-        model="x",
-        model_sha256="",
-        filters=tuple(FILTERS),
-        confidence=0.9,
-        outlier_factor=5.0,
-        queries=50,
-        pairs=200,
-        seed=3,
-    )
-
-
 DOCUMENT = np.arange(N) // 45 * 3 + 2
 
 
@@ -186,7 +172,9 @@ def layer_of(rows: Rows, with_documents: bool) -> SharedLayer:
     position, special = np.arange(N) % 45, np.arange(N) % 97 == 5
     document = DOCUMENT if with_documents else None
     layer = LayerRows(rows, rows.norms(), position, special, document)
-    return SharedLayer(layer, [FILTERS[name] for name in FILTERS], settings(), 2)
+    return SharedLayer(
+        layer, [FILTERS[name] for name in FILTERS], settings_of(queries=50, pairs=200), 2
+    )
 
 
 def measured(shared: SharedLayer, name: str) -> tuple[Measurement, Any]:

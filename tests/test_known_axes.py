@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import gaussian, in_dtype, token_like
+from sweep_cases import settings_of
 
 from fastdim import Rows, _core, naive
 from fastdim.backends import cpu
-from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, LayerRows, apply
 from fastdim.sweeps.shared import SharedLayer
 
@@ -251,17 +251,7 @@ def test_the_kernel_wants_int8_and_axes(isa: str) -> None:
 
 
 def layer(rows: Rows, queries: int) -> SharedLayer:
-    definition = Definition(
-        kind="profile",
-        model="x",
-        model_sha256="",
-        filters=tuple(FILTERS),
-        confidence=0.9,
-        outlier_factor=5.0,
-        queries=queries,
-        pairs=500,
-        seed=3,
-    )
+    definition = settings_of(queries=queries, pairs=500)
     held = LayerRows(rows, rows.norms(), np.arange(rows.n) % 45, np.arange(rows.n) % 97 == 5)
     return SharedLayer(held, [FILTERS[name] for name in FILTERS], definition, 2)
 

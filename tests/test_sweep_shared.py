@@ -6,29 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import in_dtype, token_like
+from sweep_cases import settings_of
 
 from fastdim import Rows, measure
 from fastdim.layer import Measurement, measure_job
 from fastdim.query_far import far_rows
-from fastdim.sweeps.definition import Definition
 from fastdim.sweeps.filters import FILTERS, LayerRows, apply
 from fastdim.sweeps.shared import SharedJob, SharedLayer
 
 N = 900
 GROUPS = np.arange(N) // 30
-
-
-def settings_of(filters: tuple[str, ...], **options: Any) -> Definition:
-    settings: dict[str, Any] = {"queries": None, "pairs": None, "seed": 3, **options}
-    return Definition(
-        kind="profile",
-        model="x",
-        model_sha256="",
-        filters=filters,
-        confidence=0.9,
-        outlier_factor=5.0,
-        **settings,
-    )
 
 
 def shared_layer(

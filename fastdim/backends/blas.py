@@ -14,7 +14,9 @@ def one_blas_thread() -> Iterator[None]:
 
     A decomposition of a few hundred columns gains a third from a second thread on an idle machine;
     where other programs run, threads that wait for each other spin and it takes many times longer:
-    up to 8 s for 0.4. Libraries are looked for each time (2 ms): a package may have loaded another.
+    up to 8 s for 0.4. Products in float64 give other last bits on another number of threads, too:
+    what must not depend on them is computed here (`@one_blas_thread()` does for a whole function).
+    Libraries are looked for each time (2 ms): a package may have loaded another.
     """
     with threadpool_limits(1, user_api="blas"):
         yield
