@@ -281,7 +281,7 @@ def test_the_bound_leaves_most_pairs_out(isa: str, strategy: str) -> None:
     every = 1500 * 1500 if by_row else 1500 * 1499 // 2
     assert counts["pairs_filtered"] == every
     assert counts["strategy"] == strategy.partition("-")[0]
-    # Every neighbour is measured: by row both ways of a pair, else the pair once for both of its rows.
+    # Every neighbour is measured: by row both ways of a pair, else a pair once for its two rows.
     nearest = naive.knn(in_dtype(gaussian(1500, 32), "float32"), 2)[1]
     ways = {(row, other) for row, both in enumerate(nearest.tolist()) for other in both}
     least = len(ways if by_row else {(min(way), max(way)) for way in ways})

@@ -167,7 +167,7 @@ def _ranks(rows: Rows, near: Neighbors, k: int) -> Ranks:
     """
     everything = rows.float64(0, rows.n)
     everything -= everything.mean(axis=0)
-    # No square under- or overflows, and no bit of a rank depends on the unit of length.
+    # No square under- or overflows; the factor is a power of two, so no rank depends on it.
     everything = np.ldexp(everything, -int(np.frexp(np.abs(everything).max())[1]))
     own = np.einsum("ij,ij->i", everything, everything)
     doubt = 4.0 * (rows.d + 8) * np.finfo(np.float64).eps

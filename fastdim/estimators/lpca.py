@@ -160,8 +160,9 @@ def _fan(powers: Array, alpha: float | None) -> float:
     left = powers - powers[rest:].mean()
     wide = np.flatnonzero(_gaps(left) > (10.0 if alpha is None else alpha))
     total = left.sum()
-    # Axes of one length leave nothing above the noise.
-    enough = np.flatnonzero(np.cumsum(left) / total > 0.8) if total != 0.0 else []
+    # Axes of one length leave nothing above the noise, and no share of it.
+    shares = np.cumsum(left) / total if total != 0.0 else np.zeros(len(left))
+    enough = np.flatnonzero(shares > 0.8)
     return float(1 + min(np.concatenate([wide, enough, [len(powers) - 1]])))
 
 
