@@ -335,11 +335,9 @@ def _gram(rows: Rows, threads: int) -> tuple[Array, Array, bool]:
         centered -= origin
         shift = centered.sum(axis=0) / rows.n
         centered -= shift
-        gram, mean = centered @ centered.T / rows.n, origin + shift
-    else:
-        found = sums(rows, near_mean(rows), threads)
-        gram, mean = found.scatter() / rows.n, found.mean
-    return gram, mean, rows.n < rows.d
+        return centered @ centered.T / rows.n, origin + shift, True
+    found = sums(rows, near_mean(rows), threads)
+    return found.scatter() / rows.n, found.mean, False
 
 
 def _gram_for_the_first(rows: Rows, threads: int) -> Array:
