@@ -133,6 +133,17 @@ def test_separability_of_a_torus(d: int) -> None:
     assert_covers([fishers(x) for x in sets], "fishers")
 
 
+def test_error_of_separability_whatever_level_is_taken() -> None:
+    """Errors at the level taken alone vary by a third, and are small where values are large."""
+    sets = [torus(10, seed, 300) for seed in range(5000, 5150)]
+    found = [fishers(x) for x in sets]
+    assert_covers(found, "fishers")
+    errors, values = np.array([e.stderr for e in found]), [e.value for e in found]
+    assert len({e.method for e in found}) > 2
+    assert errors.std() < 0.2 * errors.mean()
+    assert np.corrcoef(errors, values)[0, 1] > -0.25
+
+
 def patchwork() -> np.ndarray:
     """Rows of 2 to 9 dimensions side by side: ratios far from Pareto, as in a model's layers."""
     rng = np.random.default_rng(8)

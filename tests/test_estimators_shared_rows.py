@@ -1,7 +1,9 @@
 """Overlap and imbalance where every row is a query: rows have a part in the values of others."""
 
 import dataclasses
+import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,15 @@ import pytest
 from conftest import gaussian
 
 from fastdim import information_imbalance, knn, neighborhood_overlap
-from fastdim.estimators.shared_rows import Part, shared_stderr
+from fastdim.estimators.between import _ranks
+from fastdim.estimators.inputs import rows_of
+from fastdim.estimators.shared_rows import (
+    CHAIN,
+    Part,
+    overlap_part,
+    rank_part,
+    shared_stderr,
+)
 
 
 def torus(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
@@ -83,6 +93,105 @@ def test_error_by_its_definition(documents: int) -> None:
     turned = rng.permutation(len(row))
     again = Part(place[turned], row[turned], part.added[turned], everywhere)
     assert shared_stderr(local, near, again, labels) == pytest.approx(expected, rel=1e-9)
+
+
+def rank_without(x: np.ndarray, y: np.ndarray, row: int, away: tuple[int, ...]) -> int:
+    """Rank in y of the row nearest to `row` in x, with some rows away."""
+    others = np.setdiff1d(np.arange(len(x)), [row, *away])
+    first = others[np.square(x[others] - x[row]).sum(axis=1).argmin()]
+    distance = np.square(y[others] - y[row]).sum(axis=1)
+    return int((distance <= np.square(y[first] - y[row]).sum()).sum())
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0])
+def test_what_nearest_rows_add_together_to_a_rank(noise: float) -> None:
+    """The definition: ranks with all rows, less those without one, plus those without two, ..."""
+    x = gaussian(25, 2)
+    y = x + noise * gaussian(25, 2, 1)
+    near = knn(x, CHAIN)
+    part = rank_part(near, _ranks(rows_of(y, "y"), near, 1), 1)
+    assert part.chain is not None
+    assert part.together is not None
+    for i in range(25):
+        for s in range(1, CHAIN):
+            rows = near.indices[i, :s]
+            np.testing.assert_array_equal(part.chain[i, :s], rows)
+            expected = sum(
+                (-1) ** len(away) * rank_without(x, y, i, away)
+                for size in range(s + 1)
+                for away in itertools.combinations(rows, size)
+            )
+            assert part.together[i, s - 1] == expected
+
+
+def by_all_orders(local: np.ndarray, part: Part, labels: np.ndarray) -> float:
+    """J_1 - J_2 + J_3 less half of what is new in J_4, by sets of units and loops."""
+    assert part.chain is not None
+    assert part.together is not None
+    own = Counter(dict.fromkeys(range(labels.max() + 1), 0.0))
+    for i, group in enumerate(labels):
+        own[group] += local[i] - local.mean()
+    moved = np.bincount(part.row, part.added, len(labels)) + part.everywhere
+    total = own.copy()
+    for j, group in enumerate(labels):
+        total[group] += moved[j] - moved.mean()
+    # Of each size what a set adds to the values of one unit, which is not among them.
+    adds: dict[int, Any] = {s: defaultdict(float) for s in range(1, CHAIN)}
+    for place, row, value in zip(part.place, part.row, part.added, strict=True):
+        if labels[place] != labels[row]:
+            adds[1][labels[place], frozenset([labels[row]])] += value
+    for i, rows in enumerate(part.chain):
+        for s in range(2, CHAIN):
+            units = frozenset(labels[rows[:s]])
+            if len(units) == s and labels[i] not in units:
+                adds[s][labels[i], units] += part.together[i, s - 1]
+    joint = {}
+    for s in range(2, CHAIN):
+        sums: Any = defaultdict(float)
+        for (_, units), value in adds[s].items():
+            sums[units] += value
+        for (unit, units), value in adds[s - 1].items():
+            sums[units | {unit}] += value
+        joint[s] = sum(value**2 for value in sums.values())
+    alone = {s: sum(value**2 for value in adds[s].values()) for s in adds}
+    variance = sum(value**2 for value in total.values()) - joint[2] + joint[3]
+    variance -= alone[3] + 0.5 * (joint[4] - alone[3] - alone[4])
+    count, squares = len(own), sum(value**2 for value in own.values())
+    plain = squares * count / (count - 1) / len(labels) ** 2
+    return math.sqrt(plain * max(1.0, variance / squares))
+
+
+@pytest.mark.parametrize("documents", [1, 3])
+def test_error_of_ranks_by_its_definition(documents: int) -> None:
+    """Pairs alone would give another."""
+    rng = np.random.default_rng(11)
+    x = torus(90, 2, rng)
+    y = x + 0.6 * rng.standard_normal(x.shape)
+    labels = np.arange(90) // documents
+    near = knn(x, CHAIN)
+    found = _ranks(rows_of(y, "y"), near, 1)
+    part = rank_part(near, found, 1)
+    local = found.ranks[:, 0].astype(float)
+    expected = by_all_orders(local, part, labels)
+    pairs = dataclasses.replace(part, chain=None, together=None)
+    assert abs(shared_stderr(local, near, pairs, labels) / expected - 1) > 0.02
+    assert shared_stderr(local, near, part, labels) == pytest.approx(expected, rel=1e-9)
+    value = information_imbalance(x, y, groups=labels)
+    assert value.stderr == pytest.approx(2 / 90 * expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 7])
+def test_ranks_of_few_rows_have_an_error(n: int) -> None:
+    found = information_imbalance(gaussian(n, 2), gaussian(n, 2, 1))
+    assert math.isfinite(found.stderr)
+    assert 0.0 <= found.lower <= found.value <= found.upper <= 2.0
+
+
+def test_a_row_that_both_lists_end_with_is_pushed_out_once() -> None:
+    """Of equal lists no row adds to the overlap: another takes its place in both."""
+    lists = knn(gaussian(40, 3), 6).indices
+    common = np.ones(lists.shape, dtype=bool)
+    np.testing.assert_allclose(overlap_part(lists, lists, common, common).added, 0.0, atol=1e-15)
 
 
 @pytest.mark.parametrize("queries", [None, 100])

@@ -281,6 +281,21 @@ def test_errors_are_those_of_repetition(statistic: Any) -> None:
     assert np.mean([e.stderr for e in found]) == pytest.approx(spread, rel=0.25)
 
 
+@pytest.mark.parametrize("n", [1000, 3000])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_fishers_measures_how_squared_cosines_vary(d: int, n: int) -> None:
+    """On circles, where a sphere's formula is a quarter too small at d = 2."""
+    angle = 2 * np.pi * np.random.default_rng(d).random((n, d))
+    unit = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / np.sqrt(d)
+    found = fishers_of._spread_of_squares(unit)
+    assert found == pytest.approx((2 - 1.5 / d) / (2 * d) ** 2, rel=0.08)
+    assert found == fishers_of._spread_of_squares(unit.copy())
+
+
+def test_fishers_takes_equal_alphas_once() -> None:
+    assert fishers(rows(), alphas=[0.5, 0.6, 0.5]) == fishers(rows(), alphas=[0.5, 0.6])
+
+
 def test_fishers_error_is_an_upper_bound() -> None:
     found = [fishers(rows(250, 4, seed), alphas=[0.7]) for seed in range(80)]
     spread = np.std([e.value for e in found])

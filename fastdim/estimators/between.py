@@ -22,7 +22,7 @@ from fastdim.estimate import (
     transformed_interval,
 )
 from fastdim.estimators.inputs import check_passed, rows_of
-from fastdim.estimators.shared_rows import FEW, Ranks, overlap_part, rank_part, shared_stderr
+from fastdim.estimators.shared_rows import CHAIN, FEW, Ranks, overlap_part, rank_part, shared_stderr
 from fastdim.neighbors import Neighbors, search
 
 Array = NDArray[np.float64]
@@ -143,12 +143,13 @@ def information_imbalance(
     first. k >= n is refused. groups: (n,) documents. Assumes distances whose order means something
     in both. Bias: none known; ties in x count in y as they fall. Interval: rows, or documents,
     each with its part in the ranks of others (`shared_rows`). Cost: a search in x with k + 1
-    neighbours, and O(m n e) in y on a float64 copy of it; `queries=m` looks at m rows.
+    neighbours, 5 for k = 1, and O(m n e) in y on a float64 copy of it; `queries=m` looks at m rows.
     """
     rows_x, rows_y = pair_of(x, y, "information_imbalance")
     k = whole_number("k", k, 1)
-    # One more, which stands in for a neighbour that is not there: the error counts on it.
-    wanted = k + 1 if k + 1 < rows_x.n else k
+    # More, which stand in for neighbours that are not there: the error counts on them.
+    further = CHAIN if k == 1 and rows_x.n > CHAIN else k + 1
+    wanted = further if further < rows_x.n else k
     near = _near(rows_x, wanted, "information_imbalance", queries, seed, threads)
     found = _ranks(rows_y, near, k)
     local = found.ranks[:, :k].mean(axis=1)
@@ -178,18 +179,20 @@ def _ranks(rows: Rows, near: Neighbors, k: int) -> Ranks:
     for start in range(0, len(near.queries), step):
         queries = near.queries[start : start + step]
         sums = own[queries][:, None] + own
-        squares = sums - 2.0 * (everything[queries] @ everything.T)
+        least = sums - 2.0 * (everything[queries] @ everything.T)
         sums *= doubt
+        largest = least + sums
+        least -= sums
         for place in range(near.indices.shape[1]):
             other = near.indices[start : start + step, place]
             reach = _squares(everything, queries, other)
-            nearer = squares + sums < reach[:, None]
-            row, column = np.nonzero(~nearer & (squares - sums <= reach[:, None]))
+            nearer = largest < reach[:, None]
+            row, column = np.divmod(np.flatnonzero(nearer ^ (least <= reach[:, None])), rows.n)
             exact = _squares(everything, queries[row], column)
             tied = (exact == reach[row]) & (column < other[row])
             nearer[row, column] = (exact < reach[row]) | tied
             nearer[np.arange(len(queries)), queries] = False
-            rank = 1 + nearer.sum(axis=1)
+            rank = 1 + nearer.view(np.uint8).sum(axis=1, dtype=np.int64)
             ranks[start : start + step, place] = rank
             if place < k:
                 few = rank <= FEW

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastdim.arrays import Rows, real_number, several
 from fastdim.backends import cpu
+from fastdim.backends.blas import one_blas_thread
 from fastdim.covariance import decompose
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 # 0.60, 0.62, ..., 0.98, to the last bit as in other codes: it decides which of two is nearer.
 ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
 MANY_PAIRS = 20.0  # of a level, that its share is taken from
+RARE = 1e-9  # chance of a level that is as none
+ALL_ALIKE = 1e-9  # a variance of squared cosines that is none
 # Whitening takes off at most so much of what an even sphere varies by: it is known up to its noise.
 MOST_ALONG = 0.95
 BLOCK_VALUES = 1 << 20  # cosines that stay in a cache
@@ -54,7 +57,7 @@ def fishers(
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """
     rows = rows_of(x, "fishers")
-    levels = np.sort([real_number("each of alphas", a) for a in several("alphas", alphas)])
+    levels = np.unique([real_number("each of alphas", a) for a in several("alphas", alphas)])
     if len(levels) == 0 or not ((levels > 0.0) & (levels < 1.0)).all():
         raise InputError(f"alphas must lie strictly between 0 and 1, got {alphas!r}")
     condition = real_number("condition", condition)
@@ -75,9 +78,7 @@ def fishers(
     place = _chosen(levels, mean, int(np.flatnonzero(mean > 0.0)[-1]))
     alpha, p = float(levels[place]), float(mean[place])
     value = sphere_dimension(p, alpha)
-    of_share = _variance_of_share(shares[:, place], levels[place:], mean[place:], unit.shape[1])
-    of_level = _variance_of_level(levels, mean, place, distinct.n)
-    error = math.sqrt((_slope(p, alpha) / p) ** 2 * of_share + of_level)
+    error = math.sqrt(_variance(shares, levels, mean, unit.shape[1], _spread_of_squares(unit)))
     sample = Sample(rows.n, distinct.n, distinct.n)
     return estimate_of(value, error, sample, f"FisherS, alpha = {alpha:.2f}", "rows", confidence)
 
@@ -88,15 +89,19 @@ def _chosen(levels: Array, mean: Array, last: int) -> int:
     return int(known[np.abs(levels[known] - 0.9 * levels[last]).argmin()])
 
 
-def _variance_of_share(shares: Array, levels: Array, mean: Array, axes: int) -> float:
+def _variance_of_share(
+    shares: Array, levels: Array, mean: Array, axes: int, spread: float
+) -> float:
     """Of the share p of ordered pairs of n rows with a cosine of at least levels[0].
 
     Influences of rows, 2 (share of the row - p) / n, whose squares count what two rows have in
     common from both ends, as a jackknife does: 2 p (1 - p) / n^2 of it is taken off once (Efron &
     Stein, Ann. Stat. 1981). On an even sphere nothing else is left, and whitening fixes the mean
-    and the second moments of the rows, that is the parts of p (1 - p) along the first two
-    Gegenbauer polynomials of the cosine t, t and t^2 - 1/r of r axes: they come off as well. What
-    is left on a sphere is the least that any rows are given. mean: (levels,) of all rows.
+    and the second moments of the rows, that is the parts of p (1 - p) along t and t^2 - 1/r of the
+    cosine t and r axes, on a sphere the first two Gegenbauer polynomials: they come off as well.
+    What is left is the least that any rows are given. mean: (levels,) of all rows. spread: variance
+    of t^2, measured: where rows are on circles, it is up to a quarter above a sphere's, and with
+    that one's the error would be too small.
     """
     n, p = len(shares), float(mean[0])
     mass = mean - np.append(mean[1:], 0.0)
@@ -106,8 +111,7 @@ def _variance_of_share(shares: Array, levels: Array, mean: Array, axes: int) -> 
     density = (1.0 - np.square(cosine)) ** (0.5 * (axes - 3))
     density /= density.sum(axis=1, keepdims=True)
     along = float(mass @ (cosine * density).sum(axis=1)) ** 2 * axes
-    spread = 3.0 / (axes * (axes + 2.0)) - 1.0 / axes**2  # variance of t^2
-    if spread > 0.0:
+    if spread > ALL_ALIKE:
         square = (np.square(cosine) * density).sum(axis=1)
         along += float(mass @ (square - 1.0 / axes)) ** 2 / spread
     pairs = p * (1.0 - p)
@@ -116,37 +120,73 @@ def _variance_of_share(shares: Array, levels: Array, mean: Array, axes: int) -> 
     return max(influences - 2.0 * (pairs + along) / n**2, 2.0 * (pairs - along) / n**2)
 
 
-def _variance_of_level(levels: Array, mean: Array, place: int, n: int) -> float:
-    """Of the value at levels[place], for the largest level that a pair reaches is chance.
+def _variance(shares: Array, levels: Array, mean: Array, axes: int, of_squares: float) -> float:
+    """Of the value, whose level is chance, for that of the largest cosine is.
 
-    A level of share p is reached with probability 1 - exp(-n (n - 1) p / 2). Beyond the last one of
-    20 pairs, p falls by the power of 1 - a^2 that it fell by before. Values of the levels that
-    would be taken differ by their noise, too, which is not counted again: pairs that reach one
-    level and not the other.
+    Over the largest levels that pairs may reach, the mean of what the value varies by where that is
+    known, and what its means differ by. Which one was reached tells nothing of the error: that of
+    the level taken alone would be small where the value is large. Pairs beyond levels are as a
+    Poisson process: some of those at the level taken are known to reach the largest one, and none
+    to reach beyond.
     """
-    pairs = 0.5 * n * (n - 1.0)
+    pairs = 0.5 * len(shares) * (len(shares) - 1.0)
+    share = _smooth(levels, mean, pairs)
+    beyond = np.append(share[1:], 0.0)
+    chance = -np.expm1(-pairs * (share - beyond)) * np.exp(-pairs * beyond)
+    first = int(np.flatnonzero(mean > 0.0)[0])
+    tops = first + np.flatnonzero(chance[first:] > RARE * chance[first:].max())
+    weight = chance[tops] / chance[tops].sum()
+    there = pairs * (share[tops] - beyond[tops])
+    some = there / -np.expm1(-there)  # of one at least
+    # Mean and variance of the pairs that reach the top, less what they are where it is not known.
+    more, spread = some - pairs * share[tops], some * (1.0 + there - some) - pairs * share[tops]
+    within, value = np.empty(len(tops)), np.empty(len(tops))
+    for i, top in enumerate(tops):
+        place = _chosen(levels, mean, int(top))
+        p, alpha, expected = float(share[place]), float(levels[place]), pairs * float(share[place])
+        slope = _slope(p, alpha)
+        value[i] = sphere_dimension(p, alpha) + slope * more[i] / expected
+        of_share = _variance_of_share(
+            shares[:, place], levels[place:], mean[place:], axes, of_squares
+        )
+        of_log = of_share / float(mean[place]) ** 2 + spread[i] / expected**2
+        within[i] = slope**2 * max(0.0, of_log)
+    return float(weight @ (within + np.square(value - weight @ value)))
+
+
+def _smooth(levels: Array, mean: Array, pairs: float) -> Array:
+    """Shares (levels,), as a line of the dimension gives them from 4 levels before the last on that
+    has 20 pairs.
+
+    The dimension of a level is the same at all on a sphere, and drifts elsewhere. Pairs that reach
+    a level are among those of the one before: what they tell besides has the variance 1/N - 1/N'
+    of log p, N of N' pairs, and the drift is the mean that weighs by its inverse.
+    """
     many = np.flatnonzero(mean * pairs >= MANY_PAIRS)
     if len(many) == 0:
         many = np.flatnonzero(mean > 0.0)[:1]
-    last, before = int(many[-1]), max(0, int(many[-1]) - 3)
-    cap = np.log1p(-np.square(levels))
-    # Of a level alone, the power of an even sphere.
-    power = 0.5 * (sphere_dimension(float(mean[last]), float(levels[last])) - 1.0)
-    if before < last:
-        power = math.log(float(mean[last] / mean[before])) / float(cap[last] - cap[before])
-    beyond = float(mean[last]) * np.exp(power * np.minimum(0.0, cap - cap[last]))
-    share = np.where(np.arange(len(levels)) <= last, mean, beyond)
-    reached = np.minimum.accumulate(-np.expm1(-pairs * share))
-    chance = reached - np.append(reached[1:], 0.0)
-    alpha, p = float(levels[place]), float(mean[place])
-    value, slope = sphere_dimension(p, alpha), _slope(p, alpha)
-    spread = 0.0
-    for top in range(int(np.flatnonzero(mean > 0.0)[0]), len(levels)):
-        other = _chosen(levels, mean, top)
-        moved = sphere_dimension(float(mean[other]), float(levels[other])) - value
-        noise = 2.0 * slope * slope / n**2 * abs(1.0 / float(mean[other]) - 1.0 / p)
-        spread += float(chance[top]) * (moved * moved - noise)
-    return max(0.0, spread)
+    start, last = max(0, int(many[-1]) - 4), int(many[-1])
+    used = range(start, last + 1)
+    dimension = np.array([sphere_dimension(float(mean[j]), float(levels[j])) for j in used])
+    drift = 0.0
+    if start < last:
+        count, step = mean[start : last + 1] * pairs, np.diff(levels[start : last + 1])
+        weight = 1.0 / (1.0 / count[1:] - 1.0 / (count[:-1] + 1.0))  # one more: N may be N'
+        drift = float((weight * step) @ np.diff(dimension) / (weight @ np.square(step)))
+    line = np.maximum(dimension[0] + drift * (levels - levels[start]), 1.0)
+    cap = (1.0 - np.square(levels)) ** (0.5 * (line - 1.0))
+    sphere = cap / (levels * np.sqrt(2.0 * math.pi * line))
+    return np.minimum.accumulate(np.where(np.arange(len(levels)) <= start, mean, sphere))
+
+
+def _spread_of_squares(unit: Array) -> float:
+    """Variance of the squared cosine of two rows, of 1,024 rows at most."""
+    some = unit[:: -(-len(unit) // 1024)]
+    with one_blas_thread():
+        square = np.square(some @ some.T)
+    np.fill_diagonal(square, 0.0)
+    pairs = len(some) * (len(some) - 1)
+    return max(0.0, float(np.square(square).sum()) / pairs - (float(square.sum()) / pairs) ** 2)
 
 
 def _slope(p: float, alpha: float) -> float:
