@@ -1,5 +1,6 @@
 """Ranks, slopes, isotropy, entropy and FisherS against plain references, and their errors."""
 
+import itertools
 import math
 import tracemalloc
 from typing import Any
@@ -281,19 +282,62 @@ def test_errors_are_those_of_repetition(statistic: Any) -> None:
     assert np.mean([e.stderr for e in found]) == pytest.approx(spread, rel=0.25)
 
 
-@pytest.mark.parametrize("n", [1000, 3000])
 @pytest.mark.parametrize("d", [1, 2, 5])
-def test_fishers_measures_how_squared_cosines_vary(d: int, n: int) -> None:
+def test_fishers_measures_how_squared_cosines_vary(d: int) -> None:
     """On circles, where a sphere's formula is a quarter too small at d = 2."""
-    angle = 2 * np.pi * np.random.default_rng(d).random((n, d))
+    angle = 2 * np.pi * np.random.default_rng(d).random((3000, d))
     unit = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / np.sqrt(d)
-    found = fishers_of._spread_of_squares(unit)
-    assert found == pytest.approx((2 - 1.5 / d) / (2 * d) ** 2, rel=0.08)
-    assert found == fishers_of._spread_of_squares(unit.copy())
+    assert fishers_of._spread_of_squares(unit) == pytest.approx(
+        (2 - 1.5 / d) / (2 * d) ** 2, rel=0.08
+    )
+    few = unit[:50]
+    pairs = np.square(few @ few.T)[np.triu_indices(50, 1)]
+    assert fishers_of._spread_of_squares(few) == pytest.approx(pairs.var(), rel=1e-9)
+
+
+def test_fishers_measures_squared_cosines_whatever_the_order_of_rows() -> None:
+    """The first row of every document of 8 may be unlike the others."""
+    unit = gaussian(8192, 30)
+    unit[::8] = unit[0] + 0.01 * unit[::8]
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    mixed = np.random.default_rng(1).permutation(unit)
+    expected = fishers_of._spread_of_squares(mixed)
+    assert fishers_of._spread_of_squares(unit) == pytest.approx(expected, rel=0.5)
 
 
 def test_fishers_takes_equal_alphas_once() -> None:
-    assert fishers(rows(), alphas=[0.5, 0.6, 0.5]) == fishers(rows(), alphas=[0.5, 0.6])
+    x = gaussian(300, 12)
+    assert fishers(x, alphas=(*fishers_of.ALPHAS, *fishers_of.ALPHAS)) == fishers(x)
+
+
+def test_fishers_error_of_hundreds_of_axes_is_a_number() -> None:
+    """Densities of cosines on so many axes are below what float64 holds."""
+    x = np.random.default_rng(0).standard_normal((1000, 768)).astype(np.float16)
+    alone = fishers(x, alphas=[0.1])
+    assert alone.stderr > 0.0
+    assert fishers(x, alphas=[0.1, 0.98]).stderr == pytest.approx(alone.stderr, rel=0.01)
+
+
+def test_fishers_drift_of_the_dimension_weighs_what_levels_tell_besides() -> None:
+    """Pairs are nested: where nearly all of a level reach the next, a step is well known."""
+    rng = np.random.default_rng(0)
+    levels = np.array([0.50, 0.60, 0.61, 0.62, 0.63])
+    share = (1 - levels**2) ** 3.5 / (levels * np.sqrt(16 * np.pi))
+    drifts = []
+    for _ in range(400):
+        pairs = [rng.binomial(10**5, share[0])]
+        for before, after in itertools.pairwise(share):
+            pairs.append(rng.binomial(pairs[-1], after / before))
+        mean = np.array(pairs) / 1e5
+        line = fishers_of._smooth(levels, mean, 1e5)
+        ends = [fishers_of.sphere_dimension(line[i], levels[i]) for i in (1, 4)]
+        found = [fishers_of.sphere_dimension(p, a) for p, a in zip(mean, levels, strict=True)]
+        step = np.diff(levels)
+        by_counts = (mean[1:] * step) @ np.diff(found) / (mean[1:] @ step**2)
+        drifts.append([(ends[1] - ends[0]) / (levels[4] - levels[1]), by_counts])
+    ours, plain = np.std(drifts, axis=0)
+    assert abs(np.mean(drifts, axis=0)[0]) < 3 * ours / 20 + 0.5
+    assert ours < 0.93 * plain
 
 
 def test_fishers_error_is_an_upper_bound() -> None:

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
 MANY_PAIRS = 20.0  # of a level, that its share is taken from
 RARE = 1e-9  # chance of a level that is as none
+SOME = 1024  # rows by which squared cosines are known well enough
 ALL_ALIKE = 1e-9  # a variance of squared cosines that is none
 # Whitening takes off at most so much of what an even sphere varies by: it is known up to its noise.
 MOST_ALONG = 0.95
@@ -50,8 +51,10 @@ def fishers(
     Global: it describes directions, not a neighbourhood. Assumes that whitened rows fill a sphere
     evenly. Bias: cut at the number of axes kept, so `condition` decides on anisotropic rows.
     Interval: influence of the rows on p less what pairs count twice and what whitening fixes, and
-    the chance that chooses a, with the axes fixed: where other rows would keep another number of
-    axes, as massive rows of a layer make them, it is far too narrow; normal on the log scale.
+    the chance that chooses a, for alphas as close and as even as the default ones: where a wide gap
+    follows close ones it is far too wide. With the axes fixed: where other rows would keep another
+    number of axes, as massive rows of a layer make them, it is far too narrow. Normal on the log
+    scale.
     Cost: O(n^2 r), r axes kept.
 
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
@@ -108,7 +111,9 @@ def _variance_of_share(
     # Between two levels cosines lie as they do on an even sphere.
     step = (np.arange(64) + 0.5) / 64
     cosine = levels[:, None] + (np.append(levels[1:], 1.0) - levels)[:, None] * step
-    density = (1.0 - np.square(cosine)) ** (0.5 * (axes - 3))
+    # Of hundreds of axes no float64 holds the density itself.
+    logarithm = 0.5 * (axes - 3) * np.log1p(-np.square(cosine))
+    density = np.exp(logarithm - logarithm.max(axis=1, keepdims=True))
     density /= density.sum(axis=1, keepdims=True)
     along = float(mass @ (cosine * density).sum(axis=1)) ** 2 * axes
     if spread > ALL_ALIKE:
@@ -149,8 +154,9 @@ def _variance(shares: Array, levels: Array, mean: Array, axes: int, of_squares: 
         of_share = _variance_of_share(
             shares[:, place], levels[place:], mean[place:], axes, of_squares
         )
-        of_log = of_share / float(mean[place]) ** 2 + spread[i] / expected**2
-        within[i] = slope**2 * max(0.0, of_log)
+        of_log = of_share / float(mean[place]) ** 2
+        least = (1.0 - MOST_ALONG) * of_log
+        within[i] = slope**2 * np.maximum(of_log + spread[i] / expected**2, least)
     return float(weight @ (within + np.square(value - weight @ value)))
 
 
@@ -180,12 +186,13 @@ def _smooth(levels: Array, mean: Array, pairs: float) -> Array:
 
 
 def _spread_of_squares(unit: Array) -> float:
-    """Variance of the squared cosine of two rows, of 1,024 rows at most."""
-    some = unit[:: -(-len(unit) // 1024)]
+    """Variance of the squared cosine of two rows, of SOME at most."""
+    if len(unit) > SOME:  # drawn, for rows of texts come in periods
+        unit = unit[np.random.default_rng(0).choice(len(unit), SOME, replace=False)]
     with one_blas_thread():
-        square = np.square(some @ some.T)
+        square = np.square(unit @ unit.T)
     np.fill_diagonal(square, 0.0)
-    pairs = len(some) * (len(some) - 1)
+    pairs = len(unit) * (len(unit) - 1)
     return max(0.0, float(np.square(square).sum()) / pairs - (float(square.sum()) / pairs) ** 2)
 
 
