@@ -50,7 +50,8 @@ class Ranks:
     """Ranks in y (m, c) of neighbours in x: k, and those that would stand in for them if known.
 
     row[p] is nearer in y than one of the k neighbours of the query at place[p], whose rank is at
-    most FEW; often (n,): how often each row is nearer than one of a larger rank.
+    most FEW; often (n,): how often each row is nearer than one of a larger rank, of queries of
+    other documents where there are groups.
     """
 
     ranks: Numbers
@@ -62,7 +63,8 @@ class Ranks:
 @dataclass(frozen=True)
 class Part:
     """What row `row[p]` adds to the local value of the query at place `place[p]`; a pair may come
-    more than once. everywhere (n,): what each row adds besides to the sum of all local values.
+    more than once. everywhere (n,): what each row adds besides to the sum of all local values, of
+    other documents where there are groups.
 
     chain (m, s), together (m, s): rows, of which the first j + 1 add together[i, j] to the value of
     the query at place i beyond what fewer of them add; the first alone is in `added`, too."""
@@ -86,19 +88,33 @@ def shared_stderr(local: Array, near: Neighbors, part: Part, labels: Numbers | N
     unit = np.arange(n) if labels is None else labels
     groups = None if labels is None else np.unique(labels[near.queries], return_inverse=True)[1]
     plain = float(clustered_stderr(own, groups))
-    total = np.bincount(unit[near.queries], own, n)
-    alone = float(np.square(total).sum())
+    whole: Array = np.asarray(np.bincount(unit[near.queries], own, n), dtype=np.float64)
+    alone = float(np.square(whole).sum())
     if not math.isfinite(plain) or alone == 0.0:
         return plain
-    moved = np.asarray(np.bincount(part.row, part.added, n), dtype=np.float64)
+    total, more = _totals(whole, near, part, labels)
+    variance = float(np.square(total).sum()) + more - _beyond(part, unit[near.queries], unit)
+    return plain * math.sqrt(max(1.0, variance / alone))
+
+
+def _totals(own: Array, near: Neighbors, part: Part, labels: Numbers | None) -> tuple[Array, float]:
+    """What each unit takes away with it, less the mean: `own` (n,) and what it moves in others.
+
+    A document's own values are gone whole: what its rows add to these is in them. Second: squares
+    of totals of rows that stand for themselves without being known. All squares together are J_1.
+    """
+    n = near.n_points
+    unit, added = np.arange(n), part.added
+    if labels is not None:
+        unit = labels
+        added = np.where(labels[near.queries[part.place]] == labels[part.row], 0.0, added)
+    moved = np.asarray(np.bincount(part.row, added, n), dtype=np.float64)
     if part.everywhere is not None:
         moved += part.everywhere
     there, count = _searched(near, part)
     mean = float(moved.sum()) / count
-    total += np.bincount(unit[there], moved[there] - mean, n)
-    squares = float(np.square(total).sum()) + (count - len(there)) * mean**2
-    variance = squares - _beyond(part, unit[near.queries], unit)
-    return plain * math.sqrt(max(1.0, variance / alone))
+    total = own + np.bincount(unit[there], moved[there] - mean, n)
+    return total, (count - len(there)) * mean**2
 
 
 def _searched(near: Neighbors, part: Part) -> tuple[Numbers, int]:
