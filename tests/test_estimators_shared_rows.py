@@ -287,7 +287,7 @@ def test_totals_are_what_documents_take_with_them(
 @pytest.mark.parametrize("make", [clumps, walks])
 @pytest.mark.parametrize("k", [1, 3])
 def test_errors_of_documents_of_alike_rows(k: int, make: Callable[..., Any]) -> None:
-    """Errors in which a document's rows move their own values, too, are 1.45 to 1.7 of the spread.
+    """Errors in which a document's rows move their own values, too, are 1.4 to 1.65 of the spread.
 
     A spread of 160 is known within 6 %.
     """
