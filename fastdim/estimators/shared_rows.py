@@ -25,15 +25,16 @@ spread (1,000 sets, known within 0.02) the error is 0.95 instead of 0.93 on a sq
 0.02 and 300 rows, 0.96 instead of 0.95 on a torus of 2 with noise of 0.1 and 300 rows, 0.98 instead
 of 0.95 with 1,000. Only sets of the s nearest rows in x count: what q_1 and a row j add together
 that is nearer in y than one of q_1 and q_2, but not than both, is left out, as are larger such
-sets. J_2 is 2 to 8 % smaller for it, and so are J_3 and J_4, which mend most of it: by full
-enumeration V differs by 1 to 4 % on average (30 and 50 rows), in single sets by more.
+sets. By full enumeration J_2 is 2 to 8 % smaller for it and J_3 6 to 16 % (36 and 100 rows), which
+mends most of it: V differs by 2 to 4 % on average of 8 sets of 30 rows, in a single set by more.
 
 Documents stand for rows where there are groups. What their rows add to values of their own is gone
 with these. Of two rows q_1, q_2 of one foreign document q_2 stands in for q_1 in J_1, as if one
 were away after the other, and sets with such a pair are left out of J_2, J_3 and J_4: J_1 of ranks
-is 0.95 to 1.11 times that of documents really removed (90 to 200 rows). An overlap's edge counts by
-its mean and for one row at a time, and a document may be many of k neighbours: where its rows lie
-together the error is 0.71 to 1.04 of the spread, least in 2 dimensions (600 and 1,000 rows, k = 30).
+is 0.95 to 1.11 times that of documents really removed, with three neighbours to 1.22 times (90 to
+200 rows). An overlap's edge counts by its mean and for one row at a time, and a document may be
+many of k neighbours: where its rows lie together the error is 0.71 to 1.04 of the spread, least in
+2 dimensions (600 and 1,000 rows, k = 30).
 """
 
 from __future__ import annotations
