@@ -11,6 +11,8 @@ subsets:  every row of random subsets of a layer's rows; the mean over all subse
 sampled:  500 query rows against all rows of a layer; the value of all queries. Three tables: drawn
           by a count ("far rows in proportion", the default of `knn` and of sweeps), plainly, and by
           `stratified_queries`.
+between:  overlap and imbalance of two layers, every row of a torus; the mean over all sets.
+documents: the same with `groups`, documents of rows that lie together.
 
 Factors of the intervals were chosen on other seeds: sets here begin at seed 3,000,000.
 """
@@ -106,7 +108,7 @@ READS_ROWS = ("tle 20", "tle 20 harmonic", "tle 20 median", "ess 30")
 COSTLY = ("geomle", "knn_graph", "ph_dimension", "danco")
 FIRST_SEED = 3_000_000
 NOTHING = (np.nan,) * 4
-PARTS = ("ideal", "tori", "curved", "subsets", "sampled", "between")
+PARTS = ("ideal", "tori", "curved", "subsets", "sampled", "between", "documents")
 COLUMNS = 50
 DEEP = 128
 QUERIES = 500
@@ -136,7 +138,7 @@ SHAPES: dict[str, tuple[Callable[[int, int, np.random.Generator], Array], int]] 
 }
 
 LAYER_PAIRS = ("noise 0.1", "noise 0.5", "half kept")
-BETWEEN: dict[str, Callable[[Matrix, Matrix], Any]] = {
+BETWEEN: dict[str, Callable[..., Any]] = {
     "neighborhood_overlap": partial(fastdim.neighborhood_overlap, threads=1),
     "information_imbalance": partial(fastdim.information_imbalance, threads=1),
 }
@@ -157,6 +159,25 @@ def between_set(seed: int, d: int, rows: int, first: int) -> list[Values]:
     for place, kind in enumerate(LAYER_PAIRS):
         x, y = layer_pair(kind, rows, d, np.random.default_rng([first + seed, d, place]))
         found += [measure(x, y) for measure in BETWEEN.values()]
+    return [(one.value, one.lower, one.upper, one.stderr) for one in found]
+
+
+# Rows of a document, and how far they or the steps of a walk spread in each angle.
+DOCUMENTS = {"pairs": (2, 0.02), "clumps of 5": (5, 0.15), "walks of 10": (10, 0.1)}
+
+
+def documents_set(seed: int, d: int, rows: int, first: int) -> list[Values]:
+    """Value, ends and error of the default overlap and imbalance of each kind of documents."""
+    found = []
+    for place, (kind, (size, spread)) in enumerate(DOCUMENTS.items()):
+        rng = np.random.default_rng([first + seed, d, place])
+        labels = np.arange(rows) // size
+        off = spread * rng.standard_normal((labels[-1] + 1, size, d))
+        off = off.cumsum(axis=1) if kind.startswith("walks") else off
+        angle = 2.0 * np.pi * rng.random((len(off), d))[labels] + off.reshape(-1, d)[:rows]
+        x = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        y = x + 0.3 * rng.standard_normal(x.shape)
+        found += [measure(x, y, groups=labels) for measure in BETWEEN.values()]
     return [(one.value, one.lower, one.upper, one.stderr) for one in found]
 
 
@@ -356,10 +377,12 @@ def samples(options: argparse.Namespace) -> Iterator[tuple[str, str, int, list[s
             yield draw, f"block {layer}", len(found), cells(found, truth)
 
 
-def pairs(options: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]:
-    """Title, sets and cells of each column of the table of two layers."""
+def pairs(
+    options: argparse.Namespace, of_set: Callable[..., list[Values]]
+) -> Iterator[tuple[str, int, list[str]]]:
+    """Title, sets and cells of each column of a table of two layers."""
     for d in (2, 5, 10):
-        task = partial(between_set, d=d, rows=options.rows, first=options.seed)
+        task = partial(of_set, d=d, rows=options.rows, first=options.seed)
         found = spread(task, options.sets, options.workers)
         yield f"torus {d}", len(found), cells(found)
 
@@ -411,7 +434,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.costly // FEWER} on layers and curved shapes. Seeds "
         f"from {options.seed:,} on, which served to choose no factor.",
     ]
-    if set(options.parts) - {"sampled", "between"}:
+    if set(options.parts) - {"sampled", "between", "documents"}:
         lines += ["", *table_of(columns(options), start)]
     if "sampled" in options.parts:
         if options.only is None:
@@ -423,7 +446,11 @@ def main(arguments: list[str] | None = None) -> int:
     if "between" in options.parts:
         names = [f"{name}, {kind}" for kind in LAYER_PAIRS for name in BETWEEN]
         lines += ["", "Two layers, every row a query, with the defaults.", ""]
-        lines += table_of(pairs(options), start, names)
+        lines += table_of(pairs(options, between_set), start, names)
+    if "documents" in options.parts:
+        names = [f"{name}, {kind}" for kind in DOCUMENTS for name in BETWEEN]
+        lines += ["", "Two layers, noise 0.3, documents of rows that lie together.", ""]
+        lines += table_of(pairs(options, documents_set), start, names)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
