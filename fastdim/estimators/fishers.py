@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 ALPHAS = tuple(float(alpha) for alpha in np.arange(0.6, 1.0, 0.02))
 MANY_PAIRS = 20.0  # of a level, that its share is taken from
 RARE = 1e-9  # chance of a level that is as none
-SOME = 1024  # rows by which squared cosines are known well enough
+DRAWN_ROWS = 1024  # rows by which squared cosines are known well enough
 ALL_ALIKE = 1e-9  # a variance of squared cosines that is none
 # Whitening takes off at most so much of what an even sphere varies by: it is known up to its noise.
 MOST_ALONG = 0.95
@@ -132,37 +132,42 @@ def _variance(shares: Array, levels: Array, mean: Array, axes: int, of_squares: 
     known, and what its means differ by. Which one was reached tells nothing of the error: that of
     the level taken alone would be small where the value is large. Pairs beyond levels are as a
     Poisson process: some of those at the level taken are known to reach the largest one, and none
-    to reach beyond.
+    to reach beyond. shares (n, levels) of each row, mean (levels,) of all; of_squares: variance of
+    squared cosines. Returns a variance of dimensions.
     """
     pairs = 0.5 * len(shares) * (len(shares) - 1.0)
-    share = _smooth(levels, mean, pairs)
+    share = _expected_shares(levels, mean, pairs)
     beyond = np.append(share[1:], 0.0)
     chance = -np.expm1(-pairs * (share - beyond)) * np.exp(-pairs * beyond)
     first = int(np.flatnonzero(mean > 0.0)[0])
     tops = first + np.flatnonzero(chance[first:] > RARE * chance[first:].max())
-    weight = chance[tops] / chance[tops].sum()
-    there = pairs * (share[tops] - beyond[tops])
-    some = there / -np.expm1(-there)  # of one at least
-    # Mean and variance of the pairs that reach the top, less what they are where it is not known.
-    more, spread = some - pairs * share[tops], some * (1.0 + there - some) - pairs * share[tops]
+    places = [_chosen(levels, mean, int(top)) for top in tops]
+    # Several largest levels may lead to one that is taken.
+    of_logs = {
+        place: _variance_of_share(shares[:, place], levels[place:], mean[place:], axes, of_squares)
+        / float(mean[place]) ** 2
+        for place in set(places)
+    }
+    # Pairs that reach the top, and no further: their mean, and where one at least is known to.
+    reaching = pairs * (share[tops] - beyond[tops])
+    known = reaching / -np.expm1(-reaching)
+    # By how much mean and variance of all that reach it are more than where nothing is known.
+    more, spread = known - pairs * share[tops], known * (1.0 + reaching - known)
+    spread -= pairs * share[tops]
     within, value = np.empty(len(tops)), np.empty(len(tops))
-    for i, top in enumerate(tops):
-        place = _chosen(levels, mean, int(top))
+    for i, place in enumerate(places):
         p, alpha, expected = float(share[place]), float(levels[place]), pairs * float(share[place])
         slope = _slope(p, alpha)
         value[i] = sphere_dimension(p, alpha) + slope * more[i] / expected
-        of_share = _variance_of_share(
-            shares[:, place], levels[place:], mean[place:], axes, of_squares
-        )
-        of_log = of_share / float(mean[place]) ** 2
-        least = (1.0 - MOST_ALONG) * of_log
-        within[i] = slope**2 * np.maximum(of_log + spread[i] / expected**2, least)
+        least = (1.0 - MOST_ALONG) * of_logs[place]
+        within[i] = slope**2 * np.maximum(of_logs[place] + spread[i] / expected**2, least)
+    weight = chance[tops] / chance[tops].sum()
     return float(weight @ (within + np.square(value - weight @ value)))
 
 
-def _smooth(levels: Array, mean: Array, pairs: float) -> Array:
-    """Shares (levels,), as a line of the dimension gives them from 4 levels before the last on that
-    has 20 pairs.
+def _expected_shares(levels: Array, mean: Array, pairs: float) -> Array:
+    """Shares (levels,) of pairs, as a line of the dimension gives them from 4 levels before the
+    last on that has 20 pairs; before those, as they are.
 
     The dimension of a level is the same at all on a sphere, and drifts elsewhere. Pairs that reach
     a level are among those of the one before: what they tell besides has the variance 1/N - 1/N'
@@ -186,9 +191,9 @@ def _smooth(levels: Array, mean: Array, pairs: float) -> Array:
 
 
 def _spread_of_squares(unit: Array) -> float:
-    """Variance of the squared cosine of two rows, of SOME at most."""
-    if len(unit) > SOME:  # drawn, for rows of texts come in periods
-        unit = unit[np.random.default_rng(0).choice(len(unit), SOME, replace=False)]
+    """Variance of the squared cosine of two rows (n, r) of norm 1, of DRAWN_ROWS at most."""
+    if len(unit) > DRAWN_ROWS:  # drawn, for rows of texts come in periods
+        unit = unit[np.random.default_rng(0).choice(len(unit), DRAWN_ROWS, replace=False)]
     with one_blas_thread():
         square = np.square(unit @ unit.T)
     np.fill_diagonal(square, 0.0)

@@ -106,7 +106,7 @@ def shared_stderr(local: Array, near: Neighbors, part: Part, labels: Numbers | N
     if not math.isfinite(plain) or alone == 0.0:
         return plain
     total, more = _totals(whole, near, part, labels)
-    variance = float(np.square(total).sum()) + more - _beyond(part, unit[near.queries], unit)
+    variance = float(np.square(total).sum()) + more - _higher_orders(part, unit[near.queries], unit)
     return plain * math.sqrt(max(1.0, variance / alone))
 
 
@@ -144,8 +144,12 @@ def _searched(near: Neighbors, part: Part) -> tuple[Numbers, int]:
     return rows, max(near.n_distinct, len(rows))
 
 
-def _beyond(part: Part, of: Numbers, unit: Numbers) -> float:
-    """What comes off J_1: J_2, or all to the fourth order. of (m,): units of the queries."""
+def _higher_orders(part: Part, of: Numbers, unit: Numbers) -> float:
+    """What comes off J_1: J_2, or J_2 - J_3 + A_3 + X_4 / 2 where chains of rows are known, A_s the
+    squares of what s rows add to a single f_i.
+
+    of (m,), unit (n,): units of the queries and of all rows. In the values' unit, squared.
+    """
     alone, values = np.column_stack([of[part.place], unit[part.row]]), part.added
     if part.chain is None or part.together is None:
         return _of_sets(alone, values)
