@@ -7,6 +7,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "row_search.h"
 #include "threads.h"
 
 namespace fastdim {
@@ -16,6 +17,7 @@ constexpr std::int64_t kQueries = 64;   // rows of the sample
 constexpr std::int64_t kOthers = 1024;  // rows that each is held against
 constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
 constexpr std::int64_t kMeasured = 32;  // of them at least, those that the axes say are nearest
+constexpr std::int64_t kLong = 12;      // k of a list that the rows near in order may not fill
 
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
@@ -76,11 +78,13 @@ class Sample {
     expected_.resize(bounds_.size());
     parallel_for(queries, p.threads, p.poll, [&](std::int64_t task, int worker) {
       const std::size_t q = static_cast<std::size_t>(task);
-      reach_[q] = reach(queries_[q], worker);
       for (std::size_t o = 0; o < others_.size(); ++o)
         visit(queries_[q], others_[o], q * others_.size() + o);
+      reach_[q] = std::min(reach(queries_[q], worker), reach_of_others(q));
     });
   }
+
+  std::int64_t rows() const { return n_; }
 
   // With the first level on kNear[choice] axes (at most all) and `error` times a row's length as
   // its rounding error.
@@ -207,6 +211,22 @@ class Sample {
     return distances[static_cast<std::size_t>(k - 1)];
   }
 
+  // The same from the rows that each is held against, as many as their share of k and no fewer, so
+  // rather too far; infinite for short lists, on which costs were fitted without.
+  double reach_of_others(std::size_t q) const {
+    if (p_.k < kLong) return std::numeric_limits<double>::infinity();
+    std::vector<float> expected;
+    for (std::size_t o = 0; o < others_.size(); ++o)
+      if (others_[o].slot != queries_[q].slot)
+        expected.push_back(expected_[q * others_.size() + o]);
+    const std::int64_t share = tasks(p_.k * static_cast<std::int64_t>(others_.size()), n_);
+    if (share > static_cast<std::int64_t>(expected.size()))
+      return std::numeric_limits<double>::infinity();
+    const auto at = expected.begin() + static_cast<std::ptrdiff_t>(share - 1);
+    std::nth_element(expected.begin(), at, expected.end());
+    return static_cast<double>(*at);
+  }
+
   const ChoiceParams& p_;
   std::int64_t n_, axes_;
   std::vector<Member> queries_, others_;
@@ -276,6 +296,10 @@ Choice choose(const ChoiceParams& p) {
     least = cost;
     best = choice;
   };
+  const auto lists = [&](std::int64_t near_axes, double each, double listed) {
+    const ListCosts costs = list_costs(p.k, sample.rows(), p.d, near_axes, each, listed);
+    return std::min(costs.pairs, costs.rows);
+  };
   for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
     if (!has_precision(p.isa, precision)) continue;
     if (p.precision != Precision::any && p.precision != precision) continue;
@@ -284,7 +308,8 @@ Choice choose(const ChoiceParams& p) {
     const double error = error_of(precision);
     const double after_all = sample.survivors_of_all(error);
     if (p.strategy != Strategy::pruned) {
-      consider(static_cast<double>(p.d) * cost.near_axis + after_all * cost.pair,
+      consider(static_cast<double>(p.d) * cost.near_axis + after_all * cost.pair +
+                   lists(p.d, cost.near_axis, Choice{}.listed),
                {Strategy::full, precision, p.d, Precision::float32});
     }
     if (p.strategy == Strategy::full) continue;
@@ -297,7 +322,7 @@ Choice choose(const ChoiceParams& p) {
       const double asked = between ? kept.rough : kept.first;
       const double listed = needed > 0 ? kept.first / needed : unknown;
       const auto with = [&](Precision second, double each, double left) {
-        consider(scans + asked * each + left * cost.pair,
+        consider(scans + asked * each + left * cost.pair + lists(first, cost.near_axis, listed),
                  {Strategy::pruned, precision, first, second, listed});
       };
       if (precision == Precision::int8)

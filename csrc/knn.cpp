@@ -143,7 +143,13 @@ void joined_search(const GroupSearch& p, KnnCounts& counts) {
   counts.strategy = found.by_row ? Strategy::rows : p.knn.index->prepared->strategy;
 }
 
-// More than half of the groups: searching all of them, each pair once, is less work.
+// Whether so many groups are more than half of all: searching all of them, each pair once, is less
+// work.
+bool pairs_once_pay(const Index& index, std::int64_t searched) {
+  return index.prepared && index.prepared->asked != Strategy::rows &&
+         2 * searched > static_cast<std::int64_t>(index.first.size());
+}
+
 void search_all_and_copy(const GroupSearch& p, KnnCounts& counts) {
   const std::int64_t n = static_cast<std::int64_t>(p.knn.index->first.size());
   const std::size_t results = static_cast<std::size_t>(n * p.k);
@@ -163,8 +169,7 @@ void search_groups(const GroupSearch& p, KnnCounts& counts) {
   if (p.m == 0) return;
   if (!p.knn.index->prepared || p.knn.others)
     tiled_search(p, counts);
-  else if (p.queries && 2 * p.m > n && p.k <= most_copied &&
-           p.knn.index->prepared->asked != Strategy::rows)
+  else if (p.queries && p.k <= most_copied && pairs_once_pay(*p.knn.index, p.m))
     search_all_and_copy(p, counts);
   else
     joined_search(p, counts);
@@ -255,12 +260,20 @@ KnnCounts knn(const KnnParams& p) {
     searched.push_back(static_cast<std::int64_t>(g));
   }
   counts.searched = static_cast<std::int64_t>(searched.size());
-  const std::size_t results = searched.size() * static_cast<std::size_t>(found);
+  // Of all rows, groups that fill k alone are searched with the others, for they are few: more than
+  // k rows each.
+  const std::int64_t* chosen = searched.data();
+  std::int64_t count = counts.searched;
+  if (!p.queries && pairs_once_pay(index, count)) {
+    for (const std::int64_t g : searched) slot[static_cast<std::size_t>(g)] = g;
+    chosen = nullptr;
+    count = groups_count;
+  }
+  const std::size_t results = static_cast<std::size_t>(count * found);
   std::vector<double> distances(results);
   Indices nearest(results);
   if (results > 0)
-    search_groups({p, searched.data(), counts.searched, found, distances.data(), nearest.data()},
-                  counts);
+    search_groups({p, chosen, count, found, distances.data(), nearest.data()}, counts);
 
   for (std::int64_t i = 0; i < p.m; ++i) {
     const std::int64_t g = inverse[static_cast<std::size_t>(query(i))];

@@ -424,15 +424,27 @@ JoinCounts RowSearch::run() {
 
 }  // namespace
 
+ListCosts list_costs(std::int64_t k, std::int64_t n, std::int64_t d, std::int64_t near_axes,
+                     double axis_cost, double listed) {
+  ListCosts out = {0, std::numeric_limits<double>::infinity()};
+  if (k < kLeast) return out;
+  out.pairs = 2 * static_cast<double>(k) / static_cast<double>(n) *
+              (kNeighbor + kColumn * std::min(static_cast<double>(d), kColumns));
+  // Lists that hold much that does not matter are better shortened by distances. The more they hold
+  // the more guesses fail, and both of a pair's scans are made again.
+  if (listed <= kMostListed)
+    out.rows = (kScan + 2 * std::max(0.0, listed - 1)) *
+               (kPair + static_cast<double>(near_axes) * axis_cost);
+  return out;
+}
+
 bool rows_pay(const JoinParams& p) {
   const Prepared& prepared = *p.prepared;
-  if (p.k < kLeast || prepared.listed > kMostListed || prepared.side.padded > kMostSlots)
-    return false;
-  if (p.queries) return true;  // either search scans all rows for each query
-  const double d = static_cast<double>(prepared.rows.d);
-  const double pair = kPair + static_cast<double>(prepared.near_axes) * prepared.axis_cost;
-  return 0.5 * static_cast<double>(prepared.n) * pair * kScan <
-         static_cast<double>(p.k) * (kNeighbor + kColumn * std::min(d, kColumns));
+  if (prepared.side.padded > kMostSlots) return false;
+  const ListCosts costs = list_costs(p.k, prepared.n, prepared.rows.d, prepared.near_axes,
+                                     prepared.axis_cost, prepared.listed);
+  // With chosen queries either search scans all rows for each of them.
+  return p.queries ? std::isfinite(costs.rows) : costs.rows < costs.pairs;
 }
 
 JoinCounts row_search(const JoinParams& params) { return RowSearch(params).run(); }

@@ -24,6 +24,17 @@ namespace fastdim {
 // Whether it is likely faster than join() for such a search.
 bool rows_pay(const JoinParams& params);
 
+// What lists of k add to the cost of a pair of n rows of d columns, nanoseconds of one thread,
+// where each pair is met once and where each row is searched on its own: with so many axes on the
+// first level, of axis_cost() each, which leaves `listed` pairs for each that matters. rows:
+// infinite where such a search does not pay.
+struct ListCosts {
+  double pairs, rows;
+};
+
+ListCosts list_costs(std::int64_t k, std::int64_t n, std::int64_t d, std::int64_t near_axes,
+                     double axis_cost, double listed);
+
 // Memory: what Prepared holds, 4 bytes a row, copies of the queries if they are chosen, and lists:
 // 64 MB, or where that is more 8 a thread of 4 k + 6,144 rows, 12 bytes each with room to grow and
 // 16 a neighbour; a thread takes as much again for the longest list.
