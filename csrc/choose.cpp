@@ -17,7 +17,6 @@ constexpr std::int64_t kQueries = 64;   // rows of the sample
 constexpr std::int64_t kOthers = 1024;  // rows that each is held against
 constexpr std::int64_t kWindow = 1024;  // rows in order around a query, for its k-th distance
 constexpr std::int64_t kMeasured = 32;  // of them at least, those that the axes say are nearest
-constexpr std::int64_t kLong = 12;      // k of a list that the rows near in order may not fill
 
 // Nanoseconds of one thread. Only their ratios matter; see docs/engine.md for how they were
 // measured.
@@ -211,10 +210,11 @@ class Sample {
     return distances[static_cast<std::size_t>(k - 1)];
   }
 
-  // The same from the rows that each is held against, as many as their share of k and no fewer, so
-  // rather too far; infinite for short lists, on which costs were fitted without.
+  // The same from the rows that each is held against, of which as many are nearer as their share of
+  // k: rows near in order are too few for a long list. Infinite for a short one, whose costs were
+  // fitted without.
   double reach_of_others(std::size_t q) const {
-    if (p_.k < kLong) return std::numeric_limits<double>::infinity();
+    if (p_.k < kLongList) return std::numeric_limits<double>::infinity();
     std::vector<float> expected;
     for (std::size_t o = 0; o < others_.size(); ++o)
       if (others_[o].slot != queries_[q].slot)
@@ -298,7 +298,8 @@ Choice choose(const ChoiceParams& p) {
   };
   const auto lists = [&](std::int64_t near_axes, double each, double listed) {
     const ListCosts costs = list_costs(p.k, sample.rows(), p.d, near_axes, each, listed);
-    return std::min(costs.pairs, costs.rows);
+    if (p.asked == Strategy::automatic) return std::min(costs.pairs, costs.rows);
+    return p.asked == Strategy::rows && std::isfinite(costs.rows) ? costs.rows : costs.pairs;
   };
   for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
     if (!has_precision(p.isa, precision)) continue;

@@ -48,6 +48,7 @@ struct ChoiceParams {
   std::int64_t d;
   std::int64_t k;
   Strategy strategy;
+  Strategy asked;  // of searches: rows, or what may not be left for it
   Isa isa;
   Precision precision;
   int threads;

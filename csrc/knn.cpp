@@ -214,10 +214,9 @@ void prepare_index(Index& index, const IndexParams& p) {
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
   if (p.strategy == Strategy::rows)
     throw std::invalid_argument("knn: a search by rows is prepared as a full or a pruned one");
-  index.prepared = std::make_unique<Prepared>(
-      prepare({index.rows, index.first.data(), groups, p.basis, p.strategy, p.precision, p.k,
-               p.first_axes, p.second, p.spare_bytes, p.known_for, p.threads, index.isa, &p.poll}));
-  index.prepared->asked = p.asked;
+  index.prepared = std::make_unique<Prepared>(prepare(
+      {index.rows, index.first.data(), groups, p.basis, p.strategy, p.asked, p.precision, p.k,
+       p.first_axes, p.second, p.spare_bytes, p.known_for, p.threads, index.isa, &p.poll}));
 }
 
 KnnCounts knn(const KnnParams& p) {
@@ -260,8 +259,7 @@ KnnCounts knn(const KnnParams& p) {
     searched.push_back(static_cast<std::int64_t>(g));
   }
   counts.searched = static_cast<std::int64_t>(searched.size());
-  // Of all rows, groups that fill k alone are searched with the others, for they are few: more than
-  // k rows each.
+  // Of all rows, groups that fill k alone are searched with the others: there are fewer of them.
   const std::int64_t* chosen = searched.data();
   std::int64_t count = counts.searched;
   if (!p.queries && pairs_once_pay(index, count)) {

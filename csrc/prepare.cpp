@@ -373,9 +373,10 @@ Prepared prepare(const PrepareParams& p) {
   else if (!ordered)
     choice.precision = direct_precision(p, *out.kernels, *out.join, transform, scratch, distance);
   else
-    choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.isa, p.precision, p.threads,
-                     *p.poll, distance});
+    choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.asked, p.isa, p.precision,
+                     p.threads, *p.poll, distance});
   out.strategy = choice.strategy;
+  out.asked = p.asked;
   out.precision = choice.precision;
   out.axis_cost = axis_cost(p.isa, out.precision);
   out.listed = choice.listed;

@@ -193,6 +193,7 @@ struct PrepareParams {
   std::int64_t n;
   Basis basis;
   Strategy strategy;  // automatic, pruned or full
+  Strategy asked;     // of searches: rows, or what may not be left for it
   Precision precision;
   std::int64_t k;            // neighbours that the choice of axes is made for
   std::int64_t first_axes;   // of the first level of a pruned search; 0: chosen from a sample

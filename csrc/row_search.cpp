@@ -28,7 +28,6 @@ constexpr std::int64_t kListBytes = std::int64_t{64} << 20;
 // first columns. kScan: both of a pair's scans take a little more than twice one. docs/engine.md
 // says what they were fitted to.
 constexpr double kPair = 0.05, kNeighbor = 420, kColumn = 0.1, kColumns = 768, kScan = 1.1;
-constexpr std::int64_t kLeast = 12;  // k; below, lists are not what takes the time
 constexpr std::int64_t kMostSlots = std::numeric_limits<std::int32_t>::max();
 constexpr double kMostListed = 2;  // Prepared::listed
 
@@ -427,7 +426,7 @@ JoinCounts RowSearch::run() {
 ListCosts list_costs(std::int64_t k, std::int64_t n, std::int64_t d, std::int64_t near_axes,
                      double axis_cost, double listed) {
   ListCosts out = {0, std::numeric_limits<double>::infinity()};
-  if (k < kLeast) return out;
+  if (k < kLongList) return out;
   out.pairs = 2 * static_cast<double>(k) / static_cast<double>(n) *
               (kNeighbor + kColumn * std::min(static_cast<double>(d), kColumns));
   // Lists that hold much that does not matter are better shortened by distances. The more they hold

@@ -21,13 +21,16 @@
 
 namespace fastdim {
 
+// k from which lists, not scans, may take most of the time: below nothing here is chosen.
+constexpr std::int64_t kLongList = 12;
+
 // Whether it is likely faster than join() for such a search.
 bool rows_pay(const JoinParams& params);
 
 // What lists of k add to the cost of a pair of n rows of d columns, nanoseconds of one thread,
 // where each pair is met once and where each row is searched on its own: with so many axes on the
 // first level, of axis_cost() each, which leaves `listed` pairs for each that matters. rows:
-// infinite where such a search does not pay.
+// infinite where it is never chosen.
 struct ListCosts {
   double pairs, rows;
 };

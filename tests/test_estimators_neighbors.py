@@ -26,7 +26,10 @@ from fastdim import (
     tle,
     twonn,
 )
-from fastdim.estimators.ess import reference
+from fastdim.arrays import as_rows
+from fastdim.estimators import tle as tle_of
+from fastdim.estimators.danco import features_of
+from fastdim.estimators.ess import ess_local, reference
 from fastdim.estimators.gride import bootstrap, left_out, terms
 from fastdim.estimators.inputs import sharing_at
 from fastdim.estimators.mle import LOSS
@@ -435,3 +438,28 @@ def test_scale_curve_sees_noise_at_small_scales() -> None:
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_blocks_of_neighbourhoods_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither how many neighbourhoods are taken out at a time nor a last block of one."""
+    for rows, columns, k in ((301, 3, 20), (301, 768, 20), (201, 60, 100)):
+        x = gaussian(rows, 8) @ gaussian(8, columns, seed=1)
+        for dtype in ("float32", "float64"):
+            given = as_rows(x.astype(dtype))
+            found = knn(given, k + 1)
+            results = []
+            for values, pairs in ((tle_of.BLOCK_VALUES, tle_of.BLOCK_PAIRS), (1, 1), (70_000, 900)):
+                monkeypatch.setattr(tle_of, "BLOCK_VALUES", values)
+                monkeypatch.setattr(tle_of, "BLOCK_PAIRS", pairs)
+                features = features_of(given, found, k, threads=2)
+                results.append(
+                    [
+                        tle_of.tle_local(given, found, threads=2),
+                        ess_local(given, found, "a", threads=2),
+                        features.direction,
+                        features.concentration,
+                    ]
+                )
+                monkeypatch.undo()
+            for other in results[1:]:
+                np.testing.assert_array_equal(results[0], other)

@@ -295,7 +295,8 @@ def features_of(rows: Rows, found: Neighbors, k: int, threads: int = 1) -> Featu
         gram = (neighborhood @ neighborhood.transpose(0, 2, 1)).astype(np.float64)
         norms = np.sqrt(np.einsum("bii->bi", gram))
         cosine = gram[:, upper[0], upper[1]] / (norms[:, upper[0]] * norms[:, upper[1]])
-        cosine = np.clip(cosine, -1.0, 1.0)
+        # In one order, whatever their number: sums along strided rows depend on it.
+        cosine = np.clip(np.ascontiguousarray(cosine), -1.0, 1.0)
         sine = np.sqrt(1.0 - cosine**2)
         c, s = cosine.mean(axis=1), sine.mean(axis=1)
         return np.column_stack([np.arctan2(s, c), np.hypot(c, s)])
