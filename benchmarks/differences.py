@@ -48,7 +48,7 @@ def table_line(name: str, line: Line) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Simulate, print, and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=int, default=20, help="of a slow case fewer, of ratios more")
+    parser.add_argument("--sets", type=int, default=20, help="of a slow case fewer, of some more")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE")
     parser.add_argument("--page", type=Path, help="whose place for the table is filled")
     options = parser.parse_args(arguments)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--page needs every case: leave --only out")
     lines = [
         f"fastdim {fastdim.__version__}, numpy {np.__version__}, {today()}; mean (standard "
-        f"deviation) over {options.sets} sets, 10 times as many of ideal rows.",
+        f"deviation) over {options.sets} sets, 10 times as many of ideal rows and of one axis.",
         "",
         "| difference | simulated | known | theirs | ours | nearer |",
         "|---|---|---|---|---|---|",
