@@ -150,6 +150,7 @@ bool pairs_once_pay(const Index& index, std::int64_t searched) {
          2 * searched > static_cast<std::int64_t>(index.first.size());
 }
 
+// For chosen queries, which want their results in their own order.
 void search_all_and_copy(const GroupSearch& p, KnnCounts& counts) {
   const std::int64_t n = static_cast<std::int64_t>(p.knn.index->first.size());
   const std::size_t results = static_cast<std::size_t>(n * p.k);

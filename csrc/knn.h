@@ -111,7 +111,8 @@ struct KnnCounts {
 };
 
 // Memory beyond input, output and the index: tiled, one packed chunk (64 MB unless chunk_rows says
-// otherwise) and 36 bytes a row; if there are equal rows, 16 k bytes a distinct query.
+// otherwise) and 36 bytes a row; if there are equal rows, 16 k bytes a distinct
+// query, or a distinct row where all rows are asked about.
 KnnCounts knn(const KnnParams& params);
 
 }  // namespace fastdim
