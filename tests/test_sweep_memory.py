@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from conftest import in_dtype, token_like
 
 from fastdim.backends import cpu
 from fastdim.errors import StoreError
+from fastdim.extract import store as store_module
 from fastdim.extract.shards import file_sha256, write_json, write_shard
 from fastdim.extract.store import FORMAT, FORMAT_VERSION, MANIFEST, Store
 from fastdim.sweeps.reused import Reused
@@ -62,12 +65,36 @@ def store_of(folder: Path) -> Store:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, None])
-def test_shards_are_read_side_by_side(threads: int | None, tmp_path: Path) -> None:
+def test_shards_read_by_any_number_of_threads_are_the_same(
+    threads: int | None, tmp_path: Path
+) -> None:
     store = store_of(tmp_path)
     store.threads = threads
     for layer in (2, 0, 1):
         np.testing.assert_array_equal(store.rows(layer).data, rows_of(layer))
     np.testing.assert_array_equal(store.tokens().token, np.arange(sum(ROWS)))
+
+
+@pytest.mark.parametrize(("threads", "together"), [(1, 1), (2, 2), (7, len(ROWS))])
+def test_shards_are_read_side_by_side(
+    threads: int, together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(tmp_path)
+    store.threads = threads
+    readers: set[int] = set()
+    # Nobody reads before as many have come: one after the other, this waits until it fails.
+    everyone = threading.Barrier(together, timeout=30)
+    for name in ("file_sha256", "read_into"):
+        read = getattr(store_module, name)
+
+        def met(*arguments: object, read: Callable[..., object] = read) -> object:
+            everyone.wait()
+            readers.add(threading.get_ident())
+            return read(*arguments)
+
+        monkeypatch.setattr(store_module, name, met)
+    np.testing.assert_array_equal(store.rows(2).data, rows_of(2))
+    assert (len(readers) == 1) == (together == 1)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
