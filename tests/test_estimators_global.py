@@ -31,7 +31,8 @@ from fastdim.estimators.danco import (
     features_of,
     norm_divergence,
 )
-from fastdim.estimators.graphs import nearest_lengths, tree_edges
+from fastdim.estimators.geomle import geomle_value
+from fastdim.estimators.graphs import knn_graph_value, nearest_lengths, ph_value, tree_edges
 from fastdim.estimators.inputs import rows_and_neighbors
 from fastdim.estimators.special import digamma, log_bessel0, mean_resultant, student_quantile
 
@@ -131,6 +132,16 @@ def test_tree_edges_are_the_minimum_spanning_tree() -> None:
 
 
 @pytest.mark.parametrize(
+    ("whole", "value"),
+    [(knn_graph, knn_graph_value), (ph_dimension, ph_value), (geomle, geomle_value)],
+)
+def test_the_value_alone_has_the_same_bits(whole: Any, value: Any) -> None:
+    for n, seed in ((70, 0), (300, 3)):
+        x = gaussian(n, 4, seed)
+        assert value(x, seed=seed) == whole(x, seed=seed).value
+
+
+@pytest.mark.parametrize(
     "function",
     [lambda x, s: knn_graph(x, sizes=s, draws=3), lambda x, s: ph_dimension(x, sizes=s, draws=3)],
 )
@@ -152,6 +163,8 @@ def test_one_search_serves_every_subset() -> None:
     for least in (20, 40, 300):  # too deep, deep enough, and 16 neighbours, of which 2 are inside
         found = nearest_lengths(x, 2, 1.5, least, 2)(parts)
         assert found == pytest.approx(wanted, rel=1e-6)
+        one_by_one = [nearest_lengths(x, 2, 1.5, least, 2)(part[None])[0] for part in parts]
+        np.testing.assert_array_equal(found, one_by_one)
 
 
 def test_trees_at_once_are_trees_one_by_one() -> None:

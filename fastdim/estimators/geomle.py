@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,74 @@ def geomle(
     alone. A curve that meets radius 0 at or below 0 is refused. Cost: one search with 2.5 k2
     neighbours, then O(bootstraps n k2).
     """
+    curve = _curve(x_or_neighbors, k1, k2, degree, ridge, bootstraps, seed, threads)
+    # A row that no bootstrap sample leaves k2 neighbours moves nothing.
+    seen = np.maximum(curve.counts, 1.0)[:, None]
+    moved = np.where(curve.counts[:, None] > 0.0, curve.sums / seen - curve.means[:, None], 0.0)
+    slopes = _slopes(curve.intercept, curve.means)
+    influence = np.asarray(np.einsum("pk,pnk->n", slopes, moved))
+    value, found = curve.value(), curve.found
+    stderr = dependent_stderr(influence - influence.mean(), found, sharing_at(value, LOSS))
+    return estimate_of(value, stderr, sample_of(found), curve.method, "query rows", confidence)
+
+
+def geomle_value(
+    x_or_neighbors: Any,
+    k1: int = 10,
+    k2: int = 40,
+    *,
+    degree: int = 2,
+    ridge: float = 5e-3,
+    bootstraps: int = 40,
+    seed: int = 0,
+    threads: int | None = None,
+) -> float:
+    """The value of `geomle`, to the bit, without its interval."""
+    return _curve(x_or_neighbors, k1, k2, degree, ridge, bootstraps, seed, threads).value()
+
+
+@dataclass(frozen=True, eq=False)
+class _Curve:
+    """Means of dimension and radius over the bootstrap samples (2, sizes), weights of the first.
+
+    sums (2, n, sizes) and counts (n,): of the rows over the samples that leave them k2 neighbours.
+    """
+
+    found: Neighbors
+    means: Array
+    weight: Array
+    sums: Array
+    counts: Array
+    degree: int
+    ridge: float
+    method: str
+
+    def intercept(self, moved: Array) -> float:
+        """At radius 0, of means as these."""
+        return _intercept(moved[1], moved[0], self.weight, self.degree, self.ridge)
+
+    def value(self) -> float:
+        """The dimension, or one clear error."""
+        value = self.intercept(self.means)
+        if not value > 0.0:
+            raise InputError(
+                f"{self.method}: the curve through the radii meets radius 0 at {value:.3g}: the "
+                "neighbourhoods are too large to extrapolate from; pass more rows or smaller k1 "
+                "and k2"
+            )
+        return value
+
+
+def _curve(
+    x_or_neighbors: Any,
+    k1: int,
+    k2: int,
+    degree: int,
+    ridge: float,
+    bootstraps: int,
+    seed: int,
+    threads: int | None,
+) -> _Curve:
     k1 = whole_number("k1", k1, 3)
     k2 = whole_number("k2", k2, k1 + 1)
     degree = whole_number("degree", degree, 1)
@@ -84,24 +153,8 @@ def geomle(
     weight = 1.0 / np.maximum(dims.std(axis=0, ddof=1), 1e-12 * dims.mean())
     means = np.stack([dims.mean(axis=0), radii.mean(axis=0) / radii.mean()])
     sums[1] /= radii.mean()
-
-    def value_of(moved: Array) -> float:
-        return _intercept(moved[1], moved[0], weight, degree, ridge)
-
-    # A row that no bootstrap sample leaves k2 neighbours moves nothing.
-    seen = np.maximum(counts, 1.0)[:, None]
-    moved = np.where(counts[:, None] > 0.0, sums / seen - means[:, None], 0.0)
-    slopes = _slopes(value_of, means)
-    influence = np.asarray(np.einsum("pk,pnk->n", slopes, moved))
     method = f"GeoMLE, k = {k1}..{k2}"
-    value = value_of(means)
-    if not value > 0.0:
-        raise InputError(
-            f"{method}: the curve through the radii meets radius 0 at {value:.3g}: the "
-            "neighbourhoods are too large to extrapolate from; pass more rows or smaller k1 and k2"
-        )
-    stderr = dependent_stderr(influence - influence.mean(), found, sharing_at(value, LOSS))
-    return estimate_of(value, stderr, sample_of(found), method, "query rows", confidence)
+    return _Curve(found, means, weight, sums, counts, degree, ridge, method)
 
 
 def _slopes(function: Callable[[Array], float], point: Array) -> Array:

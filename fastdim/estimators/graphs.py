@@ -33,6 +33,8 @@ ROOM = 40
 DEEPEST = 256
 # Squared distances held at once.
 TREE_VALUES = 1 << 22
+# Neighbours of several subsets looked at together: few, so that they stay in a cache.
+HELD_NEIGHBORS = 1 << 16
 
 
 def knn_graph(
@@ -63,6 +65,26 @@ def knn_graph(
     neighbours at k = 2, more at larger k, p the smallest size (where that is above 256, one a
     subset), then O(sizes x draws) sums; the blocks add as much again at most.
     """
+    return _grown(_of_neighbors(x, k, gamma, sizes, draws, threads), confidence, seed)
+
+
+def knn_graph_value(
+    x: Any,
+    k: int = 2,
+    *,
+    gamma: float = 1.0,
+    sizes: Sequence[int] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    threads: int | None = None,
+) -> float:
+    """The value of `knn_graph`, to the bit, without the blocks of its interval."""
+    return _value(_of_neighbors(x, k, gamma, sizes, draws, threads), generator(seed))[0]
+
+
+def _of_neighbors(
+    x: Any, k: int, gamma: float, sizes: Sequence[int] | None, draws: int, threads: int | None
+) -> _Request:
     rows, first, count = _distinct(x, "knn_graph", threads)
     k, gamma = whole_number("k", k, 1), _power("gamma", gamma)
     if k + 1 >= count:  # a slope needs two sizes above k
@@ -80,7 +102,7 @@ def knn_graph(
 
     method = f"k-neighbour graph, k = {k}"
     growth = _Growth(among, k + 1, whole_number("draws", draws, 2), gamma)
-    return _grown(rows, first, counts, growth, method, confidence, seed)
+    return _Request(rows, first, counts, growth, method)
 
 
 def nearest_lengths(
@@ -95,22 +117,36 @@ def nearest_lengths(
     depth = min(depth, rows.n - 1)
     near = None if depth > DEEPEST else search(rows, depth, None, None, threads, 0)
 
-    def total(edges: NDArray[Any]) -> float:
-        return float((edges.astype(np.float64) ** gamma).sum())
+    def total(edges: NDArray[Any]) -> Array:
+        return np.asarray((edges.astype(np.float64) ** gamma).sum(axis=-1))
 
-    def length(part: Int64) -> float:
+    def searched(part: Int64, queries: Int64 | None = None) -> float:
+        return float(total(search(rows.take(part), k, queries, None, threads, 0).distances.ravel()))
+
+    def lengths(parts: Int64) -> Array:
         if near is None:
-            return total(search(rows.take(part), k, None, None, threads, 0).distances)
-        drawn = np.zeros(rows.n, dtype=bool)
-        drawn[part] = True
-        chosen, full = first_drawn(near.indices[part], drawn, k)
-        found = total(near.distances[part][chosen])
-        left = np.flatnonzero(~full)
-        if len(left):
-            found += total(search(rows.take(part), k, left, None, threads, 0).distances)
+            return np.array([searched(part) for part in parts])
+        drawn = np.zeros((len(parts), rows.n), dtype=bool)
+        np.put_along_axis(drawn, parts, True, axis=1)
+        # The places of every subset lie behind those of the one before.
+        places = near.indices[parts] + (np.arange(len(parts)) * rows.n)[:, None, None]
+        chosen, full = first_drawn(places.reshape(-1, near.k), drawn.ravel(), k)
+        chosen, full = chosen.reshape(places.shape), full.reshape(parts.shape)
+        if full.all():
+            return total(near.distances[parts][chosen].reshape(len(parts), -1))
+        found = np.array([total(near.distances[p][c]) for p, c in zip(parts, chosen, strict=True)])
+        for i, part in enumerate(parts):
+            left = np.flatnonzero(~full[i])
+            if len(left):
+                found[i] += searched(part, left)
         return found
 
-    return lambda parts: np.array([length(part) for part in parts])
+    def in_turn(parts: Int64) -> Array:
+        at_once = max(1, HELD_NEIGHBORS // (parts.shape[1] * depth))
+        spans = range(0, len(parts), at_once)
+        return np.concatenate([lengths(parts[start : start + at_once]) for start in spans])
+
+    return in_turn
 
 
 def ph_dimension(
@@ -138,6 +174,25 @@ def ph_dimension(
     Interval: disjoint blocks as `knn_graph`; beyond 2,000 rows the error falls with them no further
     than the draws allow. Cost: O(p^2 d) for each draw of each size p; the blocks come on top.
     """
+    return _grown(_of_trees(x, alpha, sizes, draws, threads), confidence, seed)
+
+
+def ph_value(
+    x: Any,
+    *,
+    alpha: float = 1.0,
+    sizes: Sequence[int] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    threads: int | None = None,
+) -> float:
+    """The value of `ph_dimension`, to the bit, without the blocks of its interval."""
+    return _value(_of_trees(x, alpha, sizes, draws, threads), generator(seed))[0]
+
+
+def _of_trees(
+    x: Any, alpha: float, sizes: Sequence[int] | None, draws: int, threads: int | None
+) -> _Request:
     rows, first, count = _distinct(x, "ph_dimension", threads)
     largest, alpha = min(count, LARGEST), _power("alpha", alpha)
     counts = _sizes(sizes, count, max(2, largest // 2), largest)
@@ -159,7 +214,7 @@ def ph_dimension(
         return lengths
 
     growth = _Growth(among, 2, whole_number("draws", draws, 2), alpha, of_slope=True)
-    return _grown(rows, first, counts, growth, "PH0 dimension", confidence, seed)
+    return _Request(rows, first, counts, growth, "PH0 dimension")
 
 
 def tree_edges(points: Array) -> Array:
@@ -259,36 +314,44 @@ class _Growth:
         return np.asarray(logs @ x / (x @ x))
 
 
-def _grown(
-    rows: Rows,
-    first: Int64,
-    sizes: Int64,
-    growth: _Growth,
-    method: str,
-    confidence: float,
-    seed: int,
-) -> Estimate:
-    """power / (1 - slope) of log length on log size, with the error of the slope over blocks."""
-    power = growth.power
-    check_confidence(confidence)
-    rng = generator(seed)
-    slopes = growth.slopes(first[None], sizes, rng)[0]
+@dataclass(frozen=True)
+class _Request:
+    """Rows, the first of equal ones, sizes of subsets, how the graph grows, and its name."""
+
+    rows: Rows
+    first: Int64
+    sizes: Int64
+    growth: _Growth
+    method: str
+
+
+def _value(asked: _Request, rng: np.random.Generator) -> tuple[float, Array]:
+    """power / (1 - slope) of log length on log size, and the slopes of the draws."""
+    slopes = asked.growth.slopes(asked.first[None], asked.sizes, rng)[0]
     slope = float(slopes.mean())
     if not slope < 1.0:
         raise InputError(
-            f"{method} grows as fast as the number of points (slope {slope:.3f}): the dimension is "
-            "too high for so few rows, or the power is above it; pass more rows or a smaller power"
+            f"{asked.method} grows as fast as the number of points (slope {slope:.3f}): the "
+            "dimension is too high for so few rows, or the power is above it; pass more rows or a "
+            "smaller power"
         )
-    value = power / (1.0 - slope)
-    error, degrees = _error(first, sizes, slopes, growth, rng)
+    return asked.growth.power / (1.0 - slope), slopes
+
+
+def _grown(asked: _Request, confidence: float, seed: int) -> Estimate:
+    """The value with the error of its slope over blocks."""
+    check_confidence(confidence)
+    rng = generator(seed)
+    value, slopes = _value(asked, rng)
+    error, degrees = _error(asked.first, asked.sizes, slopes, asked.growth, rng)
     stderr = value * error
-    sample = Sample(rows.n, len(first), int(sizes.max()))
+    sample = Sample(asked.rows.n, len(asked.first), int(asked.sizes.max()))
     if degrees:
         half = student_quantile(0.5 + 0.5 * confidence, degrees) * error
         ends = value * bounded_exp(-half), value * bounded_exp(half)
     else:
         ends = math.nan, math.nan
-    return estimate_of(value, stderr, sample, method, "disjoint blocks", confidence, ends)
+    return estimate_of(value, stderr, sample, asked.method, "disjoint blocks", confidence, ends)
 
 
 def _error(

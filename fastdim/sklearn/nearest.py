@@ -13,7 +13,7 @@ from fastdim.estimate import Estimate
 from fastdim.estimators import danco as angles
 from fastdim.estimators import twonn as pairs
 from fastdim.estimators.abide import abide
-from fastdim.estimators.geomle import geomle
+from fastdim.estimators.geomle import geomle, geomle_value
 from fastdim.estimators.gride import gride, gride_scales
 from fastdim.estimators.inputs import rows_and_neighbors
 from fastdim.estimators.mind import mind_ml
@@ -207,16 +207,19 @@ class GeoMLE(NeighborsEstimator):
         self.n_jobs = n_jobs
 
     def _estimate(self, rows: Any) -> Estimate:
-        return geomle(
-            rows,
-            self.k1,
-            self.k2,
-            degree=self.degree,
-            ridge=self.ridge,
-            bootstraps=self.bootstraps,
-            seed=self._seed(),
-            **self._common(),
-        )
+        return geomle(rows, self.k1, self.k2, confidence=self.confidence, **self._options())
+
+    def _value(self, rows: Rows) -> float:
+        return geomle_value(rows, self.k1, self.k2, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "degree": self.degree,
+            "ridge": self.ridge,
+            "bootstraps": self.bootstraps,
+            "seed": self._seed(),
+            "threads": threads_of(self.n_jobs),
+        }
 
 
 class DANCo(NeighborsEstimator):
