@@ -272,3 +272,77 @@ def test_an_array_is_no_name(call: Any) -> None:
     """Comparing it with names gives arrays, which have no truth value."""
     with pytest.raises(InputError, match="must be"):
         call(np.random.default_rng(0).standard_normal((60, 4)), np.ones(3))
+
+
+class Odd:
+    """Neither a number nor a name."""
+
+
+@pytest.mark.parametrize("value", ["a", [0.1], None, True, Odd()], ids=str)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("discard_fraction", lambda v: functions.twonn(torch.ones(5, 2), discard_fraction=v)),
+        ("weight", lambda v: functions.GeometryLoss("twonn", weight=v)),
+        ("target", lambda v: functions.GeometryLoss("mean_cosine", target=[] if v is None else v)),
+    ],
+    ids=["twonn", "GeometryLoss, weight", "GeometryLoss, target"],
+)
+def test_no_number(name: str, call: Callable[[Any], Any], value: Any) -> None:
+    """None is a target."""
+    with pytest.raises(InputError, match=f"{name} must be a number"):
+        call(value)
+
+
+@pytest.mark.parametrize(
+    ("measure", "option", "takes"),
+    [
+        ("twonn", "kk", "it takes discard_fraction"),
+        ("twonn", "k", "it takes discard_fraction"),
+        ("mle", "x", "it takes k"),
+        ("anisotropy", "k", "it takes none"),
+    ],
+)
+def test_options_of_a_loss_that_are_refused(measure: str, option: str, takes: str) -> None:
+    """When it is made, not at the first batch."""
+    with pytest.raises(InputError, match=f"{measure} takes no option {option}: {takes}"):
+        functions.GeometryLoss(measure, **{option: 3})
+
+
+@pytest.mark.parametrize("comb", [["mean"], {}, np.ones(3), 1, "x"], ids=str)
+@pytest.mark.parametrize("name", ["MLE", "MOM", "MADA", "TLE", "ESS"])
+def test_comb_that_is_none(name: str, comb: Any) -> None:
+    with pytest.raises(InputError, match="comb must be one of"):
+        getattr(faces, name)(n_neighbors=8, comb=comb).fit(ROWS)
+    with pytest.raises(InputError, match="comb must be one of"):
+        made(name).fit(ROWS, comb=comb)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_states_that_are_refused(name: str) -> None:
+    """Of a metric of another width, without one of them, of another type, or no tensors."""
+    metric = METRICS[name](D)
+    metric.update(torch.from_numpy(ROWS.astype(float_dtype(name))))
+    value, good = metric.compute(), dict(METRICS[name](D).metric_state)
+    last = list(good)[-1]
+    for states, message in (
+        (METRICS[name](D + 1).metric_state, "make both with the same num_features"),
+        ({k: v for k, v in good.items() if k != last}, f"lack '{last}'"),
+        ({**good, last: good[last].to(torch.complex64)}, r"is torch\.complex64"),
+        ({**good, last: good[last].tolist()}, f"'{last}' to merge must be a tensor"),
+    ):
+        with pytest.raises(InputError, match=message):
+            metric.merge_state(states)
+    if name == "IntrinsicDimension":
+        with pytest.raises(InputError, match="same num_features, capacity"):
+            metric.merge_state(metrics.IntrinsicDimension(D, 50).metric_state)
+        with pytest.raises(InputError, match=r"is torch\.float64"):
+            metric.merge_state(metrics.IntrinsicDimension(D, dtype=torch.float64).metric_state)
+    metric.merge_state(good)
+    assert metric.compute() == value
+
+
+def test_confidence_of_neighborhoods() -> None:
+    for name in sorted(set(ESTIMATORS) - {"MLE", "MOM", "MADA", "TLE", "ESS"}):
+        with pytest.raises(InputError, match="confidence"):
+            made(name).set_params(confidence=1.5).fit_pw(ROWS, n_neighbors=40)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import Rows, one_of, whole_number
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimators import mle, tle
@@ -84,8 +84,7 @@ class LocalEstimator(DimensionEstimator, ABC):
         """
         rows = rows_of(self, X)
         comb = self.comb if comb is None else comb
-        if comb not in self._COMBS:
-            raise InputError(f"comb must be one of {', '.join(self._COMBS)}, got {comb!r}")
+        one_of("comb", comb, self._COMBS)
         wanted = self.n_neighbors if n_neighbors is None else n_neighbors
         given: Any = rows
         if precomputed_knn_arrays is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdim.arrays import one_of
+from fastdim.arrays import one_of, real_number
 from fastdim.errors import InputError
 from fastdim.torch.inputs import select
 from fastdim.torch.neighbors import mle, twonn
@@ -37,7 +38,8 @@ class GeometryLoss(torch.nn.Module):
 
     `last` holds the measure of the latest call, detached, for logs.
 
-    Raises InputError on an unknown measure, or a target or weight that cannot be.
+    Raises InputError on an unknown measure, an option that it does not take, or a target or weight
+    that cannot be.
     """
 
     last: Tensor | None
@@ -52,9 +54,16 @@ class GeometryLoss(torch.nn.Module):
     ) -> None:
         super().__init__()
         one_of("measure", measure, MEASURES)
+        takes = list(inspect.signature(MEASURES[measure]).parameters)[1:]
+        unknown = [name for name in options if name not in takes]
+        if unknown:
+            told = f"it takes {', '.join(takes)}" if takes else "it takes none"
+            raise InputError(f"{measure} takes no option {', '.join(unknown)}: {told}")
+        weight = real_number("weight", weight)
         if not math.isfinite(weight):
             raise InputError(f"weight must be finite, got {weight!r}")
         if target is not None:
+            target = real_number("target", target)
             low = 0.0 if measure != "mean_cosine" else -1.0
             high = math.inf if measure in BY_RATIO else 1.0
             inside = low < target < high if measure in BY_RATIO else low <= target <= high

@@ -70,7 +70,8 @@ class RowMetric(Metric):
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the rows another metric has seen, or those of its states by name.
 
-        Raises InputError where the other was made with arguments that make states incomparable.
+        Raises InputError where the other was made with arguments that make states incomparable; of
+        states alone shapes and types tell that, and the seed of `IntrinsicDimension` stays unknown.
         """
         if isinstance(incoming_state, type(self)):
             for name in self._identity:
@@ -80,10 +81,33 @@ class RowMetric(Metric):
                         f"metrics with {name} = {mine} and {other} cannot be merged: make both "
                         "with the same"
                     )
+        elif isinstance(incoming_state, dict):
+            self._check_states(incoming_state)
         super().merge_state(incoming_state)
         # torchmetrics counts updates alone, and would warn and keep the value of before.
         self._update_count += 1
         self._computed = None
+
+    def _check_states(self, states: dict[str, Any]) -> None:
+        """Raise InputError on states by name that are not those of a metric made as this one."""
+        for name, own in self._defaults.items():
+            if name not in states:
+                raise InputError(
+                    f"the states to merge lack {name!r}: pass metric_state of another "
+                    f"{type(self).__name__}, with {', '.join(self._defaults)}"
+                )
+            assert isinstance(own, Tensor)  # states of a fixed size
+            other = states[name]
+            if not isinstance(other, Tensor):
+                raise InputError(
+                    f"the state {name!r} to merge must be a tensor, got {type(other).__name__}"
+                )
+            if other.shape != own.shape or other.dtype != own.dtype:
+                raise InputError(
+                    f"the state {name!r} to merge is {other.dtype} of shape {tuple(other.shape)}, "
+                    f"and that of this metric {own.dtype} of shape {tuple(own.shape)}: make both "
+                    f"with the same {', '.join(self._identity)}"
+                )
 
     def set_dtype(self, dst_type: str | torch.dtype) -> RowMetric:
         """Refused: states have the types that make them exact. Raises InputError."""
