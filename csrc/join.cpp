@@ -15,8 +15,12 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first neighbours are sought
 constexpr std::int64_t kFewSeeds = 64;     // likewise where bounds of distances follow at once
 constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
-constexpr std::int64_t kFewTasks = 64;     // of a thread: fewer comparisons of blocks are divided
-constexpr std::int64_t kParts = 4;         // into so many
+// Chosen queries of one block come from everywhere and meet most rows before those near them, so
+// they look for first neighbours longer: among the rows / kSeedShare, of which more are measured.
+constexpr std::int64_t kSeedShare = 64;
+constexpr std::int64_t kMoreSeeds = 32;  // so many more, at most 3 k
+constexpr std::int64_t kFewTasks = 64;   // of a thread: fewer comparisons of blocks are divided
+constexpr std::int64_t kParts = 4;       // into so many
 constexpr std::size_t kMostWaiting = std::size_t{1} << 17;  // pairs of a thread, of 24 bytes
 constexpr std::size_t kAllWaiting = std::size_t{1} << 20;   // of all
 
@@ -79,27 +83,32 @@ void JoinSearch::finish(std::int64_t query, Worker& worker) const {
     list(query).sort();
 }
 
-// The k best scores of a list so far.
+// The best scores of a list so far, one for each candidate.
 void JoinSearch::collect(std::int64_t mine, std::int64_t start, std::size_t list,
                          Worker& worker) const {
-  const std::size_t k = static_cast<std::size_t>(params_.k);
+  const std::size_t most = static_cast<std::size_t>(candidates());
   const float* score = worker.scanned.score.data() + list * kListStride;
   const std::int32_t* column = worker.scanned.column.data() + list * kListStride;
   Best& best = worker.best[list];
   for (int i = 0; i < worker.scanned.count[list]; ++i) {
     if (!best.wants(score[i])) continue;
     const std::int64_t other = y_.position[static_cast<std::size_t>(start + column[i])];
-    if (other != mine && other >= 0) best.add(score[i], other, k);
+    if (other != mine && other >= 0) best.add(score[i], other, most);
   }
 }
 
-// First thresholds: exact distances to the best of some rows near in order. The lists stay empty,
-// so that no row can enter one twice.
+std::int64_t JoinSearch::candidates() const {
+  return self_ ? params_.k : params_.k + std::min(3 * params_.k, kMoreSeeds);
+}
+
+// First thresholds: the k-th of the exact distances to the best of some rows near in order. The
+// lists stay empty, so that no row can enter one twice.
 void JoinSearch::seed(std::int64_t group, Worker& worker) {
   const std::int64_t k = params_.k;
-  const std::int64_t wanted =
-      std::max(bounds_.used() ? kFewSeeds : kSeedWindow,
-               tasks(std::max(4 * k, std::min(32 * k, kMostSeeds)), kScanCols) * kScanCols);
+  const std::int64_t of_rows = self_ ? 0 : y_.rows / kSeedShare;
+  const std::int64_t of_k = std::max(4 * k, std::min(32 * k, kMostSeeds));
+  const std::int64_t wanted = std::max(bounds_.used() ? kFewSeeds : kSeedWindow,
+                                       tasks(std::max(of_k, of_rows), kScanCols) * kScanCols);
   const std::int64_t width = std::min(y_.padded, wanted);
   float bound_x[kScanRows];
   std::fill(bound_x, bound_x + kScanRows, -kInfinity);
@@ -120,13 +129,15 @@ void JoinSearch::seed(std::int64_t group, Worker& worker) {
                 static_cast<std::size_t>(r), worker);
     }
     for (std::int64_t query = first; query < std::min(x_.rows, first + kScanRows); ++query) {
-      const auto& best =
-          worker.best[static_cast<std::size_t>(query - first)].result(static_cast<std::size_t>(k));
+      const auto& best = worker.best[static_cast<std::size_t>(query - first)].result(
+          static_cast<std::size_t>(candidates()));
       if (static_cast<std::int64_t>(best.size()) < k) continue;
-      double farthest = 0;
+      worker.first.clear();
       for (const auto& candidate : best)
-        farthest = std::max(farthest, first_limit(query, candidate, worker));
-      lower(states_[static_cast<std::size_t>(query)], farthest);
+        worker.first.push_back(first_limit(query, candidate, worker));
+      const auto last = worker.first.begin() + (k - 1);
+      std::nth_element(worker.first.begin(), last, worker.first.end());
+      lower(states_[static_cast<std::size_t>(query)], *last);
     }
   }
 }

@@ -50,6 +50,7 @@ class JoinSearch {
     float stretch = 1.0f;  // of the other block
     Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
     Best best[kScanRows];  // of each row of a scan
+    std::vector<double> first;
     Measure measure;
     Counters counters;
     Gathered::Scratch neighbors;
@@ -59,6 +60,7 @@ class JoinSearch {
 
   void seed(std::int64_t group, Worker& worker);
   double first_limit(std::int64_t query, const Best::Scored& candidate, Worker& worker);
+  std::int64_t candidates() const;  // for a query's first threshold, k at least
   void collect(std::int64_t mine, std::int64_t start, std::size_t list, Worker& worker) const;
   int look(std::int64_t query, std::size_t row, std::size_t list, std::int64_t first_column,
            int count, const Int8Rows& x, const Int8Rows& y, std::int64_t width,

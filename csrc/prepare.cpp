@@ -9,7 +9,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "known_axes.h"
+#include "cosine_levels.h"
+#include "int_axes.h"
 #include "levels.h"
 #include "order.h"
 #include "refine.h"
@@ -97,7 +98,7 @@ struct Trial {
   double middle;  // of the lengths beyond them
 };
 
-Trial try_axes(const PrepareParams& p, const KnownAxes& axes, const Kernels& kernels,
+Trial try_axes(const PrepareParams& p, const IntAxes& axes, const Kernels& kernels,
                const Transform& transform, RowScratch& scratch,
                const std::function<double(std::int64_t, std::int64_t)>& distance) {
   const std::int64_t count = std::min(kTrialRows, p.n);
@@ -135,6 +136,16 @@ Trial try_axes(const PrepareParams& p, const KnownAxes& axes, const Kernels& ker
   shares.resize(shares.size() - shares.size() / 4);
   return {std::accumulate(shares.begin(), shares.end(), 0.0) / static_cast<double>(shares.size()),
           *middle};
+}
+
+// By int16 where the first level will likely be in int8, whose rounding is 20 times as large.
+bool project_in_ints(const PrepareParams& p) {
+  return (p.precision == Precision::any || p.precision == Precision::int8) && has_int16(p.isa) &&
+         IntAxes::short_enough(p.basis, p.rows.d);
+}
+
+IntAxes int_axes(const PrepareParams& p) {
+  return IntAxes(p.basis, p.rows.d, p.isa, p.threads, *p.poll);
 }
 
 // Near rows near each other.
@@ -338,7 +349,10 @@ Prepared prepare(const PrepareParams& p) {
   out.post = transform.post;
 
   const bool ordered = p.basis.count > 0 && p.known_for == 0;
-  Projection projection = ordered ? project(set, transform, p.basis, scratch) : Projection{};
+  const bool ints = ordered && project_in_ints(p);
+  Projection projection = ints      ? project_ints(set, transform, int_axes(p), scratch)
+                          : ordered ? project(set, transform, p.basis, scratch)
+                                    : Projection{};
   out.sigma = projection.sigma;
   std::int64_t ordinary;
   const std::vector<std::int64_t> order =
@@ -357,10 +371,10 @@ Prepared prepare(const PrepareParams& p) {
     const std::int64_t given = static_cast<std::int64_t>(p.rows.element_size()) * p.rows.d;
     return p.n * (bytes + 4 * units + 100) <= p.n * given + p.spare_bytes;
   };
-  std::unique_ptr<KnownAxes> known;  // null: there are none, or they do not pay
+  std::unique_ptr<IntAxes> known;  // null: there are none, or they do not pay
   if (p.known_for > 0 && fits(Precision::int8, p.rows.d) &&
       room(whole_width, tasks(p.basis.count + 1, 4))) {
-    known = std::make_unique<KnownAxes>(p.basis, p.rows.d, p.isa, p.threads, *p.poll);
+    known = std::make_unique<IntAxes>(int_axes(p));
     const Trial trial = try_axes(p, *known, *out.kernels, transform, scratch[0], measured);
     out.middle = out.rough_middle = trial.middle;
     if (p.first_axes == 0 &&

@@ -14,6 +14,7 @@
 //    that are summed), and rho'^2 = |c32|^2 - |a'|^2 in float64 by at most
 //    E = 2 |a'| eta + eta^2 + delta (|a'| + eta)^2, hence rho' by at most min(E / rho', sqrt(E)).
 //    If that is large against the distances (rows that lie in the axes), rho is left out for all.
+//    In int16, where the arithmetic of the first level is left open or int8: see int_axes.h.
 //    base_x = sqrt(eta^2 + err_rho^2) + sigma e0 then bounds everything up to here:
 //        D <= T  implies  |v'_x - v'_y| <= sigma T + base_x + base_y,   v' = (a', rho').
 // 4. First level: the first `near_axes` of a' and the length of all the rest (rho' included), less
@@ -199,7 +200,7 @@ struct PrepareParams {
   std::int64_t first_axes;   // of the first level of a pruned search; 0: chosen from a sample
   Precision second;          // of the second level; any: likewise; float32: on further axes
   std::int64_t spare_bytes;  // beyond the size of the rows, that a copy of all columns may take
-  // 0; or the axes are known (known_axes.h) for about so many queries: rows stay in their order as
+  // 0; or the axes are known (int_axes.h) for about so many queries: rows stay in their order as
   // without axes, and where a sample says that the axes pay, the first level is in int8 on all of
   // them and the second in int8 on all columns. Else as without axes. first_axes, if not 0: on so
   // many, whatever the sample says. Needs int8 and has_int16.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import gaussian, in_dtype
 
+from fastdim.backends import basis
 from fastdim.backends.basis import lacks_structure, middle, principal_axes
 
 
@@ -71,6 +72,13 @@ def test_which_rows_lack_structure() -> None:
     assert not lacks(np.ones((4000, 300)))
     assert not lacks(structured()[np.arange(4000) % 40])
     assert not lacks(gaussian(900, 600))  # too few to say
+
+
+def test_large_sets_get_more_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis, "MANY_VALUES", 400_000)
+    for n, d, axes in ((999, 400, 192), (1000, 400, 320), (640, 625, 320), (640, 624, 192)):
+        rows = in_dtype(gaussian(n, d), "float32")
+        assert len(principal_axes(rows, order_only=False).axes) == axes
 
 
 def test_constant_rows_have_an_axis() -> None:

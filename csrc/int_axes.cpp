@@ -1,4 +1,4 @@
-#include "known_axes.h"
+#include "int_axes.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +14,7 @@ namespace {
 
 constexpr double kUnit = 0x1p15;           // of an axis in int16
 constexpr double kLongest2 = 1.9;          // 2^15 sqrt(1.9) = 45168, and rounding adds sqrt(d) / 2
+constexpr std::int64_t kTogether = 8;      // panels of rows of a task
 constexpr double kUpward = 1.0 + 0x1p-30;  // pays for float64 roundings of a bound
 
 // The sum is at most 46340^2 < 2^31, and so is every partial sum.
@@ -24,10 +25,23 @@ std::int32_t square(const std::int16_t* q, std::int64_t d) {
   return sum;
 }
 
+double length2_of(const float* axis, std::int64_t d) {
+  double length2 = 0;
+  for (std::int64_t c = 0; c < d; ++c)
+    length2 += static_cast<double>(axis[c]) * static_cast<double>(axis[c]);
+  return length2;
+}
+
 }  // namespace
 
-KnownAxes::KnownAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
-                     const std::function<void()>& poll)
+bool IntAxes::short_enough(const Basis& basis, std::int64_t d) {
+  for (std::int64_t k = 0; k < basis.count; ++k)
+    if (!(length2_of(basis.axes + k * d, d) <= kLongest2)) return false;
+  return true;
+}
+
+IntAxes::IntAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
+                 const std::function<void()>& poll)
     : d_(d),
       count_(basis.count),
       panels_(tasks(basis.count, kernels(isa).tile_cols)),
@@ -45,9 +59,7 @@ KnownAxes::KnownAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
       continue;
     }
     const float* axis = basis.axes + k * d;
-    double length2 = 0;
-    for (std::int64_t c = 0; c < d; ++c)
-      length2 += static_cast<double>(axis[c]) * static_cast<double>(axis[c]);
+    const double length2 = length2_of(axis, d);
     if (!(length2 <= kLongest2))
       throw std::invalid_argument("knn: a known axis has the squared length " +
                                   std::to_string(length2) + ", which exceeds 1.9");
@@ -64,7 +76,7 @@ KnownAxes::KnownAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
   unit_ = 1.0 / kUnit / (std::sqrt(1.0 + delta) * kUpward);
 }
 
-AlongAxes::AlongAxes(const KnownAxes& axes, std::int64_t most)
+AlongAxes::AlongAxes(const IntAxes& axes, std::int64_t most)
     : axes_(axes),
       row_(static_cast<std::size_t>(axes.d_)),
       ints_(static_cast<std::size_t>(int16_columns(axes.d_))),
@@ -131,6 +143,39 @@ void AlongAxes::project(std::int64_t rows) {
     rest_[at] = rest;
     base_[at] = (base_[at] + std::sqrt(eta * eta + of_rest * of_rest)) * kUpward;
   }
+}
+
+Projection project_ints(const RowSet& set, const Transform& transform, const IntAxes& axes,
+                        std::vector<RowScratch>& scratch) {
+  const std::int64_t n = set.n, p = axes.count();
+  Projection out;
+  out.axes = p;
+  out.values = Aligned<float>(static_cast<std::size_t>(n * p));
+  for (std::vector<float>* each : {&out.rest, &out.base, &out.norm})
+    each->resize(static_cast<std::size_t>(n));
+  const std::int64_t together = kTogether * set.kernels->tile_rows;
+  std::vector<AlongAxes> along;  // of one thread each
+  for (int worker = 0; worker < set.threads; ++worker) along.emplace_back(axes, together);
+  parallel_for(tasks(n, together), set.threads, *set.poll, [&](std::int64_t task, int worker) {
+    RowScratch& mine = scratch[static_cast<std::size_t>(worker)];
+    AlongAxes& rows = along[static_cast<std::size_t>(worker)];
+    const std::int64_t begin = task * together, count = std::min(together, n - begin);
+    for (std::int64_t r = 0; r < count; ++r) {
+      double norm2, error2;
+      transform_row(*set.kernels, set.rows, transform, set.ids[begin + r], mine, &norm2, &error2);
+      rows.put(r, mine.centered.data(), centering_error(norm2, error2, set.rows.d));
+      out.norm[static_cast<std::size_t>(begin + r)] = static_cast<float>(std::sqrt(norm2));
+    }
+    rows.project(count);
+    std::copy_n(rows.values(0), count * p, out.values.data() + begin * p);
+    for (std::int64_t r = 0; r < count; ++r) {
+      const std::size_t row = static_cast<std::size_t>(begin + r);
+      out.rest[row] = static_cast<float>(rows.rest(r));
+      // Rounded to float32 above; base pays for it.
+      out.base[row] = round_up((rows.base(r) + 0x1p-24 * rows.rest(r)) * kUpward);
+    }
+  });
+  return out;
 }
 
 }  // namespace fastdim

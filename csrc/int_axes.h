@@ -1,5 +1,6 @@
-// Rows along axes that the caller knows already, by products of int16: in place of projection.h for
-// a search by so few queries that neither order nor a choice would pay.
+// Rows along axes by products of int16, which take half as long as those of float32: in place of
+// `project` where the first level will be in int8, and for axes that the caller knows already, in a
+// search by so few queries that neither order nor a choice would pay.
 //
 // As prepare.h, but for points 2 and 3. A row z becomes c = q / s with whole numbers q (int16.h),
 // and e0 >= |z - c| holds what that moves, too. The axes are rounded to multiples of 2^-15, P, and
@@ -25,11 +26,14 @@
 
 namespace fastdim {
 
-class KnownAxes {
+class IntAxes {
  public:
+  // Whether no axis is longer than sqrt(1.9) or NaN.
+  static bool short_enough(const Basis& basis, std::int64_t d);
+
   // Needs has_int16(isa). Throws std::invalid_argument on an axis longer than sqrt(1.9), or NaN.
-  KnownAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
-            const std::function<void()>& poll);
+  IntAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
+          const std::function<void()>& poll);
 
   std::int64_t count() const { return count_; }
 
@@ -45,7 +49,7 @@ class KnownAxes {
 // Up to `most` rows along the axes. One for each thread.
 class AlongAxes {
  public:
-  AlongAxes(const KnownAxes& axes, std::int64_t most);
+  AlongAxes(const IntAxes& axes, std::int64_t most);
 
   // Centered row r, which is off by at most `error`; all rows up to the last are to be put.
   void put(std::int64_t r, const float* centered, double error);
@@ -58,7 +62,7 @@ class AlongAxes {
   double length(std::int64_t r) const { return length_[static_cast<std::size_t>(r)]; }  // |c|
 
  private:
-  const KnownAxes& axes_;
+  const IntAxes& axes_;
   std::vector<double> row_;
   std::vector<std::int16_t> ints_;
   Aligned<std::int16_t> panels_;
@@ -66,5 +70,9 @@ class AlongAxes {
   std::vector<float> values_;
   std::vector<double> step_, inside2_, rest_, base_, length_;
 };
+
+// As `project`, with a', rho' and base of above: sigma is 1.
+Projection project_ints(const RowSet& set, const Transform& transform, const IntAxes& axes,
+                        std::vector<RowScratch>& scratch);
 
 }  // namespace fastdim
