@@ -151,6 +151,29 @@ def test_partition_isotropy() -> None:
     assert (far.value, far.lower, far.upper) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("scale", [np.full(6, 0.3), np.linspace(0.5, 0.1, 6)])
+@pytest.mark.parametrize("documents", [False, True])
+def test_partition_isotropy_knows_that_its_directions_are_chosen(
+    scale: np.ndarray, documents: bool
+) -> None:
+    """With the two directions held fixed the error was up to twice the true one."""
+    times = 4 if documents else 1
+    groups = np.repeat(np.arange(300), times)
+    found = []
+    for seed in range(200):
+        x = np.random.default_rng([4, seed]).standard_normal((300, 6)) * scale
+        found.append(partition_isotropy(np.repeat(x, times, axis=0), groups=groups))
+    values = np.array([one.value for one in found])
+    ratio = np.mean([one.stderr for one in found]) / values.std(ddof=1)
+    assert 0.8 < ratio < 1.25
+    inside = [one.lower <= values.mean() <= one.upper for one in found]
+    assert np.mean(inside) > 0.92
+
+
+def test_partition_isotropy_of_one_document_has_no_error() -> None:
+    assert math.isnan(partition_isotropy(rows(), groups=["a"] * 200).stderr)
+
+
 def test_sphere_dimension_solves_its_equation() -> None:
     for alpha in (0.6, 0.8, 0.98):
         for p in (1e-9, 1e-4, 0.02, 0.3):
