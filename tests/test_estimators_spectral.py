@@ -407,6 +407,13 @@ def test_normal_theory_of_a_spectrum_agrees_with_the_jackknife_on_normal_rows() 
         (lambda: isoscore_star(np.ones((9, 3)), 0.0), "all rows are equal"),
         (lambda: lpca(rows(), "elbow"), "rule must be one of"),
         (lambda: lpca(rows(), "FO", noise_variance=1.0), "noise_variance is for"),
+        (lambda: lpca(rows(), "Minka", noise_variance=1.0), "for MP, GD, KN and denoised"),
+        (lambda: lpca(rows(), "Kaiser", alpha=0.2), "alpha is for FO, Fan, ratio and KN"),
+        (lambda: lpca(rows(), "MP", alpha=0.2), "alpha is for"),
+        (lambda: lpca(rows(), "FO", quantile=0.9), "quantile is for parallel, not for 'FO'"),
+        (lambda: lpca(rows(), "scRMT", permutations=9), "permutations is for parallel"),
+        (lambda: lpca(rows(), "KN", null="signflip"), "null is for parallel"),
+        (lambda: lpca(rows(), confidence=1.0), "confidence must lie"),
         (lambda: lpca(rows(), "KN", alpha=0.2), "KN has levels"),
         (lambda: lpca(spectrum(rows()), "parallel"), "needs the rows"),
         (lambda: lpca(rows(), "scRMT", center=False), "leave center=True"),
@@ -422,6 +429,20 @@ def test_normal_theory_of_a_spectrum_agrees_with_the_jackknife_on_normal_rows() 
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "statistic", [participation_ratio, effective_rank, stable_rank, alpha_req, isoscore, lpca]
+)
+def test_a_spectrum_has_its_own_confidence(statistic: Any) -> None:
+    given = spectrum(rows(), confidence=0.9)
+    found = statistic(given)
+    assert found.confidence == 0.9
+    assert statistic(given, confidence=0.9) == found
+    assert statistic(spectrum(rows())).confidence == statistic(rows()).confidence == 0.95
+    assert statistic(rows(), confidence=0.9).confidence == 0.9
+    with pytest.raises(InputError, match="confidence must lie"):
+        statistic(given, confidence=0.0)
 
 
 def test_every_public_estimator_says_what_it_is() -> None:
