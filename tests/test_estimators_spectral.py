@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import gaussian
-from scipy import integrate, special
+from scipy import integrate, special, stats
 
 import fastdim
 from fastdim import (
@@ -361,6 +361,15 @@ def test_fishers_drift_of_the_dimension_weighs_what_levels_tell_besides() -> Non
     ours, plain = np.std(drifts, axis=0)
     assert abs(np.mean(drifts, axis=0)[0]) < 3 * ours / 20
     assert ours < 0.93 * plain
+
+
+def test_fishers_formula_is_high_at_small_alphas() -> None:
+    """As its docstring says, by the shares of even spheres of 2, 5 and 20 dimensions."""
+    for n, times in ((2, (1.27, 3.24, 23.1)), (5, (1.10, 1.95, 10.5)), (20, (1.01, 1.19, 3.55))):
+        for alpha, factor in zip((0.6, 0.3, 0.1), times, strict=True):
+            share = 0.5 * stats.beta.sf(alpha**2, 0.5, (n - 1) / 2)
+            found = fishers_of.sphere_dimension(share, alpha)
+            assert found == pytest.approx(factor * n, rel=0.01)
 
 
 def test_fishers_error_is_an_upper_bound() -> None:
