@@ -184,7 +184,7 @@ def _shrunk(found: Array, errors: Array) -> Array:
     """Numbers about 0 (d,), of which draws of their errors (draws, d) explain a part."""
     squares = float(np.square(found).sum())
     explained = float(np.square(errors).sum()) / len(errors)
-    return found * math.sqrt(max(0.0, 1.0 - explained / squares)) if squares > 0.0 else found
+    return found * max(0.0, 1.0 - explained / squares) if squares > 0.0 else found
 
 
 def _scores(rows: Rows, axes: Array, beside: int = 0) -> Any:
