@@ -139,6 +139,34 @@ def test_errors_are_those_of_repetition(statistic: Any) -> None:
     assert np.mean([e.stderr for e in found]) == pytest.approx(spread, rel=0.35)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e3, 1e5, 1e7, 1e8, 1e9, 1e12, 1e30, 1e140])
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        linear_cka,
+        linearity_score,
+        lambda x, y, **k: linearity_score(x, np.hstack([y, y[:, :2]]), residual=True, **k),
+    ],
+)  # fmt: skip
+def test_one_massive_row_leaves_the_jackknife_right(statistic: Any, factor: float) -> None:
+    """The groups left out in turn, in place of the difference of two sums."""
+    x, y = X.copy(), Y.copy()
+    x[7] *= factor
+    y[7] *= factor
+    part = np.arange(150) % 20
+    left = [statistic(x[part != g], y[part != g], jackknife=0).value for g in range(20)]
+    direct = math.sqrt(19 / 20 * np.square(np.array(left) - np.mean(left)).sum())
+    assert statistic(x, y).stderr == pytest.approx(direct, rel=1e-9)
+
+
+def test_rows_that_are_equal_without_a_group() -> None:
+    x = np.ones((30, 3))
+    x[4] = [1, 2, 3]
+    with pytest.raises(InputError, match=r"without one of the groups .* jackknife=0"):
+        linear_cka(x, X[:30])
+    assert math.isnan(linear_cka(x, X[:30], jackknife=0).stderr)
+
+
 def test_rows_of_a_document_are_dependent() -> None:
     documents = np.repeat(np.arange(75), 2)
     x, z = np.repeat(X[:75], 2, axis=0), np.repeat(Z[:75], 2, axis=0)

@@ -1,6 +1,7 @@
 """ABIDE, GeoMLE, graph lengths and DANCo against plain references and known dimensions."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from fastdim.estimators.danco import (
 from fastdim.estimators.geomle import geomle_value
 from fastdim.estimators.graphs import knn_graph_value, nearest_lengths, ph_value, tree_edges
 from fastdim.estimators.inputs import rows_and_neighbors
-from fastdim.estimators.special import digamma, log_bessel0, mean_resultant, student_quantile
+from fastdim.estimators.special import log_bessel0, mean_resultant, student_quantile
 
 
 def cube(n: int = 400, d: int = 3, columns: int = 8, seed: int = 0) -> np.ndarray:
@@ -211,13 +212,12 @@ def test_graph_length_by_hand() -> None:
 
 @pytest.mark.parametrize("x", [0.01, 0.5, 3.3, 9.99, 10.01, 200.0])
 def test_special_functions(x: float) -> None:
-    assert digamma(x) == pytest.approx(special.digamma(x), rel=1e-13, abs=1e-13)
     assert log_bessel0(x) == pytest.approx(math.log(special.i0e(x)) + x, rel=1e-13, abs=1e-15)
     assert mean_resultant(x) == pytest.approx(special.i1e(x) / special.i0e(x), rel=1e-12)
 
 
 def test_divergences_are_integrals() -> None:
-    """Both closed forms against quadrature of p log(p / q)."""
+    """Both against quadrature of p log(p / q)."""
     k, own, ball = 5, 3.0, 4.5
 
     def rho_density(rho: np.ndarray, d: float) -> np.ndarray:
@@ -226,13 +226,41 @@ def test_divergences_are_integrals() -> None:
     rho = (np.arange(200000) + 0.5) / 200000
     p, q = rho_density(rho, own), rho_density(rho, ball)
     integral = float((p * np.log(p / q)).mean())
-    # The published form leaves out a constant of k.
-    offset = norm_divergence(own, own, k)
-    assert norm_divergence(own, ball, k) - offset == pytest.approx(integral, rel=1e-4)
+    assert norm_divergence(own, ball, k) == pytest.approx(integral, rel=1e-4)
     angle = np.linspace(-np.pi, np.pi, 20000, endpoint=False)
     first, second = (stats.vonmises.pdf(angle, t, loc=m) for m, t in ((1.5, 4.0), (1.2, 7.0)))
     integral = float((first * np.log(first / second)).mean() * 2 * np.pi)
     assert angle_divergence((1.5, 4.0), (1.2, 7.0)) == pytest.approx(integral, rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 3, 10, 40, 44, 60, 200])
+def test_divergence_of_norms_is_the_published_sum(k: int) -> None:
+    """In fractions: where one dimension is m times the other, digamma is a harmonic number."""
+    harmonic = [Fraction(0)]
+    for i in range(1, 7 * k + 1):
+        harmonic.append(harmonic[-1] + Fraction(1, i))
+    for m in (2, 3, 7):
+        terms = sum((-1) ** i * math.comb(k, i) * harmonic[m * i] for i in range(k + 1))
+        exact = harmonic[k] * (Fraction(1, m) - 1) - (k - 1) * (terms + Fraction(1, k))
+        found = norm_divergence(2.5 * m, 2.5, k)
+        assert found == pytest.approx(float(exact) + math.log(m), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 10, 60, 1100, 10**6])
+def test_divergence_of_norms_is_least_at_equal_dimensions(k: int) -> None:
+    assert norm_divergence(5.3, 5.3, k) == 0.0
+    for sign in (-1, 1):
+        found = [norm_divergence(5.3, 5.3 * math.exp(sign * t), k) for t in np.linspace(0, 3, 60)]
+        assert np.diff(found).min() > 0.0
+
+
+@pytest.mark.parametrize("k", [44, 60, 100])
+def test_danco_of_long_lists(k: int) -> None:
+    """With k = 60 it was 1, from 0.40 to 2.48."""
+    x = np.random.default_rng(1).random((600, 3))
+    found = danco(np.hstack([x, x]), k)
+    assert abs(found.value - 3.0) < 0.1
+    assert 2.7 < found.lower < found.value < found.upper < 3.3
 
 
 def test_danco_features() -> None:

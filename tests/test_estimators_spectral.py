@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import gaussian
-from scipy import integrate, special
+from scipy import integrate, special, stats
 
 import fastdim
 from fastdim import (
@@ -149,6 +149,29 @@ def test_partition_isotropy() -> None:
     assert partition_isotropy(ring).value == pytest.approx(1.0)
     far = partition_isotropy(1e4 * x)
     assert (far.value, far.lower, far.upper) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", [np.full(6, 0.3), np.linspace(0.5, 0.1, 6)])
+@pytest.mark.parametrize("documents", [False, True])
+def test_partition_isotropy_knows_that_its_directions_are_chosen(
+    scale: np.ndarray, documents: bool
+) -> None:
+    """With the two directions held fixed the error was up to twice the true one."""
+    times = 4 if documents else 1
+    groups = np.repeat(np.arange(300), times)
+    found = []
+    for seed in range(200):
+        x = np.random.default_rng([4, seed]).standard_normal((300, 6)) * scale
+        found.append(partition_isotropy(np.repeat(x, times, axis=0), groups=groups))
+    values = np.array([one.value for one in found])
+    ratio = np.mean([one.stderr for one in found]) / values.std(ddof=1)
+    assert 0.8 < ratio < 1.25
+    inside = [one.lower <= values.mean() <= one.upper for one in found]
+    assert np.mean(inside) > 0.92
+
+
+def test_partition_isotropy_of_one_document_has_no_error() -> None:
+    assert math.isnan(partition_isotropy(rows(), groups=["a"] * 200).stderr)
 
 
 def test_sphere_dimension_solves_its_equation() -> None:
@@ -340,6 +363,15 @@ def test_fishers_drift_of_the_dimension_weighs_what_levels_tell_besides() -> Non
     assert ours < 0.93 * plain
 
 
+def test_fishers_formula_is_high_at_small_alphas() -> None:
+    """As its docstring says, by the shares of even spheres of 2, 5 and 20 dimensions."""
+    for n, times in ((2, (1.27, 3.24, 23.1)), (5, (1.10, 1.95, 10.5)), (20, (1.01, 1.19, 3.55))):
+        for alpha, factor in zip((0.6, 0.3, 0.1), times, strict=True):
+            share = 0.5 * stats.beta.sf(alpha**2, 0.5, (n - 1) / 2)
+            found = fishers_of.sphere_dimension(share, alpha)
+            assert found == pytest.approx(factor * n, rel=0.01)
+
+
 def test_fishers_error_is_an_upper_bound() -> None:
     found = [fishers(rows(250, 4, seed), alphas=[0.7]) for seed in range(80)]
     spread = np.std([e.value for e in found])
@@ -384,6 +416,13 @@ def test_normal_theory_of_a_spectrum_agrees_with_the_jackknife_on_normal_rows() 
         (lambda: isoscore_star(np.ones((9, 3)), 0.0), "all rows are equal"),
         (lambda: lpca(rows(), "elbow"), "rule must be one of"),
         (lambda: lpca(rows(), "FO", noise_variance=1.0), "noise_variance is for"),
+        (lambda: lpca(rows(), "Minka", noise_variance=1.0), "for MP, GD, KN and denoised"),
+        (lambda: lpca(rows(), "Kaiser", alpha=0.2), "alpha is for FO, Fan, ratio and KN"),
+        (lambda: lpca(rows(), "MP", alpha=0.2), "alpha is for"),
+        (lambda: lpca(rows(), "FO", quantile=0.9), "quantile is for parallel, not for 'FO'"),
+        (lambda: lpca(rows(), "scRMT", permutations=9), "permutations is for parallel"),
+        (lambda: lpca(rows(), "KN", null="signflip"), "null is for parallel"),
+        (lambda: lpca(rows(), confidence=1.0), "confidence must lie"),
         (lambda: lpca(rows(), "KN", alpha=0.2), "KN has levels"),
         (lambda: lpca(spectrum(rows()), "parallel"), "needs the rows"),
         (lambda: lpca(rows(), "scRMT", center=False), "leave center=True"),
@@ -399,6 +438,20 @@ def test_normal_theory_of_a_spectrum_agrees_with_the_jackknife_on_normal_rows() 
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "statistic", [participation_ratio, effective_rank, stable_rank, alpha_req, isoscore, lpca]
+)
+def test_a_spectrum_has_its_own_confidence(statistic: Any) -> None:
+    given = spectrum(rows(), confidence=0.9)
+    found = statistic(given)
+    assert found.confidence == 0.9
+    assert statistic(given, confidence=0.9) == found
+    assert statistic(spectrum(rows())).confidence == statistic(rows()).confidence == 0.95
+    assert statistic(rows(), confidence=0.9).confidence == 0.9
+    with pytest.raises(InputError, match="confidence must lie"):
+        statistic(given, confidence=0.0)
 
 
 def test_every_public_estimator_says_what_it_is() -> None:

@@ -46,7 +46,10 @@ def fishers(
     sphere of n dimensions p = (1 - a^2)^((n-1)/2) / (a sqrt(2 pi n)), solved for n by Lambert's W.
     The value is n at the a closest to 0.9 of the largest a with p > 0.
 
-    x: rows (n, d), reduced to distinct rows; k plays no part. alphas: within (0, 1).
+    x: rows (n, d), reduced to distinct rows; k plays no part. alphas: within (0, 1); the equation
+        is that of a^2 n well above 1, and gives more below: on even spheres of 1, 2, 5 and 20
+        dimensions 1.45, 1.27, 1.10 and 1.01 times n at a = 0.6, 4.9, 3.2, 1.95 and 1.19 times at
+        0.3, and 42, 23, 10 and 3.5 times at 0.1. Take none below 0.6 where n may be small.
 
     Global: it describes directions, not a neighbourhood. Assumes that whitened rows fill a sphere
     evenly. Bias: cut at the number of axes kept, so `condition` decides on anisotropic rows.

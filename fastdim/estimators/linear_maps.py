@@ -20,6 +20,9 @@ from fastdim.moments import VANISHED, near_mean
 Array = NDArray[np.float64]
 Moments = tuple[int, Array, Array]
 
+# Less of the squares of all rows than this, and the difference of two sums is not precise.
+LEAST_LEFT = 1e-3
+
 
 def linear_cka(
     x: Any,
@@ -110,35 +113,59 @@ def _jackknifed(
     check_confidence(confidence)
     n, d = first.n, first.d
     labels = split(groups, n, jackknife)
-    shift = np.concatenate([near_mean(first), near_mean(second)])
+    width = d + second.d
+    step = next(stop for _, stop in first.spans(width))
 
-    def moments(part: int | None) -> Moments:
-        """Count, sums and products of sums of both rows side by side, of a part or of all."""
-        chosen = None if part is None else np.flatnonzero(labels == part)
-        a, b = (rows if chosen is None else rows.take(chosen) for rows in (first, second))
-        total, outer = np.zeros(d + second.d), np.zeros((d + second.d, d + second.d))
-        for start, stop in a.spans(d + second.d):
-            both = np.concatenate([a.float64(start, stop), b.float64(start, stop)], axis=1) - shift
+    def moments(chosen: NDArray[np.int64] | None, shift: Array) -> Moments:
+        """Count, sums and products of sums of both rows side by side, of those chosen or of all."""
+        count = n if chosen is None else len(chosen)
+        total, outer = np.zeros(width), np.zeros((width, width))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            if chosen is None:
+                parts = [rows.float64(start, stop) for rows in (first, second)]
+            else:
+                taken = chosen[start:stop]
+                parts = [rows.take(taken).float64(0, len(taken)) for rows in (first, second)]
+            both = np.concatenate(parts, axis=1) - shift
             total += both.sum(axis=0)
             outer += both.T @ both
-        return a.n, total, outer
+        return count, total, outer
 
-    def of(count: int, total: Array, outer: Array) -> float:
-        scatter = outer - np.outer(total, total / count)
-        if not (np.trace(scatter[:d, :d]) > 0.0 and np.trace(scatter[d:, d:]) > 0.0):
-            raise InputError(
-                f"all {n} rows of x or of y are equal: there is nothing to compare{VANISHED}"
-            )
+    def shift_of(chosen: NDArray[np.int64] | None) -> Array:
+        return np.concatenate([near_mean(first, None, chosen), near_mean(second, None, chosen)])
+
+    def of(scatter: Array) -> float:
         return statistic(scatter[:d, :d], scatter[:d, d:], scatter[d:, d:])
 
-    whole = moments(None)
-    value = min(max(of(*whole), 0.0), 1.0)
+    shift = shift_of(None)
+    whole = moments(None, shift)
+    spread, scatter = _spread(whole[2], d), _scatter(whole)
+    if not (_spread(scatter, d) > 0.0).all():
+        raise InputError(
+            f"all {n} rows of x or of y are equal: there is nothing to compare{VANISHED}"
+        )
+    value = min(max(of(scatter), 0.0), 1.0)
+
+    def without(part: int) -> float:
+        count, total, outer = moments(np.flatnonzero(labels == part), shift)
+        scatter = _scatter((n - count, whole[1] - total, whole[2] - outer))
+        # Where massive rows are in the part, the difference is rounding, and the rest is added up
+        # anew about a mean of its own: of all parts two at most hold nearly all of x or of y.
+        if not (_spread(scatter, d) > LEAST_LEFT * spread).all():
+            rest = np.flatnonzero(labels != part)
+            scatter = _scatter(moments(rest, shift_of(rest)))
+        if not (_spread(scatter, d) > 0.0).all():
+            raise InputError(
+                "without one of the groups all rows of x or of y are equal, and a jackknife has "
+                f"nothing to compare: pass more rows, or jackknife=0{VANISHED}"
+            )
+        return of(scatter)
+
     stderr, parts = math.nan, int(labels.max()) + 1
     if jackknife:
         # One part at a time: twenty matrices of (d + e)^2 would be gigabytes at 4,096 columns.
-        left = (moments(part) for part in range(parts))
-        less = ((whole[0] - m[0], whole[1] - m[1], whole[2] - m[2]) for m in left)
-        stderr = jackknife_stderr(np.array([of(*rest) for rest in less]))
+        stderr = jackknife_stderr(np.array([without(part) for part in range(parts)]))
     half = normal_quantile(confidence) * stderr
     return Estimate(
         value=value,
@@ -152,3 +179,15 @@ def _jackknifed(
         interval=f"jackknife of {parts} groups" if jackknife else "none",
         confidence=confidence,
     )
+
+
+def _scatter(moments: Moments) -> Array:
+    """Sum of outer products of the rows less their mean."""
+    count, total, outer = moments
+    return np.asarray(outer - np.outer(total, total / count))
+
+
+def _spread(scatter: Array, d: int) -> Array:
+    """Sums of squares (2,) of x, of the first d columns, and of y."""
+    squares = np.diag(scatter)
+    return np.array([squares[:d].sum(), squares[d:].sum()])

@@ -22,7 +22,7 @@ from fastdim.estimators.leave_out import (
     estimate_of_spectra,
     from_rows,
 )
-from fastdim.estimators.spectral import spectra_of
+from fastdim.estimators.spectral import confidence_of, spectra_of
 
 Array = NDArray[np.float64]
 
@@ -30,6 +30,14 @@ VARIANCE_RULES = ("FO", "Fan", "maxgap", "ratio", "participation_ratio", "Kaiser
 NOISE_RULES = ("MP", "GD", "KN", "Minka", "denoised")
 NULL_RULES = ("parallel", "scRMT")
 RULES = VARIANCE_RULES + NOISE_RULES + NULL_RULES
+# The rules that each option belongs to.
+OPTIONS = {
+    "alpha": ("FO", "Fan", "ratio", "KN"),
+    "noise_variance": ("MP", "GD", "KN", "denoised"),
+    "permutations": ("parallel",),
+    "quantile": ("parallel",),
+    "null": ("parallel",),
+}
 
 
 def lpca(
@@ -39,12 +47,12 @@ def lpca(
     alpha: float | None = None,
     noise_variance: float | None = None,
     center: bool = True,
-    permutations: int = 100,
-    quantile: float = 0.95,
-    null: str = "permute",
+    permutations: int | None = None,
+    quantile: float | None = None,
+    null: str | None = None,
     groups: Any = None,
     jackknife: int = GROUPS,
-    confidence: float = 0.95,
+    confidence: float | None = None,
     seed: int = 0,
     threads: int | None = None,
 ) -> Estimate:
@@ -72,20 +80,28 @@ def lpca(
     "scRMT": standardized columns above a fitted noise edge (Aparicio et al., Patterns 1:100035,
     2020).
 
-    x_or_spectrum: rows (n, d), whole or one neighbourhood, or their `Spectrum`. noise_variance: of
-    MP, GD, KN, denoised; None estimates it. center=False: second moments in place of the
-    covariance. k plays no part. Duplicates count as rows.
+    x_or_spectrum: rows (n, d), whole or one neighbourhood, or their `Spectrum`. alpha: of FO, Fan,
+    ratio, KN; None for the number above. noise_variance: of MP, GD, KN, denoised; None estimates
+    it. permutations, quantile, null: of parallel; None for 100, 0.95, "permute". center=False:
+    second moments in place of the covariance. k plays no part. Duplicates count as rows.
 
     Assumes a flat set, or a neighbourhood that is. Bias: a linear count, so that a curved manifold
     needs more components than it has dimensions; the rules answer different questions. Interval:
     jackknife over groups of rows (0 width where no group changes the number, wide where one does:
     counts are no smooth functions), normal theory for a Spectrum, the null of parallel and scRMT
-    held fixed. Cost: O(n d^2 + d^3) for all rows, again without each group, and for each
-    permutation.
+    held fixed; confidence: None for that of the Spectrum, 0.95 for rows. Cost: O(n d^2 + d^3) for
+    all rows, again without each group, and for each permutation.
     """
     one_of("rule", rule, RULES)
-    if noise_variance is not None and (rule not in NOISE_RULES or rule == "Minka"):
-        raise InputError(f"noise_variance is for MP, GD, KN and denoised, not for {rule!r}")
+    _check_options(
+        rule,
+        alpha=alpha,
+        noise_variance=noise_variance,
+        permutations=permutations,
+        quantile=quantile,
+        null=null,
+    )
+    confidence = confidence_of(x_or_spectrum, confidence)
     center = yes_or_no("center", center)
     if rule == "scRMT" and not center:
         raise InputError("scRMT standardizes the columns: leave center=True")
@@ -111,10 +127,26 @@ def lpca(
     if rule == "scRMT":
         rows, statistic = noise.random_matrix_rule(values, seed)
     else:
-        statistic = noise.parallel_rule(values, center, permutations, quantile, null, seed)
+        statistic = noise.parallel_rule(
+            values,
+            center,
+            100 if permutations is None else permutations,
+            0.95 if quantile is None else quantile,
+            "permute" if null is None else null,
+            seed,
+        )
     workers = cpu.resolve_threads(threads)
     found = from_rows(rows, groups, jackknife, workers, centered=center)
     return estimate_of_spectra(found, statistic, label, confidence, (0.0, float(columns)))
+
+
+def _check_options(rule: str, **options: Any) -> None:
+    """InputError where one that is given does not belong to the rule."""
+    for name, value in options.items():
+        if value is not None and rule not in OPTIONS[name]:
+            rules = OPTIONS[name]
+            others = f"{', '.join(rules[:-1])} and {rules[-1]}" if len(rules) > 1 else rules[0]
+            raise InputError(f"{name} is for {others}, not for {rule!r}: leave it out")
 
 
 def _statistic(

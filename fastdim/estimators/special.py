@@ -8,17 +8,6 @@ from functools import lru_cache
 import numpy as np
 
 
-def digamma(x: float) -> float:
-    """Derivative of log Gamma at x > 0: recurrence up to 10, then the asymptotic series."""
-    total = 0.0
-    while x < 10.0:
-        total -= 1.0 / x
-        x += 1.0
-    q = 1.0 / (x * x)
-    series = q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q * (1 / 132 - q / 47.4)))))
-    return total + math.log(x) - 0.5 / x - series
-
-
 def log_bessel0(x: float) -> float:
     """log I_0(x) for x >= 0, I_0 the modified Bessel function of the first kind."""
     return x + math.log(_scaled(x)[0])

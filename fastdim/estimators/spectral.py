@@ -12,7 +12,7 @@ from fastdim.arrays import Rows, one_of, real_number, whole_number, yes_or_no
 from fastdim.backends import cpu
 from fastdim.covariance import Spectrum, spectrum
 from fastdim.errors import InputError
-from fastdim.estimate import Estimate
+from fastdim.estimate import Estimate, check_confidence
 from fastdim.estimators.inputs import rows_of
 from fastdim.estimators.leave_out import (
     GROUPS,
@@ -27,35 +27,49 @@ Array = NDArray[np.float64]
 
 
 def participation_ratio(
-    x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+    x_or_spectrum: Any,
+    *,
+    groups: Any = None,
+    confidence: float | None = None,
+    threads: int | None = None,
 ) -> Estimate:
     """(sum l)^2 / sum l^2 of the covariance's eigenvalues l (n, d rows or their `Spectrum`).
 
     Between 1 and min(n - 1, d): the number of axes if all carried the same variance. Source: Gao &
     Ganguli, Curr. Opin. Neurobiol. 32:148 (2015). Centers; no row is normalized; duplicates count
     as rows; k plays no part. Assumes independent rows, or documents. Bias: low by about (1 + PR/n),
-    a few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`. Cost: one
-    covariance, O(n d^2), and its eigenvalues, O(d^3).
+    a few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`; confidence:
+    None for that of the Spectrum, 0.95 for rows. Cost: one covariance, O(n d^2), and its
+    eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "participation_ratio", groups, confidence, threads)
 
 
 def effective_rank(
-    x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+    x_or_spectrum: Any,
+    *,
+    groups: Any = None,
+    confidence: float | None = None,
+    threads: int | None = None,
 ) -> Estimate:
     """exp(-sum p log p), p = l / sum l (Roy & Vetterli, EUSIPCO 2007), l of the covariance.
 
     Between `participation_ratio` and min(n - 1, d). x (n, d), or its `Spectrum`. Centers; no row is
     normalized; duplicates count as rows; k plays no part. Assumes independent rows, or documents
     (groups). Bias: low while n is not many times d: the small sample eigenvalues are too small; a
-    few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`. Cost: one
-    covariance, O(n d^2), and its eigenvalues, O(d^3).
+    few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`; confidence: None
+    for that of the Spectrum, 0.95 for rows. Cost: one covariance, O(n d^2), and its eigenvalues,
+    O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "effective_rank", groups, confidence, threads)
 
 
 def stable_rank(
-    x_or_spectrum: Any, *, groups: Any = None, confidence: float = 0.95, threads: int | None = None
+    x_or_spectrum: Any,
+    *,
+    groups: Any = None,
+    confidence: float | None = None,
+    threads: int | None = None,
 ) -> Estimate:
     """sum l / l_1 of the covariance's eigenvalues (Rudelson & Vershynin, J. ACM 54:21, 2007).
 
@@ -63,22 +77,31 @@ def stable_rank(
     Centers; no row is normalized; duplicates count as rows; k plays no part. Assumes independent
     rows, or documents (groups). Bias: low while n is not many times d, since the largest sample
     eigenvalue is high; a few massive rows pull it to 1. Interval: influence of the rows, as
-    `spectrum`. Cost: one covariance, O(n d^2), and its eigenvalues, O(d^3).
+    `spectrum`; confidence: None for that of the Spectrum, 0.95 for rows. Cost: one covariance,
+    O(n d^2), and its eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "stable_rank", groups, confidence, threads)
 
 
 def _of_spectrum(
-    x: Any, name: str, groups: Any, confidence: float, threads: int | None
+    x: Any, name: str, groups: Any, confidence: float | None, threads: int | None
 ) -> Estimate:
+    level = confidence_of(x, confidence)
     if isinstance(x, Spectrum):
         found = x.estimate(name)
-        if groups is not None or confidence != found.confidence:
+        if groups is not None or level != found.confidence:
             raise InputError(
                 "groups and confidence belong to spectrum(): the spectrum passed has them already"
             )
         return found
-    return spectrum(x, groups=groups, confidence=confidence, threads=threads).estimate(name)
+    return spectrum(x, groups=groups, confidence=level, threads=threads).estimate(name)
+
+
+def confidence_of(x: Any, confidence: float | None) -> float:
+    """The confidence asked for; where it is None that of a Spectrum, and 0.95 of rows."""
+    if confidence is not None:
+        return check_confidence(confidence)
+    return x.estimate("anisotropy").confidence if isinstance(x, Spectrum) else 0.95
 
 
 def spectra_of(
@@ -150,7 +173,7 @@ def alpha_req(
     *,
     groups: Any = None,
     jackknife: int = GROUPS,
-    confidence: float = 0.95,
+    confidence: float | None = None,
     threads: int | None = None,
 ) -> Estimate:
     """alpha-ReQ (Agrawal et al., NeurIPS 2022): slope alpha of l_j ~ j^-alpha on the covariance.
@@ -160,8 +183,8 @@ def alpha_req(
     eigenvalue above rounding. About 1 is read as a good balance; the value depends on the range, so
     state it. Assumes a power law over that range. Bias: the tail of a sample spectrum is too steep
     unless n is several times `last`. Duplicates count as rows; k plays no part. Interval: jackknife
-    over groups of rows; of a Spectrum, normal theory. Cost: O(n d^2 + d^3) for all rows, and again
-    without each group.
+    over groups of rows; of a Spectrum, normal theory; confidence: None for that of the Spectrum,
+    0.95 for rows. Cost: O(n d^2 + d^3) for all rows, and again without each group.
     """
     found, _ = spectra_of(x_or_spectrum, "alpha_req", groups, jackknife, threads)
     rank = int((found.whole > 0.0).sum())
@@ -187,7 +210,8 @@ def alpha_req(
         return float(-(weight * place) @ np.log(used) / (weight @ np.square(place)))
 
     label = f"alpha-ReQ, {first}..{stop}"
-    return estimate_of_spectra(found, slope, label, confidence, (-math.inf, math.inf))
+    level = confidence_of(x_or_spectrum, confidence)
+    return estimate_of_spectra(found, slope, label, level, (-math.inf, math.inf))
 
 
 def isoscore(
@@ -195,7 +219,7 @@ def isoscore(
     *,
     groups: Any = None,
     jackknife: int = GROUPS,
-    confidence: float = 0.95,
+    confidence: float | None = None,
     threads: int | None = None,
 ) -> Estimate:
     """IsoScore (Rudman et al., Findings of ACL 2022): how evenly the variance fills all d columns.
@@ -204,14 +228,15 @@ def isoscore(
     reduce to (PR - 1) / (d - 1), PR the participation ratio: 0 on one axis, 1 if isotropic.
     Centers. Assumes n many times d. Bias: low otherwise, and with fewer rows than columns it cannot
     reach 1. Duplicates count as rows; k plays no part. Interval: jackknife over groups of rows; of
-    a Spectrum, normal theory. Cost: O(n d^2 + d^3) for all rows, and again without each group.
+    a Spectrum, normal theory; confidence: None for that of the Spectrum, 0.95 for rows. Cost:
+    O(n d^2 + d^3) for all rows, and again without each group.
     """
     found, columns = spectra_of(x_or_spectrum, "isoscore", groups, jackknife, threads)
     return estimate_of_spectra(
         found,
         lambda powers, n: isotropy_of(powers, columns),
         "IsoScore",
-        confidence,
+        confidence_of(x_or_spectrum, confidence),
         (0.0, 1.0),
     )
 

@@ -192,7 +192,8 @@ class lPCA(GlobalEstimator):
     """`fastdim.lpca`: one of fourteen rules on the eigenvalues of the covariance.
 
     ver: the rule. alphaRatio, alphaFO, alphaFan, alphaKN: level of the rule of that name. center,
-    noise_var, n_permutations, quantile, null: as in `lpca`. Repeated rows count as rows.
+    noise_var: as in `lpca`. n_permutations, quantile, null: as there, read by ver="parallel" alone.
+    Repeated rows count as rows.
     """
 
     def __init__(
@@ -233,16 +234,16 @@ class lPCA(GlobalEstimator):
         return self._lpca(rows, 0).value
 
     def _lpca(self, rows: Rows, jackknife: int) -> Estimate:
-        level = LEVELS.get(self.ver)
+        level, drawn = LEVELS.get(self.ver), self.ver == "parallel"
         return lpca(
             rows,
             self.ver,
             alpha=None if level is None else getattr(self, level),
             noise_variance=self.noise_var,
             center=self.center,
-            permutations=self.n_permutations,
-            quantile=self.quantile,
-            null=self.null,
+            permutations=self.n_permutations if drawn else None,
+            quantile=self.quantile if drawn else None,
+            null=self.null if drawn else None,
             jackknife=jackknife,
             seed=self._seed(),
             **self._common(),
