@@ -14,6 +14,7 @@ from fastdim import (
     InputError,
     abide,
     danco,
+    fishers,
     geomle,
     gride,
     k_star,
@@ -32,6 +33,7 @@ from fastdim.estimators.danco import (
     features_of,
     norm_divergence,
 )
+from fastdim.estimators.fishers import fishers_value
 from fastdim.estimators.geomle import geomle_value
 from fastdim.estimators.graphs import knn_graph_value, nearest_lengths, ph_value, tree_edges
 from fastdim.estimators.inputs import rows_and_neighbors
@@ -133,13 +135,19 @@ def test_tree_edges_are_the_minimum_spanning_tree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("whole", "value"),
-    [(knn_graph, knn_graph_value), (ph_dimension, ph_value), (geomle, geomle_value)],
+    ("whole", "value", "options"),
+    [
+        (knn_graph, knn_graph_value, ["seed"]),
+        (ph_dimension, ph_value, ["seed"]),
+        (geomle, geomle_value, ["seed"]),
+        (fishers, fishers_value, []),
+    ],
 )
-def test_the_value_alone_has_the_same_bits(whole: Any, value: Any) -> None:
+def test_the_value_alone_has_the_same_bits(whole: Any, value: Any, options: list[str]) -> None:
     for n, seed in ((70, 0), (300, 3)):
         x = gaussian(n, 4, seed)
-        assert value(x, seed=seed) == whole(x, seed=seed).value
+        given = dict.fromkeys(options, seed)
+        assert value(x, **given) == whole(x, **given).value
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,40 @@ def fishers(
 
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """
+    of = _separability(x, condition, alphas, threads)
+    spread = _spread_of_squares(of.unit)
+    error = math.sqrt(_variance(of.shares, of.levels, of.mean, of.unit.shape[1], spread))
+    method = f"FisherS, alpha = {of.alpha:.2f}"
+    return estimate_of(of.value, error, of.sample, method, "rows", confidence)
+
+
+def fishers_value(
+    x: Any,
+    *,
+    condition: float = 10.0,
+    alphas: Sequence[float] = ALPHAS,
+    threads: int | None = None,
+) -> float:
+    """The value of `fishers`, to the bit, without its interval."""
+    return _separability(x, condition, alphas, threads).value
+
+
+@dataclass(frozen=True, eq=False)
+class _Separability:
+    """Rows on the sphere (n, r), levels, shares of pairs of each row (n, levels) and of all."""
+
+    unit: Array
+    levels: Array
+    shares: Array
+    mean: Array
+    alpha: float
+    value: float
+    sample: Sample
+
+
+def _separability(
+    x: Any, condition: float, alphas: Sequence[float], threads: int | None
+) -> _Separability:
     rows = rows_of(x, "fishers")
     levels = np.unique([real_number("each of alphas", a) for a in several("alphas", alphas)])
     if len(levels) == 0 or not ((levels > 0.0) & (levels < 1.0)).all():
@@ -83,10 +118,8 @@ def fishers(
         )
     place = _chosen(levels, mean, int(np.flatnonzero(mean > 0.0)[-1]))
     alpha, p = float(levels[place]), float(mean[place])
-    value = sphere_dimension(p, alpha)
-    error = math.sqrt(_variance(shares, levels, mean, unit.shape[1], _spread_of_squares(unit)))
     sample = Sample(rows.n, distinct.n, distinct.n)
-    return estimate_of(value, error, sample, f"FisherS, alpha = {alpha:.2f}", "rows", confidence)
+    return _Separability(unit, levels, shares, mean, alpha, sphere_dimension(p, alpha), sample)
 
 
 def _chosen(levels: Array, mean: Array, last: int) -> int:

@@ -12,7 +12,7 @@ from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.corrint import corrint
-from fastdim.estimators.fishers import ALPHAS, fishers
+from fastdim.estimators.fishers import ALPHAS, fishers, fishers_value
 from fastdim.estimators.graphs import knn_graph, knn_graph_value, ph_dimension, ph_value
 from fastdim.estimators.leave_out import GROUPS
 from fastdim.estimators.lpca import lpca
@@ -183,9 +183,18 @@ class FisherS(GlobalEstimator):
         self.n_jobs = n_jobs
 
     def _estimate(self, rows: Any) -> Estimate:
-        # scikit-dimension's users pass one row of a matrix.
-        levels = ALPHAS if self.alphas is None else np.ravel(self.alphas).tolist()
-        return fishers(rows, condition=self.conditional_number, alphas=levels, **self._common())
+        return fishers(rows, confidence=self.confidence, **self._options())
+
+    def _value(self, rows: Rows) -> float:
+        return fishers_value(rows, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "condition": self.conditional_number,
+            # scikit-dimension's users pass one row of a matrix.
+            "alphas": ALPHAS if self.alphas is None else np.ravel(self.alphas).tolist(),
+            "threads": threads_of(self.n_jobs),
+        }
 
 
 class lPCA(GlobalEstimator):
