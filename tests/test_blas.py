@@ -1,11 +1,15 @@
-"""One thread for every BLAS: nested, in overlapping threads, of libraries loaded later."""
+"""One thread for every BLAS: nested, in overlapping threads, of libraries loaded later, forked."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,10 @@ from fastdim.backends import blas
 from fastdim.backends.blas import one_blas_thread
 
 WANTED = 3
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+# Python 3.12 and later warn of forks beside other threads.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
 def counts() -> set[int]:
@@ -178,3 +186,150 @@ def test_as_a_decorator() -> None:
     assert product() == {1}
     assert product() == {1}
     assert counts() == before
+
+
+@pytest.mark.parametrize(("api", "layer"), [("mkl", "intel"), ("openblas", "openmp")])
+def test_a_block_that_fails_to_open_is_none(
+    monkeypatch: pytest.MonkeyPatch, api: str, layer: str
+) -> None:
+    """One number for the process, and one for each thread: neither counts it for good."""
+
+    class Broken(Library):
+        def set_num_threads(self, number: int) -> None:
+            if number == 1:
+                raise OSError("no thread")
+            super().set_num_threads(number)
+
+    before = counts()
+    loads(monkeypatch, Broken(api, layer))
+    with pytest.raises(OSError, match="no thread"), one_blas_thread():
+        pass
+    assert counts() == before
+    monkeypatch.undo()
+    with one_blas_thread():
+        assert counts() == {1}
+    assert counts() == before
+
+
+def in_child(holds: Callable[[], bool]) -> bool:
+    """What holds in a forked child, which fails where it hangs."""
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            code = 0 if holds() else 1
+        finally:
+            os._exit(code)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status == 0
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
+@contextmanager
+def meanwhile(work: Callable[[threading.Event, threading.Event], None]) -> Iterator[None]:
+    """Another thread at work(begun, end) from `begun` on until the block closes."""
+    begun, end = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work, args=(begun, end))
+    thread.start()
+    try:
+        assert begun.wait(30)
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def block(begun: threading.Event, end: threading.Event) -> None:
+    with one_blas_thread():
+        begun.set()
+        end.wait(60)
+
+
+def a_block_works(before: set[int]) -> bool:
+    with one_blas_thread():
+        inside = counts()
+    return inside == {1} and counts() == before
+
+
+@forks
+def test_a_block_that_the_forking_thread_has_open_is_open_in_the_child() -> None:
+    before = counts()
+    stack = ExitStack()
+
+    def holds() -> bool:
+        inside = counts()
+        stack.close()
+        return inside == {1} and counts() == before and a_block_works(before)
+
+    with stack:
+        stack.enter_context(one_blas_thread())
+        assert in_child(holds)
+        with meanwhile(block):
+            assert in_child(holds)
+        assert counts() == {1}
+    assert counts() == before
+
+
+@forks
+def test_blocks_of_other_threads_are_not_in_the_child() -> None:
+    before = counts()
+    with meanwhile(block):
+        assert in_child(lambda: counts() == before and a_block_works(before))
+        assert counts() == {1}
+    assert counts() == before
+
+
+@forks
+def test_a_child_opens_blocks_whatever_another_thread_was_at() -> None:
+    before = counts()
+
+    def blocks(begun: threading.Event, end: threading.Event) -> None:
+        while not end.is_set():
+            with one_blas_thread():
+                begun.set()
+
+    with meanwhile(blocks):
+        for _ in range(40):
+            assert in_child(lambda: counts() == before and a_block_works(before))
+    assert counts() == before
+
+
+@forks
+def test_a_fork_waits_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own lock is free in the child: threadpoolctl has one for OpenBLAS."""
+
+    class Slow(Library):
+        lock, setting = threading.Lock(), threading.Event()
+
+        def set_num_threads(self, number: int) -> None:
+            with self.lock:
+                self.setting.set()
+                time.sleep(0.05)
+                super().set_num_threads(number)
+
+    late = Slow("mkl", "intel")
+    loads(monkeypatch, late)
+    before = counts()
+
+    def slowly(begun: threading.Event, end: threading.Event) -> None:
+        begun.set()
+        block(begun, end)
+
+    with meanwhile(slowly):
+        assert late.setting.wait(30)
+        assert in_child(lambda: late.num_threads == 5 and a_block_works(before))
+    assert late.num_threads == 5
+
+
+@forks
+def test_a_handler_of_signals_may_fork_where_a_block_opens() -> None:
+    before = counts()
+    with blas._libraries.lock:
+        assert in_child(lambda: a_block_works(before))
+    assert a_block_works(before)

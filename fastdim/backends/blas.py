@@ -21,21 +21,29 @@ class _Limit:
 
     def __init__(self) -> None:
         self.open = 0
-        self.before: dict[str, int] = {}
+        self.before: dict[str, tuple[Any, int]] = {}
 
     def enter(self, libraries: list[Any]) -> None:
-        for library in libraries:
-            self.before.setdefault(library.filepath, library.num_threads)
-            _set_threads(library, 1)
         self.open += 1
-
-    def leave(self, libraries: list[Any]) -> None:
-        self.open -= 1
-        if self.open == 0:
+        try:
             for library in libraries:
-                if library.filepath in self.before:
-                    _set_threads(library, self.before[library.filepath])
-            self.before.clear()
+                if library.filepath not in self.before:
+                    self.before[library.filepath] = library, library.num_threads
+                _set_threads(library, 1)
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        self.keep(self.open - 1)
+
+    def keep(self, count: int) -> None:
+        """So many blocks are open now; without any, the numbers of threads are restored."""
+        self.open = count
+        while not self.open and self.before:
+            library, number = self.before.popitem()[1]
+            _set_threads(library, number)
+            _release(library)
 
 
 class _LimitOfThread(_Limit, threading.local):
@@ -46,30 +54,55 @@ class _Libraries:
     """The libraries of this process, and which limits hold for them."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # Reentrant: a handler of signals may open a block, or fork, where this thread holds it.
+        self.lock = threading.RLock()
         self.modules = 0
         self.shared: list[Any] = []
         self.own: list[Any] = []
         self.limit, self.limit_of_thread = _Limit(), _LimitOfThread()
 
     def enter(self) -> None:
+        if len(sys.modules) != self.modules:
+            self.look()
         with self.lock:
-            if len(sys.modules) != self.modules:
-                # Counted before the search: what is imported meanwhile is looked for next time.
-                self.modules = len(sys.modules)
-                found = ThreadpoolController().select(user_api="blas").lib_controllers
-                self.own = [library for library in found if _on_openmp(library)]
-                self.shared = [library for library in found if not _on_openmp(library)]
             self.limit.enter(self.shared)
-            self.limit_of_thread.enter(self.own)
+            try:
+                self.limit_of_thread.enter(self.own)
+            except BaseException:
+                self.limit.leave()
+                raise
+
+    def look(self) -> None:
+        """Search, without the lock: a search may warn, and thereby run code of others."""
+        # Counted before the search: what is imported meanwhile is looked for next time.
+        modules = len(sys.modules)
+        found = ThreadpoolController().select(user_api="blas").lib_controllers
+        with self.lock:
+            self.own = [library for library in found if _on_openmp(library)]
+            self.shared = [library for library in found if not _on_openmp(library)]
+            self.modules = modules
 
     def leave(self) -> None:
         with self.lock:
-            self.limit.leave(self.shared)
-            self.limit_of_thread.leave(self.own)
-            if not self.limit.open:
-                for library in self.shared:
-                    _release(library)
+            try:
+                self.limit.leave()
+            finally:
+                self.limit_of_thread.leave()
+
+    def before_fork(self) -> None:
+        """Waits until no other thread holds this lock, nor threadpoolctl's, taken under it."""
+        self.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Blocks of other threads are none of the child's: those of the forking thread alone."""
+        # Renewed, not released: other threads may have been about to take it.
+        self.lock = threading.RLock()
+        # A block counts in both limits, and the second one knows those of this thread.
+        if self.limit.open != self.limit_of_thread.open:
+            self.limit.keep(self.limit_of_thread.open)
 
 
 def _on_openmp(library: Any) -> bool:
@@ -90,13 +123,12 @@ def _release(library: Any) -> None:
 _libraries = _Libraries()
 
 
-def _renew_lock() -> None:
-    _libraries.lock = threading.Lock()
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows
-    # A thread that held the lock is none of the child's, and would never release it.
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(
+        before=_libraries.before_fork,
+        after_in_parent=_libraries.after_fork_in_parent,
+        after_in_child=_libraries.after_fork_in_child,
+    )
 
 
 @contextlib.contextmanager
