@@ -278,7 +278,11 @@ class Odd:
     """Neither a number nor a name."""
 
 
-@pytest.mark.parametrize("value", ["a", [0.1], None, True, Odd()], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    ["a", [0.1], None, True, Odd(), torch.tensor([0.1]), np.array([0.1]), torch.tensor(True)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("name", "call"),
     [

@@ -1,7 +1,9 @@
 """GeometryLoss: its formula, its arguments, masks, and what it does to a network in training."""
 
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -49,6 +51,19 @@ def test_rows_of_a_batch_of_sequences() -> None:
     assert leaf.grad is not None
     assert leaf.grad.isfinite().all()
     assert not leaf.grad[1, 9:].any()
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.float64, np.float32, np.array])
+def test_numbers_of_torch_and_numpy(kind: Any) -> None:
+    """As of a configuration or another computation: tensors and arrays of no dimension too."""
+    x = surface(60, 3, 8)
+    plain = ft.GeometryLoss("twonn", target=4.0, weight=0.5, discard_fraction=0.25)
+    loss = ft.GeometryLoss("twonn", target=kind(4.0), weight=kind(0.5), discard_fraction=kind(0.25))
+    assert (type(loss.target), type(loss.weight)) == (float, float)
+    assert torch.equal(loss(x), plain(x))
+    assert torch.equal(ft.twonn(x, discard_fraction=kind(0.25)), ft.twonn(x, discard_fraction=0.25))
+    whole: Any = torch.tensor(2)
+    assert ft.GeometryLoss(weight=whole).weight == 2.0
 
 
 def test_bad_arguments() -> None:

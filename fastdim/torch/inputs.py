@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastdim.arrays import BLOCK_BYTES, LARGEST_FLOAT64, STORAGE
+from fastdim.arrays import BLOCK_BYTES, LARGEST_FLOAT64, STORAGE, real_number
 from fastdim.errors import InputError
 
 
@@ -82,3 +83,10 @@ def select(x: Any, mask: Tensor | None) -> Tensor:
         )
     kept: Tensor = x[mask.to(device=x.device) != 0]
     return kept
+
+
+def number(name: str, value: Any) -> float:
+    """`real_number`, of tensors and arrays of no dimension too: their one value."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    return real_number(name, value)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdim.arrays import one_of, real_number
+from fastdim.arrays import one_of
 from fastdim.errors import InputError
-from fastdim.torch.inputs import select
+from fastdim.torch.inputs import number, select
 from fastdim.torch.neighbors import mle, twonn
 from fastdim.torch.spectral import anisotropy, mean_cosine, participation_ratio
 
@@ -59,11 +59,11 @@ class GeometryLoss(torch.nn.Module):
         if unknown:
             told = f"it takes {', '.join(takes)}" if takes else "it takes none"
             raise InputError(f"{measure} takes no option {', '.join(unknown)}: {told}")
-        weight = real_number("weight", weight)
+        weight = number("weight", weight)
         if not math.isfinite(weight):
             raise InputError(f"weight must be finite, got {weight!r}")
         if target is not None:
-            target = real_number("target", target)
+            target = number("target", target)
             low = 0.0 if measure != "mean_cosine" else -1.0
             high = math.inf if measure in BY_RATIO else 1.0
             inside = low < target < high if measure in BY_RATIO else low <= target <= high

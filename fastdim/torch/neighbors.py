@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from fastdim.arrays import real_number, whole_number
+from fastdim.arrays import whole_number
 from fastdim.errors import BackendError, InputError
 from fastdim.estimators.twonn_fits import kept_count
 from fastdim.torch import operators
-from fastdim.torch.inputs import check_tensor
+from fastdim.torch.inputs import check_tensor, number
 from fastdim.torch.results import in_input_dtype
 
 _FLAT = (
@@ -37,7 +37,7 @@ def twonn(x: Tensor, *, discard_fraction: float = 0.1) -> Tensor:
     `discard_fraction`, and ratios that are all 1; BackendError off the CPU: pass x.cpu(), through
     which gradient flows.
     """
-    discard_fraction = real_number("discard_fraction", discard_fraction)
+    discard_fraction = number("discard_fraction", discard_fraction)
     if not 0.0 <= discard_fraction < 1.0:
         raise InputError(f"discard_fraction must lie in [0, 1), got {discard_fraction!r}")
     least = max(3, math.ceil(2 / (1.0 - discard_fraction)))
