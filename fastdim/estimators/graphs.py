@@ -128,8 +128,9 @@ def nearest_lengths(
             return np.array([searched(part) for part in parts])
         drawn = np.zeros((len(parts), rows.n), dtype=bool)
         np.put_along_axis(drawn, parts, True, axis=1)
-        # The places of every subset lie behind those of the one before.
-        places = near.indices[parts] + (np.arange(len(parts)) * rows.n)[:, None, None]
+        places = near.indices[parts]
+        if len(parts) > 1:  # the places of every subset lie behind those of the one before
+            places += (np.arange(len(parts)) * rows.n)[:, None, None]
         chosen, full = first_drawn(places.reshape(-1, near.k), drawn.ravel(), k)
         chosen, full = chosen.reshape(places.shape), full.reshape(parts.shape)
         if full.all():
