@@ -159,6 +159,52 @@ def test_one_massive_row_leaves_the_jackknife_right(statistic: Any, factor: floa
     assert statistic(x, y).stderr == pytest.approx(direct, rel=1e-9)
 
 
+def least_squares(x: np.ndarray, y: np.ndarray) -> float:
+    """The linearity score of y - x from singular vectors, which square nothing."""
+    x, added = x.astype(np.float64), y.astype(np.float64) - x
+    added -= added.mean(axis=0)
+    axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)[0]
+    return float(np.square(axes.T @ added).sum() / np.square(added).sum())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("factor", "off"), [(1.0, 1e-12), (1e4, 1e-8), (1e6, 1e-4), (1e8, 0.3)])
+def test_one_massive_row_shared_by_both_leaves_the_residual(
+    factor: float, off: float, dtype: Any
+) -> None:
+    """y - x before anything is added up: from two covariances, all rows were equal at 1e8."""
+    x = gaussian(200, 4)
+    x[3] *= factor
+    y = (x + 0.1 * gaussian(200, 4, 1)).astype(dtype)
+    x = x.astype(dtype)
+    found = linearity_score(x, y, residual=True)
+    assert found.value == pytest.approx(least_squares(x, y), rel=off)
+    part = np.arange(200) % 20
+    left = np.array([least_squares(x[part != g], y[part != g]) for g in range(20)])
+    direct = math.sqrt(19 / 20 * np.square(left - left.mean()).sum())
+    assert found.stderr == pytest.approx(direct, rel=off)
+
+
+def test_a_massive_row_that_blocks_leave_as_it_is() -> None:
+    """The error without its group, and that of the others, which hold all of y - x."""
+    x, y = X.copy(), X + 0.1 * gaussian(150, 6, 1)
+    x[7] = y[7] = 1e30 * X[7]
+    part = np.arange(150) % 20
+    left = [
+        linearity_score(x[part != g], y[part != g], residual=True, jackknife=0).value
+        for g in range(20)
+    ]
+    direct = math.sqrt(19 / 20 * np.square(np.array(left) - np.mean(left)).sum())
+    assert linearity_score(x, y, residual=True).stderr == pytest.approx(direct, rel=1e-9)
+    added = np.full((150, 6), 0.1)
+    for x in (X, 1e6 * X, X.astype(np.float32), X * np.logspace(-9, 9, 150)[:, None]):
+        with pytest.raises(InputError, match="rows of y - x are all equal: nothing"):
+            linearity_score(x, x + added, residual=True)
+    added[3] = 0.3
+    with pytest.raises(InputError, match="without one of the groups all rows of x or of y - x are"):
+        linearity_score(X, X + added, residual=True)
+
+
 def test_rows_that_are_equal_without_a_group() -> None:
     x = np.ones((30, 3))
     x[4] = [1, 2, 3]

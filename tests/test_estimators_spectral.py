@@ -138,42 +138,6 @@ def test_isoscore_star(shape: tuple[int, int]) -> None:
     assert isoscore_star(x, 1.0, larger).stderr == pytest.approx(0.0, abs=1e-12)
 
 
-def test_partition_isotropy() -> None:
-    x = rows()
-    axes = np.linalg.eigh(x.T @ x)[1]
-    sums = [np.exp(sign * (x @ axis)).sum() for axis in axes.T for sign in (1, -1)]
-    found = partition_isotropy(x)
-    assert found.value == pytest.approx(min(sums) / max(sums), rel=1e-10)
-    assert 0.0 < found.lower < found.value < found.upper <= 1.0
-    ring = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-    assert partition_isotropy(ring).value == pytest.approx(1.0)
-    far = partition_isotropy(1e4 * x)
-    assert (far.value, far.lower, far.upper) == (0.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("scale", [np.full(6, 0.3), np.linspace(0.5, 0.1, 6)])
-@pytest.mark.parametrize("documents", [False, True])
-def test_partition_isotropy_knows_that_its_directions_are_chosen(
-    scale: np.ndarray, documents: bool
-) -> None:
-    """With the two directions held fixed the error was up to twice the true one."""
-    times = 4 if documents else 1
-    groups = np.repeat(np.arange(300), times)
-    found = []
-    for seed in range(200):
-        x = np.random.default_rng([4, seed]).standard_normal((300, 6)) * scale
-        found.append(partition_isotropy(np.repeat(x, times, axis=0), groups=groups))
-    values = np.array([one.value for one in found])
-    ratio = np.mean([one.stderr for one in found]) / values.std(ddof=1)
-    assert 0.8 < ratio < 1.25
-    inside = [one.lower <= values.mean() <= one.upper for one in found]
-    assert np.mean(inside) > 0.92
-
-
-def test_partition_isotropy_of_one_document_has_no_error() -> None:
-    assert math.isnan(partition_isotropy(rows(), groups=["a"] * 200).stderr)
-
-
 def test_sphere_dimension_solves_its_equation() -> None:
     for alpha in (0.6, 0.8, 0.98):
         for p in (1e-9, 1e-4, 0.02, 0.3):

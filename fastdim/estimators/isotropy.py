@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,7 @@ def partition_isotropy(
     )
 
 
+@one_blas_thread()
 def _error_of_range(rows: Rows, axes: Array, logs: Array, labels: NDArray[Any] | None) -> float:
     """Standard error of min - max of log Z (2d,) over the axes and their negatives.
 
@@ -154,14 +156,21 @@ def _error_of_range(rows: Rows, axes: Array, logs: Array, labels: NDArray[Any] |
     count = rows.n if labels is None else int(labels.max()) + 1
     if count < 2:
         return math.nan
-    documents = np.empty(0) if labels is None else rng.standard_normal((count, DRAWS))
+    # Documents one after the other: as many as there may be, numbers of a block are held at most.
+    order = None if labels is None else np.argsort(labels, kind="stable")
     moved = np.zeros((DRAWS, 2 * d))
-    for span, scores in _scores(rows, axes, DRAWS):
+    document, times = -1, np.empty((0, DRAWS))
+    for span, scores in _scores(rows, axes, DRAWS, order):
         influence = np.exp(scores - logs) - 1.0 / rows.n
-        if labels is None:
-            times = rng.standard_normal((len(scores), DRAWS))
-        else:
-            times = documents[labels[span]]
+        kept = times[:0]
+        if labels is not None and order is not None:
+            found = labels[order[span]]
+            if found[0] == document:  # begun in the block before
+                kept = times[-1:]
+            document = found[-1]
+            starts = np.flatnonzero(np.diff(found, prepend=-1))
+            influence = np.add.reduceat(influence, starts, axis=0)
+        times = np.concatenate([kept, rng.standard_normal((len(influence) - len(kept), DRAWS))])
         moved += times.T @ influence
     moved *= math.sqrt(count / max(1, count - 1))
     common, apart = _by_sign(logs)
@@ -187,11 +196,18 @@ def _shrunk(found: Array, errors: Array) -> Array:
     return found * max(0.0, 1.0 - explained / squares) if squares > 0.0 else found
 
 
-def _scores(rows: Rows, axes: Array, beside: int = 0) -> Any:
-    """(slice, c.x_i for every axis and its negative) of consecutive rows.
+def _scores(
+    rows: Rows, axes: Array, beside: int = 0, order: NDArray[np.int64] | None = None
+) -> Iterator[tuple[slice, Array]]:
+    """(slice, c.x_i for every axis and its negative) of rows one after the other, or in an order.
 
     beside: other float64 values that a row needs.
     """
     for start, stop in rows.spans(2 * rows.d + beside):
-        scores = rows.float64(start, stop) @ axes
+        if order is None:
+            values = rows.float64(start, stop)
+        else:
+            values = rows.take(order[start:stop]).float64(0, stop - start)
+        with one_blas_thread():
+            scores = values @ axes
         yield slice(start, stop), np.concatenate([scores, -scores], axis=1)

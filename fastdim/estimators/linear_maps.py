@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,16 @@ from fastdim.errors import InputError
 from fastdim.estimate import Estimate, check_confidence, normal_quantile
 from fastdim.estimators.between import pair_of
 from fastdim.estimators.leave_out import GROUPS, jackknife_stderr, split
-from fastdim.moments import VANISHED, near_mean
+from fastdim.moments import VANISHED, near_mean, shift_rows
 
 Array = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 Moments = tuple[int, Array, Array]
 
 # Less of the squares of all rows than this, and the difference of two sums is not precise.
 LEAST_LEFT = 1e-3
+# Of |x| + |y|, in y - x.
+ROUNDING = 2.0 * float(np.finfo(np.float64).eps)
 
 
 def linear_cka(
@@ -72,7 +75,8 @@ def linearity_score(
     x: rows (n, d), y: rows (n, e) of the same tokens. Directions of x below rounding are left out,
     where the original divides by them. Duplicates count as rows; k plays no part. Assumes n many
     times d. Bias: high by about d/n of what is left to explain; with n <= d every y is explained.
-    Massive rows shared by both carry the score near 1 without residual=True. Interval: jackknife
+    Massive rows shared by both carry the score near 1 without residual=True; one that is 1e6 times
+    the others leaves 4 digits, 1e8 times one, for products of x are added up. Interval: jackknife
     over groups of rows (documents whole), cut to [0, 1]. Cost: O(n (d + e)^2 + d^3).
     """
     first, second = pair_of(x, y, "linearity_score")
@@ -84,20 +88,14 @@ def linearity_score(
         )
 
     def explained(xx: Array, xy: Array, yy: Array) -> float:
-        if residual:
-            yy = yy - xy - xy.T + xx
-            xy = xy - xx
-        total = float(np.trace(yy))
-        if not total > 0.0:
-            raise InputError("the rows of y (less x) are all equal: nothing is to be explained")
         with one_blas_thread():
             powers, axes = np.linalg.eigh(xx)
         known = powers > len(powers) * np.finfo(np.float64).eps * powers[-1]
         part = axes[:, known].T @ xy / np.sqrt(powers[known, None])
-        return float(np.square(part).sum()) / total
+        return float(np.square(part).sum()) / float(np.trace(yy))
 
     label = "linearity of the residual" if residual else "linearity"
-    return _jackknifed(first, second, explained, label, groups, jackknife, confidence)
+    return _jackknifed(first, second, explained, label, groups, jackknife, confidence, residual)
 
 
 def _jackknifed(
@@ -108,42 +106,70 @@ def _jackknifed(
     groups: Any,
     jackknife: int,
     confidence: float,
+    residual: bool = False,
 ) -> Estimate:
-    """A statistic of the joint covariance, in [0, 1], with the error of leaving groups out."""
+    """A statistic of the joint covariance, in [0, 1], with the error of leaving groups out.
+
+    residual: y - x in place of y, before anything is added up: massive rows that both share leave
+    nothing of it in the difference of two covariances.
+    """
     check_confidence(confidence)
     n, d = first.n, first.d
     labels = split(groups, n, jackknife)
     width = d + second.d
     step = next(stop for _, stop in first.spans(width))
+    other = "y - x" if residual else "y"
 
-    def moments(chosen: NDArray[np.int64] | None, shift: Array) -> Moments:
-        """Count, sums and products of sums of both rows side by side, of those chosen or of all."""
+    def blocks(chosen: Int64 | None, size: int = step) -> Iterator[list[Array]]:
+        """Consecutive rows of x and y, or of x and y - x, of those chosen or of all."""
         count = n if chosen is None else len(chosen)
-        total, outer = np.zeros(width), np.zeros((width, width))
-        for start in range(0, count, step):
-            stop = min(start + step, count)
+        for start in range(0, count, size):
+            stop = min(start + size, count)
             if chosen is None:
-                parts = [rows.float64(start, stop) for rows in (first, second)]
+                x, y = (rows.float64(start, stop) for rows in (first, second))
             else:
                 taken = chosen[start:stop]
-                parts = [rows.take(taken).float64(0, len(taken)) for rows in (first, second)]
+                x, y = (rows.take(taken).float64(0, len(taken)) for rows in (first, second))
+            if residual:
+                y -= x
+            yield [x, y]
+
+    def moments(chosen: Int64 | None, shift: Array) -> Moments:
+        """Count, sums and products of sums of both rows side by side, of those chosen or of all."""
+        total, outer = np.zeros(width), np.zeros((width, width))
+        for parts in blocks(chosen):
             both = np.concatenate(parts, axis=1) - shift
             total += both.sum(axis=0)
             outer += both.T @ both
-        return count, total, outer
+        return n if chosen is None else len(chosen), total, outer
 
-    def shift_of(chosen: NDArray[np.int64] | None) -> Array:
-        return np.concatenate([near_mean(first, None, chosen), near_mean(second, None, chosen)])
+    def sample(chosen: Int64 | None) -> list[Array]:
+        ids = shift_rows(np.arange(n) if chosen is None else chosen)
+        return next(blocks(ids, len(ids)))
+
+    def shift_of(chosen: Int64 | None) -> Array:
+        return np.concatenate([near_mean(Rows(part, "float64")) for part in sample(chosen)])
+
+    def all_equal(chosen: Int64 | None) -> bool:
+        """Whether y - x is one row and rounding. The first block tells where it is not."""
+        x, added = sample(chosen)
+        center, middle = np.median(added, axis=0), np.median(_sizes(x, added), axis=0)
+        return not any(
+            (np.abs(added - center) > ROUNDING * (middle + _sizes(x, added))).any()
+            for x, added in blocks(chosen)
+        )
 
     def of(scatter: Array) -> float:
         return statistic(scatter[:d, :d], scatter[:d, d:], scatter[d:, d:])
 
+    if residual and all_equal(None):
+        raise InputError("the rows of y - x are all equal: nothing is to be explained")
     shift = shift_of(None)
     whole = moments(None, shift)
     spread, scatter = _spread(whole[2], d), _scatter(whole)
     if not (_spread(scatter, d) > 0.0).all():
         raise InputError(
-            f"all {n} rows of x or of y are equal: there is nothing to compare{VANISHED}"
+            f"all {n} rows of x or of {other} are equal: there is nothing to compare{VANISHED}"
         )
     value = min(max(of(scatter), 0.0), 1.0)
 
@@ -151,14 +177,16 @@ def _jackknifed(
         count, total, outer = moments(np.flatnonzero(labels == part), shift)
         scatter = _scatter((n - count, whole[1] - total, whole[2] - outer))
         # Where massive rows are in the part, the difference is rounding, and the rest is added up
-        # anew about a mean of its own: of all parts two at most hold nearly all of x or of y.
+        # anew about a mean of its own: of all parts two at most hold nearly all of one.
         if not (_spread(scatter, d) > LEAST_LEFT * spread).all():
             rest = np.flatnonzero(labels != part)
             scatter = _scatter(moments(rest, shift_of(rest)))
+            if residual and all_equal(rest):
+                scatter[d:, d:] = 0.0
         if not (_spread(scatter, d) > 0.0).all():
             raise InputError(
-                "without one of the groups all rows of x or of y are equal, and a jackknife has "
-                f"nothing to compare: pass more rows, or jackknife=0{VANISHED}"
+                f"without one of the groups all rows of x or of {other} are equal, and a jackknife "
+                f"has nothing to compare: pass more rows, or jackknife=0{VANISHED}"
             )
         return of(scatter)
 
@@ -179,6 +207,11 @@ def _jackknifed(
         interval=f"jackknife of {parts} groups" if jackknife else "none",
         confidence=confidence,
     )
+
+
+def _sizes(x: Array, added: Array) -> Array:
+    """|x| + |y| of x and y - x, whose rounding is a part of them."""
+    return np.asarray(np.abs(x) + np.abs(x + added))
 
 
 def _scatter(moments: Moments) -> Array:
