@@ -134,7 +134,7 @@ class Sample {
     double inside = 0;
     for (std::int64_t c = 0; c < axes_; ++c)
       inside += static_cast<double>(a[c]) * static_cast<double>(a[c]);
-    return std::max(0.0, norm(slot) * norm(slot) - inside);
+    return std::max(0.0, norm(slot) * norm(slot) - p_.projection.shrunk2 * inside);
   }
 
   Member member(std::int64_t slot) const {

@@ -12,10 +12,11 @@
 namespace fastdim {
 namespace {
 
-constexpr double kUnit = 0x1p15;           // of an axis in int16
-constexpr double kLongest2 = 1.9;          // 2^15 sqrt(1.9) = 45168, and rounding adds sqrt(d) / 2
-constexpr std::int64_t kTogether = 8;      // panels of rows of a task
-constexpr double kUpward = 1.0 + 0x1p-30;  // pays for float64 roundings of a bound
+constexpr double kUnit = 0x1p15;         // of an axis in int16
+constexpr double kLongest2 = 1.9;        // 2^15 sqrt(1.9) = 45168, and rounding adds sqrt(d) / 2
+constexpr std::int64_t kMostPanels = 8;  // of rows of a task
+constexpr std::int64_t kTaskBytes = std::int64_t{2} << 20;  // of them in int16
+constexpr double kUpward = 1.0 + 0x1p-30;                   // pays for float64 roundings of a bound
 
 // The sum is at most 46340^2 < 2^31, and so is every partial sum.
 std::int32_t square(const std::int16_t* q, std::int64_t d) {
@@ -61,8 +62,8 @@ IntAxes::IntAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
     const float* axis = basis.axes + k * d;
     const double length2 = length2_of(axis, d);
     if (!(length2 <= kLongest2))
-      throw std::invalid_argument("knn: a known axis has the squared length " +
-                                  std::to_string(length2) + ", which exceeds 1.9");
+      throw std::invalid_argument("knn: an axis has the squared length " + std::to_string(length2) +
+                                  ", which exceeds 1.9");
     for (std::int64_t c = 0; c < d; ++c) {
       const double whole = std::nearbyint(kUnit * static_cast<double>(axis[c]));
       ints[static_cast<std::size_t>(c)] =
@@ -73,7 +74,8 @@ IntAxes::IntAxes(const Basis& basis, std::int64_t d, Isa isa, int threads,
     interleave(ints.data(), d, static_cast<int>(width_), place, panel);
   }
   const double delta = skew_of({basis.center, rounded.data(), count_}, d, threads, poll).delta;
-  unit_ = 1.0 / kUnit / (std::sqrt(1.0 + delta) * kUpward);
+  shrunk2_ = 1.0 + delta;
+  unit_ = 1.0 / kUnit / (std::sqrt(shrunk2_) * kUpward);
 }
 
 AlongAxes::AlongAxes(const IntAxes& axes, std::int64_t most)
@@ -150,10 +152,13 @@ Projection project_ints(const RowSet& set, const Transform& transform, const Int
   const std::int64_t n = set.n, p = axes.count();
   Projection out;
   out.axes = p;
+  out.shrunk2 = axes.shrunk2();
   out.values = Aligned<float>(static_cast<std::size_t>(n * p));
   for (std::vector<float>* each : {&out.rest, &out.base, &out.norm})
     each->resize(static_cast<std::size_t>(n));
-  const std::int64_t together = kTogether * set.kernels->tile_rows;
+  const std::int64_t height = set.kernels->tile_rows;
+  const std::int64_t together =
+      height * std::clamp<std::int64_t>(kTaskBytes / (2 * height * set.rows.d), 1, kMostPanels);
   std::vector<AlongAxes> along;  // of one thread each
   for (int worker = 0; worker < set.threads; ++worker) along.emplace_back(axes, together);
   parallel_for(tasks(n, together), set.threads, *set.poll, [&](std::int64_t task, int worker) {

@@ -1,5 +1,5 @@
 // Rows along axes by products of int16, which take half as long as those of float32: in place of
-// `project` where the first level will be in int8, and for axes that the caller knows already, in a
+// `project` where the first level may be in int8, and for axes that the caller knows already, in a
 // search by so few queries that neither order nor a choice would pay.
 //
 // As prepare.h, but for points 2 and 3. A row z becomes c = q / s with whole numbers q (int16.h),
@@ -36,6 +36,7 @@ class IntAxes {
           const std::function<void()>& poll);
 
   std::int64_t count() const { return count_; }
+  double shrunk2() const { return shrunk2_; }  // lambda^2
 
  private:
   friend class AlongAxes;
@@ -43,7 +44,7 @@ class IntAxes {
   const CosineKernels& kernels_;
   std::int64_t height_, width_;  // rows and axes of a panel
   Aligned<std::int16_t> axes_;
-  double unit_;  // 2^-15 / lambda
+  double shrunk2_, unit_;  // lambda^2; 2^-15 / lambda
 };
 
 // Up to `most` rows along the axes. One for each thread.

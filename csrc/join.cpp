@@ -16,8 +16,10 @@ constexpr std::int64_t kSeedWindow = 256;  // rows in order among which first ne
 constexpr std::int64_t kFewSeeds = 64;     // likewise where bounds of distances follow at once
 constexpr std::int64_t kMostSeeds = 1024;  // of them, unless k asks for more
 // Chosen queries of one block come from everywhere and meet most rows before those near them, so
-// they look for first neighbours longer: among the rows / kSeedShare, of which more are measured.
-constexpr std::int64_t kSeedShare = 64;
+// they look for first neighbours longer: among the rows / kSeedShare, of which more are measured. A
+// row that is listed costs as much whatever the filter reads, so among fewer where it reads less
+// than kSeedElements; among no more where the filter reads all columns of rows in order.
+constexpr std::int64_t kSeedShare = 64, kSeedElements = 96;
 constexpr std::int64_t kMoreSeeds = 32;  // so many more, at most 3 k
 constexpr std::int64_t kFewTasks = 64;   // of a thread: fewer comparisons of blocks are divided
 constexpr std::int64_t kParts = 4;       // into so many
@@ -105,7 +107,9 @@ std::int64_t JoinSearch::candidates() const {
 // lists stay empty, so that no row can enter one twice.
 void JoinSearch::seed(std::int64_t group, Worker& worker) {
   const std::int64_t k = params_.k;
-  const std::int64_t of_rows = self_ ? 0 : y_.rows / kSeedShare;
+  const std::int64_t read = std::min(p_.near_axes, kSeedElements);
+  const bool longer = !self_ && (p_.strategy == Strategy::pruned || !p_.ordered);
+  const std::int64_t of_rows = longer ? y_.rows * read / (kSeedShare * kSeedElements) : 0;
   const std::int64_t of_k = std::max(4 * k, std::min(32 * k, kMostSeeds));
   const std::int64_t wanted = std::max(bounds_.used() ? kFewSeeds : kSeedWindow,
                                        tasks(std::max(of_k, of_rows), kScanCols) * kScanCols);

@@ -33,6 +33,9 @@ constexpr std::int64_t kOrderAxes = 48;  // the first axes tell near from far
 constexpr std::int64_t kTrialQueries = 16, kTrialRows = 256;
 constexpr double kTrialReach = 0.8;
 
+// Rows are rounded to int16 before they go along axes if they have at most so many columns.
+constexpr std::int64_t kMostIntColumns = 16'384;
+
 // Elements of the first level in int8 that are looked at first, where they are at most half of it.
 constexpr std::int64_t kHeadElements = 64;
 
@@ -138,10 +141,11 @@ Trial try_axes(const PrepareParams& p, const IntAxes& axes, const Kernels& kerne
           *middle};
 }
 
-// By int16 where the first level will likely be in int8, whose rounding is 20 times as large.
+// By int16 where the first level may be in int8, whose rounding is 8 times as large for the most
+// columns that count, and 20 times for 2,600.
 bool project_in_ints(const PrepareParams& p) {
   return (p.precision == Precision::any || p.precision == Precision::int8) && has_int16(p.isa) &&
-         IntAxes::short_enough(p.basis, p.rows.d);
+         p.rows.d <= kMostIntColumns && IntAxes::short_enough(p.basis, p.rows.d);
 }
 
 IntAxes int_axes(const PrepareParams& p) {
@@ -349,10 +353,10 @@ Prepared prepare(const PrepareParams& p) {
   out.post = transform.post;
 
   const bool ordered = p.basis.count > 0 && p.known_for == 0;
-  const bool ints = ordered && project_in_ints(p);
-  Projection projection = ints      ? project_ints(set, transform, int_axes(p), scratch)
-                          : ordered ? project(set, transform, p.basis, scratch)
-                                    : Projection{};
+  Projection projection;
+  if (ordered)
+    projection = project_in_ints(p) ? project_ints(set, transform, int_axes(p), scratch)
+                                    : project(set, transform, p.basis, scratch);
   out.sigma = projection.sigma;
   std::int64_t ordinary;
   const std::vector<std::int64_t> order =
@@ -390,6 +394,7 @@ Prepared prepare(const PrepareParams& p) {
     choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.asked, p.isa, p.precision,
                      p.threads, *p.poll, distance});
   out.strategy = choice.strategy;
+  out.ordered = ordered;
   out.asked = p.asked;
   out.precision = choice.precision;
   out.axis_cost = axis_cost(p.isa, out.precision);

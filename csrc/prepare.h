@@ -14,7 +14,7 @@
 //    that are summed), and rho'^2 = |c32|^2 - |a'|^2 in float64 by at most
 //    E = 2 |a'| eta + eta^2 + delta (|a'| + eta)^2, hence rho' by at most min(E / rho', sqrt(E)).
 //    If that is large against the distances (rows that lie in the axes), rho is left out for all.
-//    In int16, where the arithmetic of the first level is left open or int8: see int_axes.h.
+//    In int16, where the arithmetic of the first level is int8 or left open: see int_axes.h.
 //    base_x = sqrt(eta^2 + err_rho^2) + sigma e0 then bounds everything up to here:
 //        D <= T  implies  |v'_x - v'_y| <= sigma T + base_x + base_y,   v' = (a', rho').
 // 4. First level: the first `near_axes` of a' and the length of all the rest (rho' included), less
@@ -150,6 +150,7 @@ struct Prepared {
   void (*scan)(const Scan& scan) = nullptr;  // the one that fits the units
   Precision precision = Precision::float32;  // of the units
   Strategy strategy = Strategy::full;        // pruned or full
+  bool ordered = false;                      // rows near each other lie near each other
   double axis_cost = 0;                   // nanoseconds of one element of a pair in the first level
   double listed = 1;                      // pairs that the first level leaves for each that matters
   Strategy asked = Strategy::automatic;   // of searches: rows, or what may not be left for it

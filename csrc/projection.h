@@ -27,6 +27,7 @@ Skew skew_of(const Basis& basis, std::int64_t d, int threads, const std::functio
 struct Projection {
   std::int64_t axes = 0;  // p
   double sigma = 1.0;
+  double shrunk2 = 1.0;      // by which squared lengths along the axes are too small
   Aligned<float> values{0};  // n x p: a'
   std::vector<float> rest;   // rho' (n); zero for all if it would be wrong by too much
   std::vector<float> base;   // base (n)

@@ -161,15 +161,18 @@ def test_chosen_queries(m: int, way: tuple[str, str]) -> None:
     compare(rows, 6, cpu.knn(rows, queries, 6, 2, 0, *way), queries)
 
 
-def test_chosen_queries_seek_first_neighbors_among_more_rows(isa: str) -> None:
-    """Among 256 in order they would measure 26 pairs a query: rows near them come late."""
+def test_chosen_queries_seek_first_neighbors_among_more_rows(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among 256 in order they would measure 36 pairs a query: rows near them come late."""
+    monkeypatch.setattr(cpu, "FIRST_AXES", 63)
     n, m = 40_000, 300
     rows = in_dtype(gaussian(n, 12) @ gaussian(12, 130, seed=1) + 0.1 * gaussian(n, 130), "float32")
     queries = np.sort(np.random.default_rng(0).choice(n, m, replace=False))
     found = cpu.Index(rows, 2, 1, strategy="pruned").knn(queries, 2, 1)
     tiled = cpu.knn(rows, queries, 2, 2, strategy="tiled")
     np.testing.assert_array_equal(found[1], tiled[1])
-    assert found[2]["pairs_refined"] < 23 * m
+    assert found[2]["pairs_refined"] < 30 * m
 
 
 @pytest.mark.parametrize("k", [11, 12, 13, 40, 342])
