@@ -19,10 +19,10 @@ from fastdim.arrays import Rows
 SAMPLE_VALUES = 2_400_000
 SAMPLE_ROWS = (1024, 4096)
 
-# Axes of the second level: from MANY_VALUES on the larger number, since projecting grows with n d
-# and what it saves with n^2, and with d where the second level looks at all columns. Rows of up to
-# DIRECT_COLUMNS are searched on all their columns, and the axes only put them in order.
-AXES, MORE_AXES, MANY_VALUES = 192, 320, 57_600_000
+# Axes of the second level: from MANY_ROWS on the larger number, since projecting grows with n and
+# what it saves with n^2. Rows of up to DIRECT_COLUMNS are searched on all their columns, and the
+# axes only put them in order.
+AXES, MORE_AXES, MANY_ROWS = 192, 320, 100_000
 DIRECT_COLUMNS = 96
 ORDER_AXES = 32
 
@@ -74,7 +74,7 @@ def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
     # Without the outliers the scale is another; float32 would flush squares of tiny values.
     sample *= np.float32(_unit(sample))
     d = sample.shape[1]
-    wanted = MORE_AXES if rows.n * rows.d >= MANY_VALUES else AXES
+    wanted = MORE_AXES if rows.n >= MANY_ROWS else AXES
     count = min(ORDER_AXES if order_only else wanted, d, len(sample))
     center = found.center + found.scale * shift.astype(np.float64)
     return Basis(center, _leading(sample, count, seed))
