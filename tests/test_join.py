@@ -161,7 +161,7 @@ def test_chosen_queries(m: int, way: tuple[str, str]) -> None:
     compare(rows, 6, cpu.knn(rows, queries, 6, 2, 0, *way), queries)
 
 
-def test_chosen_queries_seek_first_neighbors_among_more_rows(
+def test_few_queries_seek_first_neighbors_among_more_rows(
     isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among 256 in order they would measure 36 pairs a query: rows near them come late."""
