@@ -136,11 +136,11 @@ void JoinSearch::seed(std::int64_t group, Worker& worker) {
       const auto& best = worker.best[static_cast<std::size_t>(query - first)].result(
           static_cast<std::size_t>(candidates()));
       if (static_cast<std::int64_t>(best.size()) < k) continue;
-      worker.first.clear();
+      worker.limits.clear();
       for (const auto& candidate : best)
-        worker.first.push_back(first_limit(query, candidate, worker));
-      const auto last = worker.first.begin() + (k - 1);
-      std::nth_element(worker.first.begin(), last, worker.first.end());
+        worker.limits.push_back(first_limit(query, candidate, worker));
+      const auto last = worker.limits.begin() + (k - 1);
+      std::nth_element(worker.limits.begin(), last, worker.limits.end());
       lower(states_[static_cast<std::size_t>(query)], *last);
     }
   }

@@ -21,7 +21,6 @@ from fastdim.backends.blas import one_blas_thread
 
 WANTED = 3
 
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 # Python 3.12 and later warn of forks beside other threads.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -260,7 +259,6 @@ def a_block_works(before: set[int]) -> bool:
     return inside == {1} and counts() == before
 
 
-@forks
 def test_a_block_that_the_forking_thread_has_open_is_open_in_the_child() -> None:
     before = counts()
     stack = ExitStack()
@@ -279,7 +277,6 @@ def test_a_block_that_the_forking_thread_has_open_is_open_in_the_child() -> None
     assert counts() == before
 
 
-@forks
 def test_blocks_of_other_threads_are_not_in_the_child() -> None:
     before = counts()
     with meanwhile(block):
@@ -288,7 +285,6 @@ def test_blocks_of_other_threads_are_not_in_the_child() -> None:
     assert counts() == before
 
 
-@forks
 def test_a_child_opens_blocks_whatever_another_thread_was_at() -> None:
     before = counts()
 
@@ -303,7 +299,6 @@ def test_a_child_opens_blocks_whatever_another_thread_was_at() -> None:
     assert counts() == before
 
 
-@forks
 def test_a_fork_waits_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library's own lock is free in the child: threadpoolctl has one for OpenBLAS."""
 
@@ -330,7 +325,6 @@ def test_a_fork_waits_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch) -
     assert late.num_threads == 5
 
 
-@forks
 def test_a_handler_of_signals_may_fork_where_a_block_opens() -> None:
     before = counts()
     with blas._libraries.lock:

@@ -14,7 +14,6 @@ from fastdim import (
     InputError,
     abide,
     danco,
-    fishers,
     geomle,
     gride,
     k_star,
@@ -33,9 +32,7 @@ from fastdim.estimators.danco import (
     features_of,
     norm_divergence,
 )
-from fastdim.estimators.fishers import fishers_value
-from fastdim.estimators.geomle import geomle_value
-from fastdim.estimators.graphs import knn_graph_value, nearest_lengths, ph_value, tree_edges
+from fastdim.estimators.graphs import nearest_lengths, tree_edges
 from fastdim.estimators.inputs import rows_and_neighbors
 from fastdim.estimators.special import log_bessel0, mean_resultant, student_quantile
 
@@ -132,22 +129,6 @@ def test_tree_edges_are_the_minimum_spanning_tree() -> None:
     tree = sparse.csgraph.minimum_spanning_tree(squareform(pdist(x)))
     assert np.sort(tree_edges(x)) == pytest.approx(np.sort(tree.data), rel=1e-10)
     assert tree_edges(np.arange(5.0)[:, None] ** 2) == pytest.approx([1, 3, 5, 7])
-
-
-@pytest.mark.parametrize(
-    ("whole", "value", "options"),
-    [
-        (knn_graph, knn_graph_value, ["seed"]),
-        (ph_dimension, ph_value, ["seed"]),
-        (geomle, geomle_value, ["seed"]),
-        (fishers, fishers_value, []),
-    ],
-)
-def test_the_value_alone_has_the_same_bits(whole: Any, value: Any, options: list[str]) -> None:
-    for n, seed in ((70, 0), (300, 3)):
-        x = gaussian(n, 4, seed)
-        given = dict.fromkeys(options, seed)
-        assert value(x, **given) == whole(x, **given).value
 
 
 @pytest.mark.parametrize(

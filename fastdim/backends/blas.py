@@ -123,12 +123,11 @@ def _release(library: Any) -> None:
 _libraries = _Libraries()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(
-        before=_libraries.before_fork,
-        after_in_parent=_libraries.after_fork_in_parent,
-        after_in_child=_libraries.after_fork_in_child,
-    )
+os.register_at_fork(
+    before=_libraries.before_fork,
+    after_in_parent=_libraries.after_fork_in_parent,
+    after_in_child=_libraries.after_fork_in_child,
+)
 
 
 @contextlib.contextmanager

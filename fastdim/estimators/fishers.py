@@ -63,26 +63,15 @@ def fishers(
 
     Raises InputError where every pair is separable at every alpha, or rows coincide with the mean.
     """
-    of = _separability(x, condition, alphas, threads)
+    of = separability_of(x, condition, alphas, threads)
     spread = _spread_of_squares(of.unit)
     error = math.sqrt(_variance(of.shares, of.levels, of.mean, of.unit.shape[1], spread))
     method = f"FisherS, alpha = {of.alpha:.2f}"
     return estimate_of(of.value, error, of.sample, method, "rows", confidence)
 
 
-def fishers_value(
-    x: Any,
-    *,
-    condition: float = 10.0,
-    alphas: Sequence[float] = ALPHAS,
-    threads: int | None = None,
-) -> float:
-    """The value of `fishers`, to the bit, without its interval."""
-    return _separability(x, condition, alphas, threads).value
-
-
 @dataclass(frozen=True, eq=False)
-class _Separability:
+class Separability:
     """Rows on the sphere (n, r), levels, shares of pairs of each row (n, levels) and of all."""
 
     unit: Array
@@ -94,9 +83,10 @@ class _Separability:
     sample: Sample
 
 
-def _separability(
+def separability_of(
     x: Any, condition: float, alphas: Sequence[float], threads: int | None
-) -> _Separability:
+) -> Separability:
+    """What `fishers` measures, of its arguments; raises InputError on the same."""
     rows = rows_of(x, "fishers")
     levels = np.unique([real_number("each of alphas", a) for a in several("alphas", alphas)])
     if len(levels) == 0 or not ((levels > 0.0) & (levels < 1.0)).all():
@@ -119,7 +109,7 @@ def _separability(
     place = _chosen(levels, mean, int(np.flatnonzero(mean > 0.0)[-1]))
     alpha, p = float(levels[place]), float(mean[place])
     sample = Sample(rows.n, distinct.n, distinct.n)
-    return _Separability(unit, levels, shares, mean, alpha, sphere_dimension(p, alpha), sample)
+    return Separability(unit, levels, shares, mean, alpha, sphere_dimension(p, alpha), sample)
 
 
 def _chosen(levels: Array, mean: Array, last: int) -> int:

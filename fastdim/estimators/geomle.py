@@ -61,7 +61,7 @@ def geomle(
     alone. A curve that meets radius 0 at or below 0 is refused. Cost: one search with 2.5 k2
     neighbours, then O(bootstraps n k2).
     """
-    curve = _curve(x_or_neighbors, k1, k2, degree, ridge, bootstraps, seed, threads)
+    curve = curve_of(x_or_neighbors, k1, k2, degree, ridge, bootstraps, seed, threads)
     # A row that no bootstrap sample leaves k2 neighbours moves nothing.
     seen = np.maximum(curve.counts, 1.0)[:, None]
     moved = np.where(curve.counts[:, None] > 0.0, curve.sums / seen - curve.means[:, None], 0.0)
@@ -72,23 +72,8 @@ def geomle(
     return estimate_of(value, stderr, sample_of(found), curve.method, "query rows", confidence)
 
 
-def geomle_value(
-    x_or_neighbors: Any,
-    k1: int = 10,
-    k2: int = 40,
-    *,
-    degree: int = 2,
-    ridge: float = 5e-3,
-    bootstraps: int = 40,
-    seed: int = 0,
-    threads: int | None = None,
-) -> float:
-    """The value of `geomle`, to the bit, without its interval."""
-    return _curve(x_or_neighbors, k1, k2, degree, ridge, bootstraps, seed, threads).value()
-
-
 @dataclass(frozen=True, eq=False)
-class _Curve:
+class Curve:
     """Means of dimension and radius over the bootstrap samples (2, sizes), weights of the first.
 
     sums (2, n, sizes) and counts (n,): of the rows over the samples that leave them k2 neighbours.
@@ -108,7 +93,7 @@ class _Curve:
         return _intercept(moved[1], moved[0], self.weight, self.degree, self.ridge)
 
     def value(self) -> float:
-        """The dimension, or one clear error."""
+        """The value of `geomle`, to the bit, without its interval, or one clear error."""
         value = self.intercept(self.means)
         if not value > 0.0:
             raise InputError(
@@ -119,7 +104,7 @@ class _Curve:
         return value
 
 
-def _curve(
+def curve_of(
     x_or_neighbors: Any,
     k1: int,
     k2: int,
@@ -128,7 +113,8 @@ def _curve(
     bootstraps: int,
     seed: int,
     threads: int | None,
-) -> _Curve:
+) -> Curve:
+    """What `geomle` extrapolates, of its arguments; raises InputError on the same."""
     k1 = whole_number("k1", k1, 3)
     k2 = whole_number("k2", k2, k1 + 1)
     degree = whole_number("degree", degree, 1)
@@ -154,7 +140,7 @@ def _curve(
     means = np.stack([dims.mean(axis=0), radii.mean(axis=0) / radii.mean()])
     sums[1] /= radii.mean()
     method = f"GeoMLE, k = {k1}..{k2}"
-    return _Curve(found, means, weight, sums, counts, degree, ridge, method)
+    return Curve(found, means, weight, sums, counts, degree, ridge, method)
 
 
 def _slopes(function: Callable[[Array], float], point: Array) -> Array:

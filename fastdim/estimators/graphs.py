@@ -65,26 +65,19 @@ def knn_graph(
     neighbours at k = 2, more at larger k, p the smallest size (where that is above 256, one a
     subset), then O(sizes x draws) sums; the blocks add as much again at most.
     """
-    return _grown(_of_neighbors(x, k, gamma, sizes, draws, threads), confidence, seed)
+    return _grown(neighbor_graph(x, k, gamma, sizes, draws, seed, threads), confidence)
 
 
-def knn_graph_value(
+def neighbor_graph(
     x: Any,
-    k: int = 2,
-    *,
-    gamma: float = 1.0,
-    sizes: Sequence[int] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    threads: int | None = None,
-) -> float:
-    """The value of `knn_graph`, to the bit, without the blocks of its interval."""
-    return _value(_of_neighbors(x, k, gamma, sizes, draws, threads), generator(seed))[0]
-
-
-def _of_neighbors(
-    x: Any, k: int, gamma: float, sizes: Sequence[int] | None, draws: int, threads: int | None
-) -> _Request:
+    k: int,
+    gamma: float,
+    sizes: Sequence[int] | None,
+    draws: int,
+    seed: int,
+    threads: int | None,
+) -> GrowingGraph:
+    """What `knn_graph` measures, of its arguments; raises InputError on the same."""
     rows, first, count = _distinct(x, "knn_graph", threads)
     k, gamma = whole_number("k", k, 1), _power("gamma", gamma)
     if k + 1 >= count:  # a slope needs two sizes above k
@@ -102,7 +95,7 @@ def _of_neighbors(
 
     method = f"k-neighbour graph, k = {k}"
     growth = _Growth(among, k + 1, whole_number("draws", draws, 2), gamma)
-    return _Request(rows, first, counts, growth, method)
+    return GrowingGraph(rows, first, counts, growth, method, seed)
 
 
 def nearest_lengths(
@@ -175,25 +168,18 @@ def ph_dimension(
     Interval: disjoint blocks as `knn_graph`; beyond 2,000 rows the error falls with them no further
     than the draws allow. Cost: O(p^2 d) for each draw of each size p; the blocks come on top.
     """
-    return _grown(_of_trees(x, alpha, sizes, draws, threads), confidence, seed)
+    return _grown(spanning_trees(x, alpha, sizes, draws, seed, threads), confidence)
 
 
-def ph_value(
+def spanning_trees(
     x: Any,
-    *,
-    alpha: float = 1.0,
-    sizes: Sequence[int] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    threads: int | None = None,
-) -> float:
-    """The value of `ph_dimension`, to the bit, without the blocks of its interval."""
-    return _value(_of_trees(x, alpha, sizes, draws, threads), generator(seed))[0]
-
-
-def _of_trees(
-    x: Any, alpha: float, sizes: Sequence[int] | None, draws: int, threads: int | None
-) -> _Request:
+    alpha: float,
+    sizes: Sequence[int] | None,
+    draws: int,
+    seed: int,
+    threads: int | None,
+) -> GrowingGraph:
+    """What `ph_dimension` measures, of its arguments; raises InputError on the same."""
     rows, first, count = _distinct(x, "ph_dimension", threads)
     largest, alpha = min(count, LARGEST), _power("alpha", alpha)
     counts = _sizes(sizes, count, max(2, largest // 2), largest)
@@ -215,7 +201,7 @@ def _of_trees(
         return lengths
 
     growth = _Growth(among, 2, whole_number("draws", draws, 2), alpha, of_slope=True)
-    return _Request(rows, first, counts, growth, "PH0 dimension")
+    return GrowingGraph(rows, first, counts, growth, "PH0 dimension", seed)
 
 
 def tree_edges(points: Array) -> Array:
@@ -316,43 +302,51 @@ class _Growth:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """Rows, the first of equal ones, sizes of subsets, how the graph grows, and its name."""
+class GrowingGraph:
+    """Rows, the first of equal ones, sizes of subsets, how the graph grows, its name, a seed."""
 
     rows: Rows
     first: Int64
     sizes: Int64
     growth: _Growth
     method: str
+    seed: int
+
+    def slopes(self, rng: np.random.Generator) -> Array:
+        """Of log length on log size, one a draw."""
+        return np.asarray(self.growth.slopes(self.first[None], self.sizes, rng)[0])
+
+    def dimension(self, slopes: Array) -> float:
+        """power / (1 - slope), or one clear error."""
+        slope = float(slopes.mean())
+        if not slope < 1.0:
+            raise InputError(
+                f"{self.method} grows as fast as the number of points (slope {slope:.3f}): the "
+                "dimension is too high for so few rows, or the power is above it; pass more rows "
+                "or a smaller power"
+            )
+        return self.growth.power / (1.0 - slope)
+
+    def value(self) -> float:
+        """The value of the estimator, to the bit, without the blocks of its interval."""
+        return self.dimension(self.slopes(generator(self.seed)))
 
 
-def _value(asked: _Request, rng: np.random.Generator) -> tuple[float, Array]:
-    """power / (1 - slope) of log length on log size, and the slopes of the draws."""
-    slopes = asked.growth.slopes(asked.first[None], asked.sizes, rng)[0]
-    slope = float(slopes.mean())
-    if not slope < 1.0:
-        raise InputError(
-            f"{asked.method} grows as fast as the number of points (slope {slope:.3f}): the "
-            "dimension is too high for so few rows, or the power is above it; pass more rows or a "
-            "smaller power"
-        )
-    return asked.growth.power / (1.0 - slope), slopes
-
-
-def _grown(asked: _Request, confidence: float, seed: int) -> Estimate:
+def _grown(graph: GrowingGraph, confidence: float) -> Estimate:
     """The value with the error of its slope over blocks."""
     check_confidence(confidence)
-    rng = generator(seed)
-    value, slopes = _value(asked, rng)
-    error, degrees = _error(asked.first, asked.sizes, slopes, asked.growth, rng)
+    rng = generator(graph.seed)
+    slopes = graph.slopes(rng)
+    value = graph.dimension(slopes)
+    error, degrees = _error(graph.first, graph.sizes, slopes, graph.growth, rng)
     stderr = value * error
-    sample = Sample(asked.rows.n, len(asked.first), int(asked.sizes.max()))
+    sample = Sample(graph.rows.n, len(graph.first), int(graph.sizes.max()))
     if degrees:
         half = student_quantile(0.5 + 0.5 * confidence, degrees) * error
         ends = value * bounded_exp(-half), value * bounded_exp(half)
     else:
         ends = math.nan, math.nan
-    return estimate_of(value, stderr, sample, asked.method, "disjoint blocks", confidence, ends)
+    return estimate_of(value, stderr, sample, graph.method, "disjoint blocks", confidence, ends)
 
 
 def _error(

@@ -13,7 +13,7 @@ from fastdim.estimate import Estimate
 from fastdim.estimators import danco as angles
 from fastdim.estimators import twonn as pairs
 from fastdim.estimators.abide import abide
-from fastdim.estimators.geomle import geomle, geomle_value
+from fastdim.estimators.geomle import curve_of, geomle
 from fastdim.estimators.gride import gride, gride_scales
 from fastdim.estimators.inputs import rows_and_neighbors
 from fastdim.estimators.mind import mind_ml
@@ -210,7 +210,7 @@ class GeoMLE(NeighborsEstimator):
         return geomle(rows, self.k1, self.k2, confidence=self.confidence, **self._options())
 
     def _value(self, rows: Rows) -> float:
-        return geomle_value(rows, self.k1, self.k2, **self._options())
+        return curve_of(rows, self.k1, self.k2, **self._options()).value()
 
     def _options(self) -> dict[str, Any]:
         return {

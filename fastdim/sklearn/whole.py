@@ -12,8 +12,8 @@ from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.corrint import corrint
-from fastdim.estimators.fishers import ALPHAS, fishers, fishers_value
-from fastdim.estimators.graphs import knn_graph, knn_graph_value, ph_dimension, ph_value
+from fastdim.estimators.fishers import ALPHAS, fishers, separability_of
+from fastdim.estimators.graphs import knn_graph, neighbor_graph, ph_dimension, spanning_trees
 from fastdim.estimators.leave_out import GROUPS
 from fastdim.estimators.lpca import lpca
 from fastdim.neighbors import find_distinct
@@ -81,7 +81,7 @@ class KNN(GlobalEstimator):
         return knn_graph(rows, self.k, confidence=self.confidence, **self._options())
 
     def _value(self, rows: Rows) -> float:
-        return knn_graph_value(rows, self.k, **self._options())
+        return neighbor_graph(rows, self.k, **self._options()).value()
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -129,7 +129,7 @@ class PH(GlobalEstimator):
         return ph_dimension(rows, confidence=self.confidence, **self._options(rows))
 
     def _value(self, rows: Rows) -> float:
-        return ph_value(rows, **self._options(rows))
+        return spanning_trees(rows, **self._options(rows)).value()
 
     def _options(self, rows: Rows) -> dict[str, Any]:
         return {
@@ -186,7 +186,7 @@ class FisherS(GlobalEstimator):
         return fishers(rows, confidence=self.confidence, **self._options())
 
     def _value(self, rows: Rows) -> float:
-        return fishers_value(rows, **self._options())
+        return separability_of(rows, **self._options()).value
 
     def _options(self) -> dict[str, Any]:
         return {
