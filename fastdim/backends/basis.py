@@ -6,12 +6,17 @@ rows and a few steps of subspace iteration are enough, and nothing here needs a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdim.arrays import Rows
+
+Float32 = NDArray[np.float32]
 
 # Sampled values; at least and at most this many rows. More rows make better axes: at 20,000 x
 # 4,608 columns 1,024 rows instead of 2,048 leave a quarter more pairs to the second level, and save
@@ -27,6 +32,7 @@ DIRECT_COLUMNS = 96
 ORDER_AXES = 32
 
 STEPS = 2
+PIECE_ROWS = 256  # of a product, shared by the threads
 CENTER_ROWS = 128  # rows whose median is the centre
 
 # How far the squared length of an axis may be from 1.
@@ -48,7 +54,7 @@ class Basis(NamedTuple):
     """center: float64 (d,), near the middle of the rows. axes: float32 (p, d), near orthonormal."""
 
     center: NDArray[np.float64]
-    axes: NDArray[np.float32]
+    axes: Float32
 
 
 def middle(rows: Rows, seed: int = 0) -> Basis:
@@ -57,11 +63,11 @@ def middle(rows: Rows, seed: int = 0) -> Basis:
     return Basis(center, np.zeros((0, rows.d), dtype=np.float32))
 
 
-def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
+def principal_axes(rows: Rows, order_only: bool, threads: int = 1, seed: int = 0) -> Basis:
     """Centre and leading principal axes of a sample of rows (n, d), in the units of the rows.
 
     AXES or MORE_AXES of them, at most d; with order_only ORDER_AXES, for rows that will be searched
-    on all their columns.
+    on all their columns. The same for any number of threads, where BLAS has one thread.
     """
     found = _sample(rows, int(np.clip(SAMPLE_VALUES // rows.d, *SAMPLE_ROWS)), seed)
     sample = found.values
@@ -77,10 +83,11 @@ def principal_axes(rows: Rows, order_only: bool, seed: int = 0) -> Basis:
     wanted = MORE_AXES if rows.n >= MANY_ROWS else AXES
     count = min(ORDER_AXES if order_only else wanted, d, len(sample))
     center = found.center + found.scale * shift.astype(np.float64)
-    return Basis(center, _leading(sample, count, seed))
+    with ThreadPoolExecutor(threads) as pool:
+        return Basis(center, _leading(sample, count, seed, _Products(pool)))
 
 
-def lacks_structure(rows: Rows, seed: int = 0) -> bool:
+def lacks_structure(rows: Rows, threads: int = 1, seed: int = 0) -> bool:
     """Whether leading axes would leave too many pairs to a neighbour search, by a look at few rows.
 
     A guess that only decides how long a search takes: see TRIAL_AXES.
@@ -98,7 +105,9 @@ def lacks_structure(rows: Rows, seed: int = 0) -> bool:
     if not kept.any():
         return False
     turn = vectors[:, kept] / np.sqrt(values[kept])
-    places = [part @ through.T @ turn for part in (asked, others)]
+    with ThreadPoolExecutor(threads) as pool:
+        along = _Products(pool).product(sample[TRIAL_AXES:], through.T)
+    places = np.split(along @ turn, [TRIAL_QUERIES])
     distance2 = _squares(asked, others)
     rest = [
         np.sqrt(np.maximum(np.einsum("ij,ij->i", x, x) - np.einsum("ij,ij->i", z, z), 0.0))
@@ -109,7 +118,7 @@ def lacks_structure(rows: Rows, seed: int = 0) -> bool:
     return float((bound2 <= reach2).mean()) > TRIAL_SHARE
 
 
-def _squares(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+def _squares(x: Float32, y: Float32) -> Float32:
     """Squared distances of the rows of x (m, d) and y (n, d), near enough for a guess."""
     norms = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", y, y)
     return np.asarray(np.maximum(norms - 2.0 * (x @ y.T), 0.0))
@@ -118,7 +127,7 @@ def _squares(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float
 class _Sample(NamedTuple):
     """values: float32 (m, d), about `center`, in units of `scale`, at most 1. center: (d,)."""
 
-    values: NDArray[np.float32]
+    values: Float32
     center: NDArray[np.float64]
     scale: float
 
@@ -156,30 +165,67 @@ def _unit(values: NDArray[Any]) -> float:
     return float(np.ldexp(1.0, -exponent))
 
 
-def _leading(sample: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+class _Products:
+    """Products of float32 matrices in pieces of PIECE_ROWS, whatever the number of threads."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+
+    def product(self, x: Float32, y: Float32) -> Float32:
+        """x (m, k) times y (k, n)."""
+        out = np.empty((len(x), y.shape[1]), dtype=np.float32)
+        self._each([partial(np.matmul, x[rows], y, out[rows]) for rows in _pieces(len(x))])
+        return out
+
+    def gram(self, x: Float32) -> Float32:
+        """x (m, k) times its own transpose, each pair of pieces once."""
+        out = np.empty((len(x), len(x)), dtype=np.float32)
+
+        def pair(rows: slice, columns: slice) -> None:
+            out[rows, columns] = x[rows] @ x[columns].T
+            if rows != columns:
+                out[columns, rows] = out[rows, columns].T
+
+        parts = _pieces(len(x))
+        self._each([partial(pair, a, b) for i, a in enumerate(parts) for b in parts[i:]])
+        return out
+
+    def _each(self, calls: list[Callable[[], Any]]) -> None:
+        for done in [self._pool.submit(call) for call in calls]:
+            done.result()
+
+
+def _pieces(count: int) -> list[slice]:
+    return [slice(i, min(i + PIECE_ROWS, count)) for i in range(0, count, PIECE_ROWS)]
+
+
+def _leading(
+    sample: Float32, count: int, seed: int, products: _Products
+) -> Float32:
     """Near the first `count` right singular vectors of the sample, longest first (p, d).
 
     Subspace iteration on the smaller of the two Gram matrices. Where the sample has fewer
     directions than `count` there are so many, but at least one.
     """
     m, d = sample.shape
-    gram = sample.T @ sample if d <= m else sample @ sample.T
+    product = products.product
+    gram = products.gram(sample.T if d <= m else sample)
     start = np.random.default_rng(seed).standard_normal((len(gram), count))
     block = start.astype(np.float32)
     for _ in range(STEPS + 1):
-        block = _orthonormal(np.asarray(gram @ block, dtype=np.float32))
+        block = _orthonormal(product(gram, block), product)
     if d > m:
-        block = _orthonormal(sample.T @ block)
-    block = _orthonormal(block)  # twice is enough
-    places = sample @ block
+        block = _orthonormal(product(sample.T, block), product)
+    block = _orthonormal(block, product)  # twice is enough
+    places = product(sample, block)
     _, turn = np.linalg.eigh((places.T @ places).astype(np.float64))
-    axes = (block @ turn[:, ::-1].astype(np.float32)).T
+    axes = product(block, turn[:, ::-1].astype(np.float32)).T
     # A short axis would spoil the bound of the search, which pays for what is not orthonormal.
     unit = np.abs(np.einsum("ij,ij->i", axes, axes) - 1.0) < UNIT_TOLERANCE
     return np.ascontiguousarray(axes[unit]) if unit.any() else np.eye(1, d, dtype=np.float32)
 
 
-def _orthonormal(block: NDArray[np.float32]) -> NDArray[np.float32]:
+def _orthonormal(block: Float32, product: Callable[[Float32, Float32], Float32]) -> Float32:
     """Columns (d, p) that span what those of the block span, orthonormal but for rounding.
 
     By its p x p Gram matrix: a Householder factorisation of a tall block takes longer than the
@@ -190,4 +236,4 @@ def _orthonormal(block: NDArray[np.float32]) -> NDArray[np.float32]:
     values, vectors = np.linalg.eigh(gram * scale * scale[:, None])
     values = np.maximum(values, 1e-6 * values[-1] or 1.0)
     turn = scale[:, None] * vectors / np.sqrt(values)
-    return np.asarray(block @ turn.astype(np.float32), dtype=np.float32)
+    return product(block, turn.astype(np.float32))

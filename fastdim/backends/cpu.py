@@ -140,7 +140,7 @@ class Index:
             strategy = self._by_size(queries, low_precision)
             if strategy == "auto" and low_precision:
                 with one_blas_thread():
-                    strategy = "direct" if lacks_structure(rows) else "auto"
+                    strategy = "direct" if lacks_structure(rows, threads) else "auto"
             elif strategy == "direct" and axes is not None and arithmetic in ("", "int8"):
                 known = axes() if "int8" in _core.filter_arithmetics(isa) else None
         if strategy == "tiled" or self._index.groups() < 2:
@@ -153,7 +153,7 @@ class Index:
                 basis = basis._replace(axes=np.ascontiguousarray(known[:KNOWN_AXES], np.float32))
         else:
             with one_blas_thread():
-                basis = principal_axes(rows, order_only=strategy == "full")
+                basis = principal_axes(rows, strategy == "full", threads)
         self._index.prepare(
             address(basis.center),
             address(basis.axes),
