@@ -410,3 +410,20 @@ def test_a_grid_is_refused_or_counted_without_a_warning() -> None:
     with pytest.raises(InputError, match="pass start="):
         fastdim.abide(grid, 20)
     assert fastdim.lpca(grid, "Fan").value == 2.0
+
+
+def test_levels_and_dimensions_of_abide() -> None:
+    for level in (0.0, 1e-17, 1.0):
+        with pytest.raises(InputError, match="level must lie in"):
+            fastdim.abide(ROWS, 20, level=level)
+    for dimension in (0.0, math.inf):
+        with pytest.raises(InputError, match="dimension must be finite and above 0"):
+            fastdim.k_star(ROWS, dimension, 20)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("estimator", [fastdim.levina_bickel, fastdim.mom, fastdim.mada])
+def test_a_grid_warns_of_nothing(estimator: Any) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(9.0)] * 3), axis=-1).reshape(-1, 3)
+    with pytest.raises(InputError):
+        estimator(grid, 4, average="median")

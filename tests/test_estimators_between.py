@@ -19,6 +19,7 @@ from fastdim import (
     naive,
     neighborhood_overlap,
 )
+from fastdim.estimators.leave_out import split
 
 X = gaussian(150, 6)
 Y = np.tanh(X @ gaussian(6, 4)) + 0.1 * gaussian(150, 4, 1)
@@ -153,7 +154,7 @@ def test_one_massive_row_leaves_the_jackknife_right(statistic: Any, factor: floa
     x, y = X.copy(), Y.copy()
     x[7] *= factor
     y[7] *= factor
-    part = np.arange(150) % 20
+    part = split(None, 150, 20)
     left = [statistic(x[part != g], y[part != g], jackknife=0).value for g in range(20)]
     direct = math.sqrt(19 / 20 * np.square(np.array(left) - np.mean(left)).sum())
     assert statistic(x, y).stderr == pytest.approx(direct, rel=1e-9)
@@ -179,7 +180,7 @@ def test_one_massive_row_shared_by_both_leaves_the_residual(
     x = x.astype(dtype)
     found = linearity_score(x, y, residual=True)
     assert found.value == pytest.approx(least_squares(x, y), rel=off)
-    part = np.arange(200) % 20
+    part = split(None, 200, 20)
     left = np.array([least_squares(x[part != g], y[part != g]) for g in range(20)])
     direct = math.sqrt(19 / 20 * np.square(left - left.mean()).sum())
     assert found.stderr == pytest.approx(direct, rel=off)
@@ -189,7 +190,7 @@ def test_a_massive_row_that_blocks_leave_as_it_is() -> None:
     """The error without its group, and that of the others, which hold all of y - x."""
     x, y = X.copy(), X + 0.1 * gaussian(150, 6, 1)
     x[7] = y[7] = 1e30 * X[7]
-    part = np.arange(150) % 20
+    part = split(None, 150, 20)
     left = [
         linearity_score(x[part != g], y[part != g], residual=True, jackknife=0).value
         for g in range(20)
@@ -251,3 +252,26 @@ def test_overlap_falls_with_noise() -> None:
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-135, 1e-80, 1e76, 1e80, 1e149])
+def test_angles_of_rows_at_any_scale(scale: float) -> None:
+    for function in (angular_distance, block_influence):
+        assert function(X * scale, X * scale).value == pytest.approx(0.0, abs=1e-7)
+        expected = function(X, Z).value
+        assert function(X * scale, Z * scale).value == pytest.approx(expected, rel=1e-12)
+        with pytest.raises(InputError, match="row 0 is not zero, yet its squares vanish"):
+            function(X * 1e-150, X)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_everything_explained_tells_no_error(residual: bool) -> None:
+    """Each group less leaves rows of which every y is a linear image: 1 whatever they are."""
+    x, y = gaussian(105, 100, 3), gaussian(105, 100, 4)
+    found = linearity_score(x, y, residual=residual)
+    assert 0.9 < found.value < 1.0
+    assert found.interval == "none"
+    assert math.isnan(found.stderr)
+    assert math.isnan(found.lower)
+    assert math.isnan(found.upper)
+    assert linearity_score(x, y, jackknife=105, residual=residual).stderr > 0.0

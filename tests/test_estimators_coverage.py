@@ -31,6 +31,7 @@ from fastdim import (
     tle,
     twonn,
 )
+from fastdim.estimators.gride import _sharing
 from fastdim.estimators.twonn import resolve
 from fastdim.estimators.twonn_influence import influence
 
@@ -256,3 +257,24 @@ def test_few_ratios_and_ties() -> None:
             assert np.isfinite(moved).all(), options
     found = twonn(torus(2, 0, 5))
     assert found.lower < found.value < found.upper
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_any_two_orders_of_neighbours(d: int) -> None:
+    """How much rows share depends on both orders, and next to nothing on 31 or 32 of them."""
+    orders = [(1, 3), (2, 5), (4, 6), (4, 10), (16, 24), (16, 31), (16, 32), (16, 40)]
+    values: dict[Any, list[Any]] = {pair: [] for pair in orders}
+    for seed in range(120):
+        near = knn(torus(d, seed, 800), 40)
+        for pair in orders:
+            values[pair].append(gride(near, *pair))
+    for pair, found in values.items():
+        true = np.std([one.value for one in found], ddof=1)
+        assert np.mean([one.stderr for one in found]) == pytest.approx(true, rel=0.17), pair
+
+
+def test_orders_share_smoothly() -> None:
+    for d in (1.0, 2.0, 3.3, 5.0, 40.0):
+        assert _sharing(d, 16, 31) == pytest.approx(_sharing(d, 16, 32), rel=0.03)
+        assert _sharing(d, 1, 1000) == _sharing(d, 1, 16)
+        assert 1.0 <= _sharing(d, 1000, 1001) <= 2.1

@@ -336,3 +336,32 @@ def test_danco_at_the_largest_dimension_is_no_point() -> None:
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def curves(seed: int) -> dict[str, np.ndarray]:
+    """Sets of 400 rows in three columns that have one dimension."""
+    rng = np.random.default_rng(seed)
+    t = rng.random((400, 1))
+    segment = np.hstack([t, 0 * t, 0 * t])
+    return {
+        "circle": np.hstack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t), 0 * t]),
+        "spiral": np.hstack([t * np.cos(6 * t), t * np.sin(6 * t), t]),
+        "segment": segment,
+        "segment and noise": segment + 1e-5 * rng.standard_normal((400, 3)),
+    }
+
+
+@pytest.mark.parametrize("k", [5, 10])
+@pytest.mark.parametrize("name", list(curves(0)))
+def test_danco_tells_a_curve_from_a_disc(name: str, k: int) -> None:
+    """Rows at an end see all neighbours in one direction: they must not be the whole mean."""
+    found = danco(curves(4)[name], k)
+    assert found.value == pytest.approx(1.0, abs=0.1)
+    assert found.lower <= 1.0 <= found.upper < 1.5
+
+
+def test_geomle_needs_every_row() -> None:
+    x = gaussian(600, 3)
+    near = knn(x, 100, queries=300, duplicates="collapse")
+    with pytest.raises(InputError, match="300 of 600 distinct rows are queries"):
+        geomle(near, 10, 20)

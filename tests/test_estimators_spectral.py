@@ -29,6 +29,7 @@ from fastdim import (
 )
 from fastdim.estimators import fishers as fishers_of
 from fastdim.estimators.fishers import sphere_dimension
+from fastdim.estimators.leave_out import split
 from fastdim.estimators.lpca import RULES
 from fastdim.estimators.lpca_noise import marchenko_pastur_median
 
@@ -444,3 +445,36 @@ def test_the_unit_of_x_is_free(scale: float) -> None:
     assert whole.spectrum.estimates["anisotropy"].stderr == pytest.approx(
         fastdim.spectrum(x).estimates["anisotropy"].stderr, rel=1e-9
     )
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-85, 1e78, 1e80, 1e140])
+@pytest.mark.parametrize("rule", ["participation_ratio", "KN", "MP", "Minka", "ratio"])
+def test_rules_of_lpca_at_any_scale(rule: str, scale: float) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((300, 3)) @ rng.standard_normal((3, 9))
+    x += 0.1 * rng.standard_normal((300, 9))
+    plain, scaled = lpca(x, rule), lpca(x * scale, rule)
+    assert scaled.value == pytest.approx(plain.value, rel=1e-9)
+    assert scaled.stderr == pytest.approx(plain.stderr, rel=1e-6)
+
+
+def test_a_share_counts_no_more_components_than_there_are() -> None:
+    for d in (4, 8, 37):
+        assert lpca(gaussian(100, d), "ratio", alpha=1.0).value == d
+    with pytest.raises(InputError, match=r"share of the variance, at most 1, got 1\.5"):
+        lpca(gaussian(100, 4), "ratio", alpha=1.5)
+
+
+@pytest.mark.parametrize("period", [20, 100, 500])
+def test_what_recurs_is_dealt_to_all_parts(period: int) -> None:
+    """The first token of texts of one length, which may be massive."""
+    labels = split(None, 10_000, 20)
+    assert (np.bincount(labels) == 500).all()
+    recurring = np.bincount(labels[::period], minlength=20)
+    even = len(labels[::period]) / 20
+    assert recurring.max() < even + 5 * np.sqrt(even)
+    assert (recurring > 0).sum() > 10
+    documents = np.repeat(np.arange(100), 100)
+    whole = split(documents, 10_000, 20).reshape(100, 100)
+    assert (whole == whole[:, :1]).all()
+    assert (np.bincount(whole[:, 0]) == 5).all()

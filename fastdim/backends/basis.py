@@ -199,9 +199,7 @@ def _pieces(count: int) -> list[slice]:
     return [slice(i, min(i + PIECE_ROWS, count)) for i in range(0, count, PIECE_ROWS)]
 
 
-def _leading(
-    sample: Float32, count: int, seed: int, products: _Products
-) -> Float32:
+def _leading(sample: Float32, count: int, seed: int, products: _Products) -> Float32:
     """Near the first `count` right singular vectors of the sample, longest first (p, d).
 
     Subspace iteration on the smaller of the two Gram matrices. Where the sample has fewer

@@ -23,6 +23,7 @@ Int64 = NDArray[np.int64]
 BEST_SHARE = 0.2032
 LARGEST_RATIO = 0.975
 FIRST = 3
+EPS = float(np.finfo(np.float64).eps)
 # Factor of `dependent_stderr`: 1.9, 2.1, 1.8 on flat tori of 2, 5, 10 dimensions.
 SHARING = 2.0
 
@@ -99,8 +100,8 @@ def k_star(
     makes it small. Whole numbers, no interval. Cost: one search, then O(n k_max).
     """
     level, dimension = real_number("level", level), real_number("dimension", dimension)
-    if not dimension > 0.0:
-        raise InputError(f"dimension must be above 0, got {dimension!r}")
+    if not 0.0 < dimension < math.inf:
+        raise InputError(f"dimension must be finite and above 0, got {dimension!r}")
     found = _every_row(x_or_neighbors, k_max, "k_star", threads)
     return _stars(found.distances, _at_neighbors(found), dimension, level)
 
@@ -125,8 +126,9 @@ def _at_neighbors(found: Neighbors) -> Array:
 
 
 def _stars(distances: Array, near: Array, d: float, level: float) -> Int64:
-    if not 0.0 < level < 1.0:
-        raise InputError(f"level must lie strictly between 0 and 1, got {level!r}")
+    # 1 - level is 1 below half a unit of rounding.
+    if not EPS <= level < 1.0:
+        raise InputError(f"level must lie in [{EPS:.3g}, 1), got {level!r}")
     limit = normal_quantile(1.0 - level) ** 2
     ks = np.arange(FIRST, distances.shape[1] - 1)
     # -2 (log v + log w - 2 log(v + w) + log 4) is 4 log cosh(log(w / v) / 2).

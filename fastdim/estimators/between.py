@@ -27,6 +27,9 @@ from fastdim.neighbors import Neighbors, search
 
 Array = NDArray[np.float64]
 
+# Of the squares of a row, below which they and products with another row lose digits.
+LEAST_SQUARE = 1e-280
+
 
 def pair_of(x: Any, y: Any, name: str) -> tuple[Rows, Rows]:
     """Both rows, or one clear error where they do not stand for the same tokens."""
@@ -259,9 +262,10 @@ def _cosines(first: Rows, second: Rows, name: str) -> Array:
     found = np.empty(first.n)
     for start, stop in first.spans():
         a, b = first.float64(start, stop), second.float64(start, stop)
-        lengths = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
-        if not (lengths > 0.0).all():
-            row = int((lengths == 0.0).argmax())
+        squares = [np.einsum("ij,ij->i", part, part) for part in (a, b)]
+        least = np.minimum(*squares)
+        if not (least >= LEAST_SQUARE).all():
+            row = int((least < LEAST_SQUARE).argmax())
             if a[row].any() and b[row].any():
                 raise InputError(
                     f"row {start + row} is not zero, yet its squares vanish in float64: multiply "
@@ -270,6 +274,8 @@ def _cosines(first: Rows, second: Rows, name: str) -> Array:
             raise InputError(
                 f"row {start + row} is zero in x or y and has no direction: drop it from both"
             )
+        # The roots one by one: the product of both squares overflows for rows of 1e77.
+        lengths = np.sqrt(squares[0]) * np.sqrt(squares[1])
         found[start:stop] = np.einsum("ij,ij->i", a, b) / lengths
     return np.clip(found, -1.0, 1.0)
 

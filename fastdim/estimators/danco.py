@@ -32,8 +32,9 @@ SHARING = (1.5, 2.0, 2.3)
 TOGETHER = 0.5
 # Balls beyond the largest dimension that the interval alone looks at.
 BEYOND = 5
-# Where all angles of a row are equal, as on a line, the concentration would be infinite.
-LARGEST_CONCENTRATION = 1e6
+# Where all angles of a row are equal, as at the end of a line, the concentration is infinite. The
+# mean over the rows must not be that of those few: curves looked like discs with 1e6 here.
+LARGEST_CONCENTRATION = 30.0
 # Of means over the law of rho: exact to rounding for any k from 2 to 1e6 and more.
 NODES = 256
 TAIL = 1e-24
@@ -101,7 +102,7 @@ def danco(
         neighbors: of the same x with at least k + 1 columns, where known. largest: dimensions tried
         at most; None for the columns of x, where a value is cut.
     Directions use the arctangent of two arguments: that of the quotient jumps by pi at right
-    angles, which is where angles lie in high dimension.
+    angles, which is where angles lie in high dimension. A row's concentration counts as 30 at most.
 
     Assumes what a ball has: uniform density, flat neighbourhoods, the same share of border. Bias:
     small, since balls of the same n have the same deficit; curvature and noise raise it. Interval:

@@ -156,6 +156,11 @@ def _slopes(function: Callable[[Array], float], point: Array) -> Array:
 def _with_spare(x_or_neighbors: Any, k2: int, threads: int | None) -> Neighbors:
     least = neighbors_of(x_or_neighbors, k2 + 2, "geomle", threads=threads)
     count = least.n_distinct or least.n_points
+    if len(least.queries) < count:
+        raise InputError(
+            f"geomle draws bootstrap samples of the rows, and {len(least.queries)} of {count} "
+            "distinct rows are queries: compute the Neighbors of every row"
+        )
     return neighbors_of(
         x_or_neighbors, min(count - 1, math.ceil(SPARE * k2)), "geomle", threads=threads
     )

@@ -346,7 +346,7 @@ def average_of(
         value = float(np.median(local))
         z = normal_quantile(confidence)
         # The share below the median has the error of half a sign.
-        signs = 0.5 * np.sign(local - value)
+        signs = 0.5 * ((local > value).astype(np.float64) - (local < value))
         half = z * dependent_stderr(signs, found, _factor(sharing.signs, value))
         shares = [max(0.0, 0.5 - half), min(1.0, 0.5 + half)]
         lower, upper = (float(end) for end in np.quantile(local, shares, method="nearest"))

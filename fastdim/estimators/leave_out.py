@@ -95,7 +95,7 @@ def from_rows(
     """Eigenvalues of the covariance, or of the second moments where not `centered`.
 
     scale: (n,) by which rows are multiplied. parts: groups left out in turn, 0 for none; documents
-    stay whole, rows without `groups` are dealt out in turn.
+    stay whole, and they, or rows without `groups`, are dealt out in a fixed random order.
     """
     labels = split(groups, rows.n, parts)
     kernel = _kernel(rows, scale, centered) if rows.n < rows.d else None
@@ -131,9 +131,13 @@ def split(groups: Any, n: int, parts: int) -> NDArray[np.int64]:
     if parts < 2:
         raise InputError(f"jackknife must be 0 or at least 2 groups, got {parts}")
     numbers = np.arange(n) if labels is None else labels
-    if int(numbers.max()) + 1 < 2:
+    count = int(numbers.max()) + 1
+    if count < 2:
         raise InputError("a jackknife needs rows of at least 2 groups: pass jackknife=0")
-    return np.asarray(numbers % min(parts, int(numbers.max()) + 1))
+    # In a fixed random order: dealt out in turn, what recurs every 100 rows, as the first token of
+    # texts of one length, would all be in a few parts.
+    dealt = np.random.default_rng(0).permutation(count)
+    return np.asarray(dealt[numbers] % min(parts, count))
 
 
 def _kernel(rows: Rows, scale: Array | None, centered: bool) -> Array:

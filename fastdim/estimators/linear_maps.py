@@ -77,7 +77,8 @@ def linearity_score(
     times d. Bias: high by about d/n of what is left to explain; with n <= d every y is explained.
     Massive rows shared by both carry the score near 1 without residual=True; one that is 1e6 times
     the others leaves 4 digits, 1e8 times one, for products of x are added up. Interval: jackknife
-    over groups of rows (documents whole), cut to [0, 1]. Cost: O(n (d + e)^2 + d^3).
+    over groups of rows (documents whole), cut to [0, 1]; "none" where one group less leaves no more
+    than d + 1 rows, of which every y is explained. Cost: O(n (d + e)^2 + d^3).
     """
     first, second = pair_of(x, y, "linearity_score")
     residual = yes_or_no("residual", residual)
@@ -95,7 +96,9 @@ def linearity_score(
         return float(np.square(part).sum()) / float(np.trace(yy))
 
     label = "linearity of the residual" if residual else "linearity"
-    return _jackknifed(first, second, explained, label, groups, jackknife, confidence, residual)
+    return _jackknifed(
+        first, second, explained, label, groups, jackknife, confidence, residual, first.d
+    )
 
 
 def _jackknifed(
@@ -107,9 +110,12 @@ def _jackknifed(
     jackknife: int,
     confidence: float,
     residual: bool = False,
+    explained_by: int = 0,
 ) -> Estimate:
     """A statistic of the joint covariance, in [0, 1], with the error of leaving groups out.
 
+    explained_by: columns that explain everything where there are no more rows than they and one:
+    without one of the groups the statistic is then 1 whatever the rows, and tells no error.
     residual: y - x in place of y, before anything is added up: massive rows that both share leave
     nothing of it in the difference of two covariances.
     """
@@ -191,20 +197,21 @@ def _jackknifed(
         return of(scatter)
 
     stderr, parts = math.nan, int(labels.max()) + 1
-    if jackknife:
+    told = jackknife and n - int(np.bincount(labels).max()) - 1 > explained_by
+    if told:
         # One part at a time: twenty matrices of (d + e)^2 would be gigabytes at 4,096 columns.
         stderr = jackknife_stderr(np.array([without(part) for part in range(parts)]))
     half = normal_quantile(confidence) * stderr
     return Estimate(
         value=value,
-        lower=max(value - half, 0.0) if jackknife else math.nan,
-        upper=min(value + half, 1.0) if jackknife else math.nan,
+        lower=max(value - half, 0.0) if told else math.nan,
+        upper=min(value + half, 1.0) if told else math.nan,
         stderr=stderr,
         n_points=n,
         n_distinct=None,
         n_queries=n,
         method=method,
-        interval=f"jackknife of {parts} groups" if jackknife else "none",
+        interval=f"jackknife of {parts} groups" if told else "none",
         confidence=confidence,
     )
 

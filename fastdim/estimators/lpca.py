@@ -113,6 +113,8 @@ def lpca(
         alpha = real_number("alpha", alpha)
         if not 0.0 <= alpha < math.inf:
             raise InputError(f"alpha must be at least 0, got {alpha!r}")
+        if rule == "ratio" and alpha > 1.0:
+            raise InputError(f"alpha of 'ratio' is a share of the variance, at most 1, got {alpha}")
     label = f"lPCA {rule}"
     if rule not in NULL_RULES:
         found, columns = spectra_of(
@@ -208,11 +210,13 @@ def _maxgap(powers: Array, alpha: float | None) -> float:
 
 
 def _ratio(powers: Array, alpha: float | None) -> float:
-    share = np.cumsum(powers) / powers.sum()
+    # Without the last, whose share is 1 but for rounding.
+    share = np.cumsum(powers[:-1]) / powers.sum()
     return float((share < (0.05 if alpha is None else alpha)).sum() + 1)
 
 
 def _participation(powers: Array, alpha: float | None) -> float:
+    powers = powers / powers[0]  # squares of large or tiny ones would leave float64
     return float(powers.sum() ** 2 / np.square(powers).sum())
 
 

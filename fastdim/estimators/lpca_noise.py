@@ -81,7 +81,9 @@ def kritchman_nadler(
     """
     if level not in TRACY_WIDOM:
         raise InputError(f"KN has levels alpha = {', '.join(map(str, TRACY_WIDOM))}, got {level!r}")
-    d = len(powers)
+    d, largest = len(powers), powers[0]
+    powers = powers / largest  # squares of large or tiny ones would leave float64
+    variance = None if variance is None else variance / largest
     for k in range(1, min(degrees, d)):
         sigma = _spiked_noise(powers, degrees, k - 1) if variance is None else variance
         a, b = math.sqrt(degrees - 0.5), math.sqrt(d - k + 0.5)

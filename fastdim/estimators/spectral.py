@@ -39,8 +39,8 @@ def participation_ratio(
     Ganguli, Curr. Opin. Neurobiol. 32:148 (2015). Centers; no row is normalized; duplicates count
     as rows; k plays no part. Assumes independent rows, or documents. Bias: low by about (1 + PR/n),
     a few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`; confidence:
-    None for that of the Spectrum, 0.95 for rows. Cost: one covariance, O(n d^2), and its
-    eigenvalues, O(d^3).
+    None for that of the Spectrum, 0.95 for rows. Errors are up to twice the true ones where
+    eigenvalues are nearly equal. Cost: one covariance, O(n d^2), and its eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "participation_ratio", groups, confidence, threads)
 
@@ -58,8 +58,8 @@ def effective_rank(
     normalized; duplicates count as rows; k plays no part. Assumes independent rows, or documents
     (groups). Bias: low while n is not many times d: the small sample eigenvalues are too small; a
     few massive rows pull it to 1. Interval: influence of the rows, as `spectrum`; confidence: None
-    for that of the Spectrum, 0.95 for rows. Cost: one covariance, O(n d^2), and its eigenvalues,
-    O(d^3).
+    for that of the Spectrum, 0.95 for rows. Errors are up to twice the true ones where eigenvalues
+    are nearly equal. Cost: one covariance, O(n d^2), and its eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "effective_rank", groups, confidence, threads)
 
@@ -77,8 +77,9 @@ def stable_rank(
     Centers; no row is normalized; duplicates count as rows; k plays no part. Assumes independent
     rows, or documents (groups). Bias: low while n is not many times d, since the largest sample
     eigenvalue is high; a few massive rows pull it to 1. Interval: influence of the rows, as
-    `spectrum`; confidence: None for that of the Spectrum, 0.95 for rows. Cost: one covariance,
-    O(n d^2), and its eigenvalues, O(d^3).
+    `spectrum`; confidence: None for that of the Spectrum, 0.95 for rows. Errors are up to twice the
+    true ones where eigenvalues are nearly equal. Cost: one covariance, O(n d^2), and its
+    eigenvalues, O(d^3).
     """
     return _of_spectrum(x_or_spectrum, "stable_rank", groups, confidence, threads)
 
@@ -152,8 +153,8 @@ def rankme(
     `effective_rank` here takes l = s^2. Between 1 and min(n, d), and slightly above by the
     constant. Assumes rows without a common offset: that is one large s and lowers it. Bias: low
     while n is not many times d. Duplicates count as rows; k plays no part. Interval: jackknife over
-    groups of rows (documents whole). Cost: O(n d^2 + d^3) for all
-    rows, and again without each group.
+    groups of rows (documents whole), errors up to 1.5 times the true ones where singular values are
+    nearly equal. Cost: O(n d^2 + d^3) for all rows, and again without each group.
     """
     found, columns = spectra_of(x, "rankme", groups, jackknife, threads, centered=False)
 
@@ -184,7 +185,8 @@ def alpha_req(
     state it. Assumes a power law over that range. Bias: the tail of a sample spectrum is too steep
     unless n is several times `last`. Duplicates count as rows; k plays no part. Interval: jackknife
     over groups of rows; of a Spectrum, normal theory; confidence: None for that of the Spectrum,
-    0.95 for rows. Cost: O(n d^2 + d^3) for all rows, and again without each group.
+    0.95 for rows. Errors are up to 2.2 times the true ones where eigenvalues are nearly equal.
+    Cost: O(n d^2 + d^3) for all rows, and again without each group.
     """
     found, _ = spectra_of(x_or_spectrum, "alpha_req", groups, jackknife, threads)
     rank = int((found.whole > 0.0).sum())
@@ -228,8 +230,9 @@ def isoscore(
     reduce to (PR - 1) / (d - 1), PR the participation ratio: 0 on one axis, 1 if isotropic.
     Centers. Assumes n many times d. Bias: low otherwise, and with fewer rows than columns it cannot
     reach 1. Duplicates count as rows; k plays no part. Interval: jackknife over groups of rows; of
-    a Spectrum, normal theory; confidence: None for that of the Spectrum, 0.95 for rows. Cost:
-    O(n d^2 + d^3) for all rows, and again without each group.
+    a Spectrum, normal theory; confidence: None for that of the Spectrum, 0.95 for rows. Errors are
+    up to 1.5 times the true ones where eigenvalues are nearly equal. Cost: O(n d^2 + d^3) for all
+    rows, and again without each group.
     """
     found, columns = spectra_of(x_or_spectrum, "isoscore", groups, jackknife, threads)
     return estimate_of_spectra(
@@ -268,8 +271,8 @@ def matrix_entropy(
     normalize: "none", or "max": divided by log(min(n, d)). unit_rows: False leaves the norms in.
     Between 0 (one direction) and log(min(n, d)). Assumes that directions matter and norms do not.
     Bias: low while n is not many times d; duplicates count as rows; k plays no part. A zero row is
-    refused. Interval: jackknife over groups of rows. Cost: O(n d^2 + d^3) for all
-    rows, and again without each group.
+    refused. Interval: jackknife over groups of rows, errors up to 1.4 times the true ones where
+    eigenvalues are nearly equal. Cost: O(n d^2 + d^3) for all rows, and again without each group.
     """
     alpha = real_number("alpha", alpha)
     if not alpha > 0.0:
