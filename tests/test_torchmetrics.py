@@ -243,6 +243,17 @@ def test_keys_are_of_values() -> None:
     assert torch.equal(many[::7], row_keys(torch.from_numpy(gaussian(20000, 4)[::7]), 0))
 
 
+@pytest.mark.parametrize("name", ["anisotropy", "participation_ratio"])
+@pytest.mark.parametrize("exponent", [-480, -300, 270, 480])
+def test_squares_of_eigenvalues_stay_in_range(name: str, exponent: int) -> None:
+    x = rows()
+    metric, plain = fed(name, [x * 2.0**exponent]), fed(name, [x])
+    assert metric.compute().item() == pytest.approx(REFERENCES[name](x), rel=1e-12)
+    for part in ("lower", "upper", "stderr"):
+        expected = getattr(plain.estimate(), part)
+        assert getattr(metric.estimate(), part) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_bad_rows(name: str) -> None:
     metric = METRICS[name]()
@@ -294,5 +305,7 @@ def test_bad_arguments() -> None:
     for name in ("anisotropy", "participation_ratio"):
         with pytest.raises(InputError, match="all 5 rows are equal"):
             fed(name, [torch.ones(5, D)]).compute()
+        with pytest.raises(InputError, match="their squares vanish in float64: multiply"):
+            fed(name, [rows() * 1e-170]).compute()
     zeros = fed("mean_cosine", [torch.zeros(5, D), rows()[:20]])
     assert zeros.compute().item() == pytest.approx(fastdim.cosine_stats(rows()[:20]).mean)
