@@ -154,6 +154,21 @@ def test_masks_of_any_count() -> None:
         )
 
 
+# Forward mode itself uses what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("name", ["twonn", "mean_cosine"])
+def test_forward_mode_inside_a_graph_is_refused(name: str) -> None:
+    function = FUNCTIONS[name][0]
+
+    def slope(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.func.jvp(function, (x,), (x.cos(),))[1]
+        return found
+
+    compiled = torch.compile(slope, fullgraph=True, backend="aot_eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="InputError"):
+        compiled(surface(60, 3, 8))
+
+
 def test_errors_of_a_compiled_function_are_its_own() -> None:
     compiled = torch.compile(ft.twonn, fullgraph=True, backend="aot_eager")
     x = surface(60, 3, 8)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import gaussian, token_like
+from torch.autograd import forward_ad
 
 import fastdim
 import fastdim.torch as ft
@@ -82,6 +83,40 @@ def test_values_hold_for_awkward_rows(name: str, rows: torch.Tensor) -> None:
     assert rows.grad.abs().sum() > 0.0
 
 
+@pytest.mark.parametrize(("discard_fraction", "n"), [(0.8, 1000), (0.8, 500), (0.3, 90)])
+def test_as_many_ratios_are_kept_as_by_the_numpy_function(discard_fraction: float, n: int) -> None:
+    """n (1 - discard_fraction) is just below a whole number in float64, and on it in float32."""
+    x = surface(n, 4, 6)
+    expected = fastdim.twonn(x, discard_fraction=discard_fraction).value
+    value = ft.twonn(x, discard_fraction=discard_fraction)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["twonn", "mle"])
+@pytest.mark.parametrize("exponent", [-1000, -540, -530, -520, 450])
+def test_squares_of_distances_stay_in_range(name: str, exponent: int) -> None:
+    """A power of two changes neither the value nor, but by itself, the gradient."""
+    function = FUNCTIONS[name][0]
+    x = surface(60, 3, 6)
+    scaled = (x * 2.0**exponent).requires_grad_()
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(function(scaled), scaled)
+    (expected,) = torch.autograd.grad(function(x), x)
+    assert function(scaled) == function(x)
+    assert torch.equal(gradient * 2.0**exponent, expected)
+    assert function(scaled).item() == pytest.approx(FUNCTIONS[name][1](scaled), rel=1e-12)
+
+
+def test_distances_of_unlike_size_in_one_matrix() -> None:
+    """A cloud of 1e-140 and one of 1e140: a unit that suits the larger loses the smaller."""
+    x = torch.cat([surface(40, 3, 6) * 1e-140, surface(40, 3, 6, seed=3) * 1e140]).requires_grad_()
+    value = ft.twonn(x)
+    value.backward()
+    assert value.item() == pytest.approx(fastdim.twonn(x).value, rel=1e-12)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mle"])
 @pytest.mark.parametrize("n", [9, 24])
 def test_gradients(name: str, n: int) -> None:
@@ -94,6 +129,50 @@ def test_gradients(name: str, n: int) -> None:
 def test_second_derivatives(name: str, n: int) -> None:
     x = surface(n, 3, 4 if n == 14 else 11, seed=5).requires_grad_()
     assert torch.autograd.gradgradcheck(FUNCTIONS[name][0], x)
+
+
+# Forward mode itself uses what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_mode_is_refused(name: str) -> None:
+    """Custom operators would take x as constant, and give zero."""
+    function = FUNCTIONS[name][0]
+    x = surface(26, 3, 4)
+    along = torch.from_numpy(gaussian(26, 4, 9))
+    with pytest.raises(InputError, match="carries a tangent"):
+        torch.func.jvp(function, (x,), (along,))
+    with pytest.raises(InputError, match="carries a tangent"):
+        torch.func.jacfwd(function)(x)
+    batch = torch.stack([x, along])
+    with pytest.raises(InputError, match="carries a tangent"):
+        torch.func.jvp(torch.func.vmap(function), (batch,), (batch,))
+    for leaf in (x, x.clone().requires_grad_()):
+        with (
+            forward_ad.dual_level(),
+            pytest.raises(InputError, match=r"forward-mode.*torch\.autograd\.functional\.jvp"),
+        ):
+            function(forward_ad.make_dual(leaf, along))
+    # What the message advises.
+    slope = torch.autograd.functional.jvp(function, x, along)[1]
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(function(x), x)
+    assert slope.item() == pytest.approx((gradient * along).sum().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transforms_of_torch_func(name: str) -> None:
+    """Those backwards are refused by torch, by name; batches give value and gradient."""
+    function = FUNCTIONS[name][0]
+    x = surface(26, 3, 4)
+    for transform in (torch.func.grad, torch.func.jacrev):
+        with pytest.raises(RuntimeError, match=r"functorch transforms.*setup_context"):
+            transform(function)(x)
+    batch = torch.stack([x, surface(26, 3, 4, seed=4)]).requires_grad_()
+    values = torch.func.vmap(function)(batch)
+    (gradient,) = torch.autograd.grad(values.sum(), batch)
+    expected = torch.stack([function(part) for part in batch])
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), batch)[0])
 
 
 def test_mle_of_twenty_neighbours_has_its_derivatives() -> None:

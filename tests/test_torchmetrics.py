@@ -243,6 +243,139 @@ def test_keys_are_of_values() -> None:
     assert torch.equal(many[::7], row_keys(torch.from_numpy(gaussian(20000, 4)[::7]), 0))
 
 
+FLAGS = (
+    "_update_count",
+    "_computed",
+    "_forward_cache",
+    "_to_sync",
+    "_should_unsync",
+    "_is_synced",
+    "_cache",
+    "_enable_grad",
+    "compute_on_cpu",
+)
+
+
+@pytest.mark.parametrize("on_step", [False, True], ids=["reduced", "synced on step"])
+@pytest.mark.parametrize("kind", ["one row", "NaN", "width"])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_failed_forward_changes_nothing(name: str, kind: str, on_step: bool) -> None:
+    x = rows()
+    bad = {"one row": x[200:201], "NaN": x[:9].clone(), "width": x[:, :3]}[kind]
+    if kind == "NaN":
+        bad[0, 0] = torch.nan
+    metric = METRICS[name](dist_sync_on_step=on_step, compute_on_cpu=True)
+    metric.update(x[:200])
+    estimate = metric.estimate()
+    flags = {flag: getattr(metric, flag) for flag in FLAGS}
+    with pytest.raises(InputError):
+        metric(bad)
+    for flag, value in flags.items():
+        assert getattr(metric, flag) is value, flag
+    same_states(metric, fed(name, [x[:200]]))
+    assert metric.estimate() == estimate
+    assert metric(x[200:]).item() == pytest.approx(fed(name, [x[200:]]).compute().item(), rel=1e-12)
+    same_states(metric, fed(name, [x]))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_still_synchronizes_after_errors(name: str) -> None:
+    """Two ranks are simulated, and both have the rows of this one."""
+    calls = []
+
+    def gather(state: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
+        calls.append(state)
+        return [state, state]
+
+    metric = METRICS[name](distributed_available_fn=lambda: True, dist_sync_fn=gather)
+    x = rows()
+    for refused in (metric, lambda x: (metric.update(x), metric.compute())):
+        metric.reset()
+        with pytest.raises(InputError, match="needs"):
+            refused(x[:0])
+        same_states(metric, METRICS[name]())  # this rank's again, where the value was refused
+        assert not metric._is_synced
+        calls.clear()
+        metric.update(x)
+        metric.compute()
+        assert len(calls) == len(metric.metric_state)
+        same_states(metric, fed(name, [x]))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_states_of_another_metric_are_not_loaded(name: str) -> None:
+    x = rows()
+    metric = fed(name, [x])
+    metric.persistent(True)
+    value = metric.compute()
+    saved = metric.state_dict()
+    make = METRICS[name].func
+    others = {"shape": [make(6)], "lack": [], "seed": []}
+    if make is IntrinsicDimension:
+        capacity = metric.capacity
+        others["shape"] += [make(D, 500, dtype=torch.float64), make(D, capacity)]
+        others["seed"] += [make(D, capacity, dtype=torch.float64, seed=3)]
+        others["lack"] += [METRICS[name]()]
+    for word, refusing in others.items():
+        for other in refusing:
+            loaded = dict(saved)
+            if word == "lack":
+                del loaded["keys"]
+            before = {key: state.clone() for key, state in other.metric_state.items()}
+            with pytest.raises(InputError, match=rf"to load.*{word}"):
+                other.load_state_dict(loaded)
+            for key, state in before.items():
+                torch.testing.assert_close(state, other.metric_state[key], equal_nan=True)
+    # The metric's own, into one that holds the value of other rows.
+    again = fed(name, [x[:300]])
+    again.compute()
+    again.load_state_dict(saved)
+    assert again.compute() == value
+    same_states(again, metric)
+
+
+def test_states_of_another_seed_are_not_merged() -> None:
+    states = fed("sample", [rows()]).metric_state
+    metric = IntrinsicDimension(D, 100, dtype=torch.float64, seed=3)
+    with pytest.raises(InputError, match=r"states to merge are of another seed than 3"):
+        metric.merge_state(states)
+    assert metric.n_kept == 0
+
+
+@pytest.mark.parametrize("name", ["anisotropy", "participation_ratio"])
+@pytest.mark.parametrize("exponent", [-480, -300, 270, 480])
+def test_squares_of_eigenvalues_stay_in_range(name: str, exponent: int) -> None:
+    x = rows()
+    metric, plain = fed(name, [x * 2.0**exponent]), fed(name, [x])
+    assert metric.compute().item() == pytest.approx(REFERENCES[name](x), rel=1e-12)
+    for part in ("lower", "upper", "stderr"):
+        expected = getattr(plain.estimate(), part)
+        assert getattr(metric.estimate(), part) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_without_rows_names_itself(name: str) -> None:
+    metric = METRICS[name]()
+    with (
+        pytest.warns(UserWarning, match="before the ``update`` method"),
+        pytest.raises(InputError, match=rf"{type(metric).__name__} needs .*rows, got 0"),
+    ):
+        metric.compute()
+
+
+def test_estimators_that_cannot_be() -> None:
+    for estimator in ("twonn", 3, None):
+        with pytest.raises(InputError, match="estimator must be a function"):
+            IntrinsicDimension(D, estimator=estimator)  # type: ignore[arg-type]
+    for estimator in (fastdim.anisotropy, lambda rows: 3.0, max):
+        with pytest.raises(InputError, match="estimator must take rows and confidence="):
+            IntrinsicDimension(D, estimator=estimator)
+    metric = IntrinsicDimension(D, estimator=lambda rows, confidence: 3.0)  # type: ignore[arg-type,return-value]
+    metric.update(rows().float())
+    with pytest.raises(InputError, match="must return an Estimate, got float"):
+        metric.compute()
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_bad_rows(name: str) -> None:
     metric = METRICS[name]()
@@ -294,5 +427,7 @@ def test_bad_arguments() -> None:
     for name in ("anisotropy", "participation_ratio"):
         with pytest.raises(InputError, match="all 5 rows are equal"):
             fed(name, [torch.ones(5, D)]).compute()
+        with pytest.raises(InputError, match="their squares vanish in float64: multiply"):
+            fed(name, [rows() * 1e-170]).compute()
     zeros = fed("mean_cosine", [torch.zeros(5, D), rows()[:20]])
     assert zeros.compute().item() == pytest.approx(fastdim.cosine_stats(rows()[:20]).mean)

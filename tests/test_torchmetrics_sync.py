@@ -9,10 +9,31 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from test_torchmetrics import METRICS, N, fed, rows, same_states
 
+from fastdim import InputError
+
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 # Rows of rank 0; rank 1 has the others, in the last case none.
 CUTS = (150, 510, N)
+
+
+def after_errors(name: str, mine: torch.Tensor, rank: int) -> torch.Tensor:
+    """Value over both ranks, after a forward that fails on one and a value refused on both."""
+    metric = fed(name, [mine])
+    if rank == 0:
+        with pytest.raises(InputError):
+            metric(rows()[:1])
+    before = metric.compute()
+    metric.reset()
+    metric.update(rows()[:1])  # the same row on both ranks: no dimension, no variance, one cosine
+    if name != "mean_cosine":
+        with pytest.raises(InputError):
+            metric.compute()
+    same_states(metric, fed(name, [rows()[:1]]))
+    metric.reset()
+    metric.update(mine)
+    assert metric.compute() == before
+    return before
 
 
 def rank_main(rank: int, folder: str) -> None:
@@ -35,7 +56,7 @@ def rank_main(rank: int, folder: str) -> None:
             metric.sync()
             states = {key: state.clone() for key, state in metric.metric_state.items()}
             metric.unsync()
-            found[name, cut] = (value, states, estimate.n_points)
+            found[name, cut] = (value, states, estimate.n_points, after_errors(name, mine, rank))
     torch.save(found, Path(folder, f"rank{rank}.pt"))
     dist.destroy_process_group()
 
@@ -56,7 +77,8 @@ def test_two_processes_agree_with_one(ranks: Any, name: str, cut: int) -> None:
     whole = fed(name, [rows()])
     expected = whole.compute()
     for found in ranks:
-        value, states, n_points = found[name, cut]
+        value, states, n_points, after = found[name, cut]
+        assert after.item() == pytest.approx(value.item(), rel=1e-12)
         assert n_points == N
         synced = METRICS[name]()
         for key, state in states.items():

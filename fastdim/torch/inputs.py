@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastdim.arrays import BLOCK_BYTES, LARGEST_FLOAT64, STORAGE, real_number
 from fastdim.errors import InputError
@@ -28,6 +29,47 @@ def check_tensor(x: Any, name: str) -> Tensor:
             f"{name}.float()"
         )
     tensor: Tensor = x
+    return tensor
+
+
+class _Backwards(torch.autograd.Function):
+    """Identity that refuses derivatives forwards: custom operators have no rule for them.
+
+    torch would take what comes through those as constant, and the derivative as zero.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing to keep: the derivative is one."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        raise InputError(
+            "x carries a tangent, and forward-mode derivatives (torch.func.jvp, jacfwd, "
+            "torch.autograd.forward_ad) are not defined here: use torch.autograd.grad, or "
+            "torch.autograd.functional.jvp, which goes backwards twice"
+        )
+
+
+def differentiable(x: Any) -> Tensor:
+    """`check_tensor`, and InputError where x carries a derivative forwards."""
+    tensor = check_tensor(x, "x")
+    if not torch.compiler.is_compiling():
+        passed: Tensor = _Backwards.apply(tensor)  # type: ignore[no-untyped-call]  # torch's
+        return passed
+    # Functions with a jvp cannot be compiled. Batches of torch.func.vmap hide the tangent here.
+    if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+        _Backwards.jvp(None, tensor)
     return tensor
 
 

@@ -11,7 +11,7 @@ from fastdim.arrays import whole_number
 from fastdim.errors import BackendError, InputError
 from fastdim.estimators.twonn_fits import kept_count
 from fastdim.torch import operators
-from fastdim.torch.inputs import check_tensor, number
+from fastdim.torch.inputs import differentiable, number
 from fastdim.torch.results import in_input_dtype
 
 _FLAT = (
@@ -30,12 +30,12 @@ def twonn(x: Tensor, *, discard_fraction: float = 0.1) -> Tensor:
 
     Gradient: of the distances to the two neighbours found, recomputed from differences; who the
     neighbours are, and which ratios are kept, is constant (the value jumps nowhere, its slope does
-    where they change). Derivatives of any order. Equal rows are one row first: each of them gets
-    an equal share of its gradient, so a step leaves them equal.
+    where they change). Derivatives of any order, backwards (`docs/torch.md`). Equal rows are one
+    row first: each of them gets an equal share of its gradient, so a step leaves them equal.
 
     Raises InputError on NaN, Inf, wrong shapes, fewer than 3 distinct rows or too few for
-    `discard_fraction`, and ratios that are all 1; BackendError off the CPU: pass x.cpu(), through
-    which gradient flows.
+    `discard_fraction`, ratios that are all 1, and an x that carries a forward-mode tangent;
+    BackendError off the CPU: pass x.cpu(), through which gradient flows.
     """
     discard_fraction = number("discard_fraction", discard_fraction)
     if not 0.0 <= discard_fraction < 1.0:
@@ -48,7 +48,8 @@ def twonn(x: Tensor, *, discard_fraction: float = 0.1) -> Tensor:
     # Rows equal to an earlier one stand behind all others, and are never kept.
     ordered = log_mu.masked_fill(~counted, math.inf).sort().values
     count = counted.sum()
-    kept = (count * (1.0 - discard_fraction)).to(torch.int64)
+    # `kept_count` of a tensor: a whole one times a number would be float32, rounded otherwise.
+    kept = (count.to(torch.float64) * (1.0 - discard_fraction)).to(torch.int64)
     place = torch.arange(ordered.shape[0], device=x.device)
     total = torch.where(place < kept, ordered, 0.0).sum()
     total = total + (count - kept) * ordered.gather(0, (kept - 1).reshape(1)).squeeze(0)
@@ -78,18 +79,19 @@ def mle(x: Tensor, k: int = 20) -> Tensor:
 def _distances(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Tensor]:
     """Distances (n, k) to the neighbours, differentiable, and which rows count: the first of each.
 
-    A row equal to an earlier one carries the distances of that one.
+    A row equal to an earlier one carries the distances of that one. The unit of the distances is
+    their own, one that keeps their squares in range: ratios do not change with it.
     """
-    x = check_tensor(x, "x")
+    x = differentiable(x)
     if x.device.type != "cpu":
         raise BackendError(
             f"x lies on {x.device}, and neighbours are searched on the CPU so far: pass x.cpu(); "
             "gradient flows through the copy"
         )
     values = operators.rows(x, "x", 2)
-    indices, first = operators.nearest(x.detach(), k, least, name)
+    indices, first, unit = operators.nearest(x.detach(), k, least, name)
     numbers = torch.arange(x.shape[0], device=x.device)
-    merged = _merge(values, first)
+    merged = _merge(values, first) * unit
     return operators.squares(merged, first, indices).sqrt(), first == numbers
 
 

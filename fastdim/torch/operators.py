@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,27 +46,33 @@ rows.register_autograd(_rows_backward, setup_context=_rows_context)
 @torch.library.custom_op(
     "fastdim::nearest",
     mutates_args=(),
-    schema="(Tensor x, int k, int least, str name) -> (Tensor, Tensor)",
+    schema="(Tensor x, int k, int least, str name) -> (Tensor, Tensor, Tensor)",
 )
-def nearest(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Tensor]:
-    """Neighbours (n, k) of every row of x (n, d) among the distinct rows, and first (n,).
+def nearest(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Neighbours (n, k) of every row of x (n, d) among the distinct rows, first (n,) and unit ().
 
-    first: the first row equal to each row; equal rows have the same neighbours. Constants: no
-    gradient. Raises InputError on fewer than `least` distinct rows, BackendError off the CPU.
+    first: the first row equal to each row; equal rows have the same neighbours. unit: a power of
+    two, by which the middle of the distances, on the log scale of least and largest, is about 1:
+    squares of tiny distances would lose digits. Constants: no gradient. Raises InputError on fewer
+    than `least` distinct rows, BackendError off the CPU.
     """
     given = as_rows(x, min_columns=2)
     advice = "pass more rows" if k == 2 else "pass more rows or a smaller k"
     groups = distinct_of(given, max(least, k + 1), name, cpu.resolve_threads(None), advice)
     found = neighbors_of(given, k, name)
     indices = torch.from_numpy(found.indices[groups.inverse])
-    return indices, torch.from_numpy(groups.first[groups.inverse])
+    ends = np.array([found.distances[:, 0].min(), found.distances[:, -1].max()])
+    middle = int(np.frexp(ends)[1].sum()) // 2
+    unit = torch.tensor(2.0 ** min(-middle, 1000), dtype=torch.float64)
+    return indices, torch.from_numpy(groups.first[groups.inverse]), unit
 
 
 @nearest.register_fake
-def _nearest_fake(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Tensor]:
+def _nearest_fake(x: Tensor, k: int, least: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
     return (
         x.new_empty((x.shape[0], k), dtype=torch.int64),
         x.new_empty((x.shape[0],), dtype=torch.int64),
+        x.new_empty((), dtype=torch.float64),
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastdim.torch import operators
-from fastdim.torch.inputs import check_tensor
+from fastdim.torch.inputs import differentiable
 from fastdim.torch.results import in_input_dtype
 
 _EQUAL = "all rows are equal: there is no variance to analyse"
@@ -17,14 +17,16 @@ def participation_ratio(x: Tensor) -> Tensor:
 
     Gao & Ganguli, Curr. Opin. Neurobiol. 32:148 (2015); the value of
     `fastdim.participation_ratio(x)`. From the traces of the covariance and of its square: no
-    eigenvalue problem, derivatives of any order. Every row counts, duplicates too.
+    eigenvalue problem, derivatives of any order, backwards (`docs/torch.md`). Every row counts,
+    duplicates too.
 
     x: rows on any device, float16, bfloat16, float32 or float64; float64 inside, returned as
     float64 for float64 and as float32 otherwise.
 
-    Raises InputError on NaN, Inf, wrong shapes, fewer than 2 rows or 2 columns, equal rows.
+    Raises InputError on NaN, Inf, wrong shapes, fewer than 2 rows or 2 columns, equal rows, and an
+    x that carries a forward-mode tangent.
     """
-    product = _covariance(check_tensor(x, "x"))
+    product = _covariance(differentiable(x))
     power = operators.positive(product.square().sum(), _EQUAL)
     return in_input_dtype(product.diagonal().sum().square() / power, x)
 
@@ -42,7 +44,7 @@ def anisotropy(x: Tensor) -> Tensor:
 
     x, precision and errors as in `participation_ratio`.
     """
-    product = _covariance(check_tensor(x, "x"))
+    product = _covariance(differentiable(x))
     total = operators.positive(product.diagonal().sum(), _EQUAL)
     top, _ = operators.top_eigenpair(product)
     return in_input_dtype(top / total, x)
@@ -56,9 +58,9 @@ def mean_cosine(x: Tensor) -> Tensor:
     direction: it is left out and its gradient is zero.
 
     x and precision as in `participation_ratio`. Raises InputError on NaN, Inf, wrong shapes, fewer
-    than 2 rows that are not zero.
+    than 2 rows that are not zero, and an x that carries a forward-mode tangent.
     """
-    values = operators.rows(check_tensor(x, "x"), "x", 2)
+    values = operators.rows(differentiable(x), "x", 2)
     # A cosine does not change with the length of a row, so the scale, which keeps squares in
     # range, is a constant.
     scale = values.detach().abs().amax(dim=1, keepdim=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,6 +53,32 @@ class RowMetric(Metric):
             check_finite(chosen, "rows")
             self._add(chosen.to(self.device))
 
+    @torch.jit.unused  # as torchmetrics' own: scripted modules may hold a metric
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """`update`, and the value of these rows alone; on an error all is as it was before."""
+        with self._as_it_was():
+            return super().forward(*args, **kwargs)
+
+    @contextmanager
+    def sync_context(self, *args: Any, **kwargs: Any) -> Generator[None, None, None]:
+        """States of all ranks inside, those of this rank behind it, also behind an error."""
+        with self._as_it_was(), super().sync_context(*args, **kwargs):
+            yield
+
+    @contextmanager
+    def _as_it_was(self) -> Generator[None, None, None]:
+        """On an error every attribute, states and flags, is what it was; no state changes in place.
+
+        torchmetrics empties the states for a while, or puts those of all ranks there, and turns
+        synchronization off; it leaves them so where it is interrupted.
+        """
+        before = vars(self).copy()
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
+
     def compute(self) -> Tensor:
         """The value () over all rows, float64."""
         self._latest = self._estimate()
@@ -71,7 +99,7 @@ class RowMetric(Metric):
         """Add the rows another metric has seen, or those of its states by name.
 
         Raises InputError where the other was made with arguments that make states incomparable; of
-        states alone shapes and types tell that, and the seed of `IntrinsicDimension` stays unknown.
+        states alone shapes and types tell that, and the keys of rows the seed.
         """
         if isinstance(incoming_state, type(self)):
             for name in self._identity:
@@ -82,31 +110,46 @@ class RowMetric(Metric):
                         "with the same"
                     )
         elif isinstance(incoming_state, dict):
-            self._check_states(incoming_state)
+            self._check_states(incoming_state, "merge")
         super().merge_state(incoming_state)
         # torchmetrics counts updates alone, and would warn and keep the value of before.
         self._update_count += 1
         self._computed = None
 
-    def _check_states(self, states: dict[str, Any]) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As torchmetrics; InputError on states of a metric made otherwise, and none is taken."""
+        # States that are not persistent are absent, all of them.
+        states = {
+            name: state_dict[prefix + name]
+            for name in self._defaults
+            if prefix + name in state_dict
+        }
+        if states:
+            self._check_states(states, "load")
+            self._computed = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_states(self, states: dict[str, Any], purpose: str) -> None:
         """Raise InputError on states by name that are not those of a metric made as this one."""
         for name, own in self._defaults.items():
             if name not in states:
                 raise InputError(
-                    f"the states to merge lack {name!r}: pass metric_state of another "
+                    f"the states to {purpose} lack {name!r}: pass metric_state of another "
                     f"{type(self).__name__}, with {', '.join(self._defaults)}"
                 )
             assert isinstance(own, Tensor)  # states of a fixed size
             other = states[name]
             if not isinstance(other, Tensor):
                 raise InputError(
-                    f"the state {name!r} to merge must be a tensor, got {type(other).__name__}"
+                    f"the state {name!r} to {purpose} must be a tensor, got {type(other).__name__}"
                 )
             if other.shape != own.shape or other.dtype != own.dtype:
                 raise InputError(
-                    f"the state {name!r} to merge is {other.dtype} of shape {tuple(other.shape)}, "
-                    f"and that of this metric {own.dtype} of shape {tuple(own.shape)}: make both "
-                    f"with the same {', '.join(self._identity)}"
+                    f"the state {name!r} to {purpose} is {other.dtype} of shape "
+                    f"{tuple(other.shape)}, and that of this metric {own.dtype} of shape "
+                    f"{tuple(own.shape)}: make both with the same {', '.join(self._identity)}"
                 )
 
     def set_dtype(self, dst_type: str | torch.dtype) -> RowMetric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,8 +37,8 @@ class IntrinsicDimension(RowMetric):
 
     `update` runs on the metric's device, `compute` copies the sample to the CPU.
 
-    Raises InputError on bad arguments, and at `compute` what the estimator raises, e.g. on fewer
-    than 3 distinct rows.
+    Raises InputError on bad arguments, and at `compute` without rows or where the estimator returns
+    no `Estimate`, and what the estimator raises, e.g. on fewer than 3 distinct rows.
     """
 
     rows: Tensor
@@ -62,7 +63,7 @@ class IntrinsicDimension(RowMetric):
         self.capacity = whole_number("capacity", capacity, 3)
         self.seed = whole_number("seed", seed, 0)
         self.kept_dtype = dtype
-        self.estimator = estimator
+        self.estimator = _checked(estimator)
         shape = (self.capacity, self.num_features)
         self.add_state(
             "rows",
@@ -91,9 +92,42 @@ class IntrinsicDimension(RowMetric):
         )
         self.seen = self.seen + len(rows)
 
+    def _check_states(self, states: dict[str, Any], purpose: str) -> None:
+        super()._check_states(states, purpose)
+        kept = states["keys"] != EMPTY
+        if not torch.equal(row_keys(states["rows"][kept], self.seed), states["keys"][kept]):
+            raise InputError(
+                f"the states to {purpose} are of another seed than {self.seed}, or damaged: keys "
+                "are not those of the rows: make both metrics with the same seed"
+            )
+
     def _estimate(self) -> Estimate:
         kept = self.n_kept
+        if kept == 0:
+            raise InputError("IntrinsicDimension needs rows, got 0: call update first")
         found = self.estimator(self.rows[:kept].cpu(), confidence=self.confidence)
+        if not isinstance(found, Estimate):
+            raise InputError(
+                f"estimator must return an Estimate, got {type(found).__name__}: pass e.g. "
+                "fastdim.levina_bickel"
+            )
         # Of a full sample the number of distinct rows behind it is not known.
         distinct = kept if kept < self.capacity else None
         return dataclasses.replace(found, n_points=int(self.seen), n_distinct=distinct)
+
+
+def _checked(estimator: Any) -> Callable[..., Estimate]:
+    """The estimator, or InputError unless it can be called as estimator(rows, confidence=)."""
+    if not callable(estimator):
+        raise InputError(
+            f"estimator must be a function, e.g. fastdim.levina_bickel, got {estimator!r}"
+        )
+    try:
+        inspect.signature(estimator).bind(None, confidence=0.95)
+    except (TypeError, ValueError) as error:  # another signature, or none that is known
+        raise InputError(
+            f"estimator must take rows and confidence= and return an Estimate; "
+            f"{getattr(estimator, '__name__', estimator)} does not: {error}"
+        ) from error
+    taken: Callable[..., Estimate] = estimator
+    return taken

@@ -15,6 +15,7 @@ from fastdim.backends.blas import one_blas_thread
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate, transformed_interval
 from fastdim.estimators.leave_out import descending, estimate_of_spectra, normal_theory
+from fastdim.moments import VANISHED
 from fastdim.torchmetrics.base import RowMetric
 
 Array = NDArray[np.float64]
@@ -91,7 +92,7 @@ class SpectralMetric(MomentMetric):
 
     @abstractmethod
     def _of(self, eigenvalues: Array) -> float:
-        """The number from the eigenvalues (d,) of the covariance."""
+        """The number from the eigenvalues (d,) of the covariance, in a unit of their own."""
 
     def _estimate(self) -> Estimate:
         count, _, scatter = self._parts()
@@ -99,9 +100,13 @@ class SpectralMetric(MomentMetric):
             ascending = np.linalg.eigvalsh(scatter / count).astype(np.float64, copy=False)
         values = descending(ascending)
         if not values[0] > 0.0:
-            raise InputError(f"all {count} rows are equal: there is no variance to analyse")
+            raise InputError(
+                f"all {count} rows are equal: there is no variance to analyse{VANISHED}"
+            )
+        # No number changes with the unit, so the largest is 1, as in `spectrum`: squares of
+        # eigenvalues stay in range.
         return estimate_of_spectra(
-            normal_theory(values, count),
+            normal_theory(values / values[0], count),
             lambda eigenvalues, _: self._of(eigenvalues),
             "centered covariance",
             self.confidence,
