@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import as_plain, one_of, yes_or_no
+from fastdim.arrays import as_plain, detached, one_of, yes_or_no
 from fastdim.errors import InputError, require
 from fastdim.neighbors import Neighbors
 
@@ -98,7 +98,7 @@ def from_arrays(distances: Any, indices: Any) -> Neighbors:
     Raises InputError on lists of unequal lengths, shapes that differ, values that are no distances,
     lists that do not ascend, numbers that are no rows, and a row among its own neighbours.
     """
-    near = as_plain("distances", distances)
+    near = as_plain("distances", detached(distances))
     rows = as_plain("indices", indices)
     if near.ndim != 2 or near.shape != rows.shape or near.size == 0:
         raise InputError(

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, as_plain, one_of, real_number, several, whole_number
+from fastdim.arrays import (
+    Rows,
+    as_plain,
+    detached,
+    one_of,
+    real_number,
+    several,
+    whole_number,
+)
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
@@ -196,7 +204,7 @@ class FisherS(GlobalEstimator):
             # scikit-dimension's users pass one row of a matrix.
             "alphas": ALPHAS
             if self.alphas is None
-            else as_plain("alphas", self.alphas).ravel().tolist(),
+            else as_plain("alphas", detached(self.alphas)).ravel().tolist(),
             "threads": threads_of(self.n_jobs),
         }
 
