@@ -288,21 +288,26 @@ def generator(seed: Any) -> np.random.Generator:
 
 
 def as_plain(name: str, values: Any) -> NDArray[Any]:
-    """Labels or row numbers as an array. Raises InputError for lists of unequal lengths, and for
-    tensors that numpy cannot read, as those on a GPU.
+    """Labels, row numbers or distances as an array. Raises InputError for lists of unequal lengths,
+    and for tensors that numpy cannot read, as those on a GPU.
     """
     try:
         return np.asarray(values)
     except (TypeError, RuntimeError) as error:
         raise InputError(
-            f"{name} cannot be read by numpy ({error}): pass a list, an array or an integer tensor "
-            "in host memory"
+            f"{name} cannot be read by numpy ({error}): pass a list, an array or a tensor of "
+            "numpy's number types in host memory"
         ) from error
     except ValueError as error:
         raise InputError(
             f"{name} must be one list or array of one length a row, and this one is ragged: pass "
-            f"one value for each row ({error})"
+            f"one value for each row, or as many for each ({error})"
         ) from error
+
+
+def detached(values: Any) -> Any:
+    """A tensor without its gradient, which numpy does not read; anything else as it is."""
+    return values.detach() if hasattr(values, "detach") else values
 
 
 def as_groups(groups: Any, n: int) -> NDArray[np.int64] | None:

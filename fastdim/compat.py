@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import one_of, yes_or_no
+from fastdim.arrays import as_plain, detached, one_of, yes_or_no
 from fastdim.errors import InputError, require
 from fastdim.neighbors import Neighbors
 
@@ -93,13 +93,13 @@ def from_arrays(distances: Any, indices: Any) -> Neighbors:
 
     distances: (n, k) ascending, as float32 or float64; indices: (n, k) row numbers. The row itself
     is left out: drop the first column of what faiss, DADApy, UMAP or scikit-learn's `kneighbors(X)`
-    return. Exact only if they were.
+    return. Exact only if they were. Tensors in host memory pass too, without their gradient.
 
-    Raises InputError on shapes that differ, values that are no distances, lists that do not ascend,
-    numbers that are no rows, and a row among its own neighbours.
+    Raises InputError on lists of unequal lengths, shapes that differ, values that are no distances,
+    lists that do not ascend, numbers that are no rows, and a row among its own neighbours.
     """
-    near = np.asarray(distances)
-    rows = np.asarray(indices)
+    near = as_plain("distances", detached(distances))
+    rows = as_plain("indices", indices)
     if near.ndim != 2 or near.shape != rows.shape or near.size == 0:
         raise InputError(
             f"distances and indices must have one shape (n, k), got {near.shape} and {rows.shape}"

@@ -158,6 +158,15 @@ def test_from_arrays_and_back() -> None:
         np.testing.assert_allclose(again.distances, near.distances, rtol=1e-6)
 
 
+def test_from_tensors_with_a_gradient() -> None:
+    near = fastdim.knn(X, 5)
+    distances = torch.from_numpy(near.distances).requires_grad_()
+    found = compat.from_arrays(distances, torch.from_numpy(near.indices))
+    assert type(found.distances) is np.ndarray
+    np.testing.assert_array_equal(found.distances, near.distances)
+    np.testing.assert_array_equal(found.indices, near.indices)
+
+
 @pytest.mark.parametrize(
     "give", [compat.to_skdim, compat.to_dadapy, compat.to_umap, compat.to_graph]
 )
@@ -198,6 +207,9 @@ NEAR = fastdim.knn(X, 5)
         ((NEAR.distances[:, :0], NEAR.indices[:, :0]), "one shape"),
         ((NEAR.indices, NEAR.distances), "float32 or float64"),
         ((NEAR.distances.astype(np.float16), NEAR.indices), "float32 or float64"),
+        (([[1.0, 2.0], [3.0]], [[1, 2], [0, 2]]), "distances must be one list .* ragged"),
+        (([[1.0, 2.0], [3.0, 4.0]], [[1, 2], [0]]), "indices must be one list .* ragged"),
+        ((torch.ones(2, 1, dtype=torch.bfloat16), [[1], [0]]), "distances cannot be read by numpy"),
         (changed(0, (3, 4), np.nan), "NaN, infinite or negative"),
         (changed(0, (3, 0), -1.0), "NaN, infinite or negative"),
         (changed(0, (3, 1), 0.0), "must ascend"),
@@ -206,6 +218,6 @@ NEAR = fastdim.knn(X, 5)
         (changed(1, (3, 1), 3), "1 of 150 rows are among their own"),
     ],
 )
-def test_arrays_that_are_refused(arrays: tuple[np.ndarray, np.ndarray], message: str) -> None:
+def test_arrays_that_are_refused(arrays: tuple[Any, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         compat.from_arrays(*arrays)

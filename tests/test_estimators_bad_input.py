@@ -254,12 +254,10 @@ def test_two_arguments_are_told_apart(name: str) -> None:
         call(ROWS, ROWS[:, :1], *arguments)
 
 
-# torchid clamps distances to 1.2e-38.
 OF_NEIGHBORS = [
     *TAKES_K, "twonn", *(
         name for name in VARIANTS
         if name.split(",")[0] in ("gride", "local_dimension", "mind_ml", "ess", "twonn")
-        and name != "twonn, torchid"
     ),
 ]  # fmt: skip
 

@@ -83,6 +83,25 @@ def test_scikit_learn_accepts_it(estimator: Any) -> None:
     assert sum(r["status"] == "passed" for r in results) > 30
 
 
+@pytest.mark.parametrize(
+    ("estimator", "also"),
+    [
+        (ours.MADA(n_neighbors=5), {"check_estimators_dtypes"}),
+        (ours.GeoMLE(k1=3, k2=5), {"check_estimators_dtypes", "check_estimators_nan_inf"}),
+    ],
+    ids=name,
+)
+def test_checks_whose_rows_are_refused(estimator: Any, also: set[str]) -> None:
+    """As docs/integrations.md says: a grid, and fewer rows than a bootstrap needs."""
+    expected = ours.EXPECTED_FAILED_CHECKS
+    results = check_estimator(
+        estimator, on_skip=None, on_fail=None, expected_failed_checks=expected
+    )
+    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
+    assert set(failed) == also
+    assert all(isinstance(error, InputError) for error in failed.values())
+
+
 def test_every_estimator_is_checked() -> None:
     named = {n for n in ours.__all__ if isinstance(getattr(ours, n), type)}
     checked = {name(estimator) for estimator in CHECKED}
@@ -189,6 +208,26 @@ def test_equal_to_the_functions_behind() -> None:
         found = ours.lPCA(rule, n_permutations=10, random_state=4).fit(x)
         few = {"permutations": 10} if rule == "parallel" else {}
         assert found.dimension_ == float(fastdim.lpca(x, rule, seed=4, **few))
+
+
+@pytest.mark.parametrize("data", ["M1_Sphere", "M12_Norm"])
+def test_gride_of_another_code_at_every_scale(data: str) -> None:
+    x = manifold(data)
+    other = theirs(ids.GRIDE(multiscale=True), x)
+    found = ours.GRIDE(multiscale=True, compat="skdim").fit(x)
+    np.testing.assert_array_equal(found.scales_, other.scales_)
+    np.testing.assert_allclose(found.dimension_scales_, other.dimension_scales_, rtol=1e-6)
+    np.testing.assert_allclose(found.radius_scales_, other.radius_scales_, rtol=1e-6)
+    assert found.dimension_scales_[0] == found.dimension_
+    dadapy = ours.GRIDE(multiscale=True, compat="dadapy").fit(x)
+    expected = [fastdim.gride(x, int(n), compat="dadapy") for n in dadapy.scales_]
+    np.testing.assert_array_equal(dadapy.dimension_scales_, [float(e) for e in expected])
+    np.testing.assert_array_equal(dadapy.error_scales_, [e.stderr for e in expected])
+    # The error of scikit-dimension is that of independent ratios, ours that of dependent ones.
+    single = theirs(ids.GRIDE(4), x)
+    fisher = fastdim.gride(x, 4, compat="skdim", interval="fisher").stderr
+    assert single.error_ == pytest.approx(fisher, rel=1e-6)
+    assert ours.GRIDE(4, compat="skdim").fit(x).stderr_ > fisher
 
 
 @pytest.mark.parametrize("kind", LOCAL)
@@ -390,7 +429,7 @@ X = gaussian(60, 4)
         (ours.MiND_ML(ver="ML1"), {}, "version must be"),
         (ours.GRIDE(4, 3), {}, "n2 must be a whole number"),
         (ours.GRIDE(multiscale=True, range_max=1), {}, "range_max must be a whole number >= 2"),
-        (ours.lPCA("PCA"), {}, "rule must be one of"),
+        (ours.lPCA("PCA"), {}, "ver must be one of"),
         (ours.KNN(M=1), {}, "draws must be a whole number >= 2"),
         (ours.PH(n_range_min=0.5), {}, "give both or neither"),
         (ours.PH(1.0, 0.9, 0.5), {}, "must be shares"),

@@ -11,6 +11,7 @@ from conftest import gaussian
 from scipy import special, stats
 
 from fastdim import InputError, block_analysis, knn, naive, twonn
+from fastdim.estimators import twonn_fits as fits
 from fastdim.estimators.gamma import gamma_quantile, gamma_tails
 
 
@@ -180,7 +181,7 @@ def test_zero_distances_as_the_other_code_treats_them(compat: str, definition: A
 def test_zero_distances_in_the_rest() -> None:
     x = copied_pairs()
     distances, _ = naive.knn(x)
-    tiny = np.maximum(distances[:, 0], np.finfo(np.float32).tiny)
+    tiny = np.maximum(distances[:, 0], np.finfo(np.float64).tiny)
     assert twonn(x, compat="torchid").value == pytest.approx(
         other_facco(np.sort(distances[:, 1] / tiny)), rel=1e-9
     )
@@ -194,6 +195,67 @@ def test_zero_distances_in_the_rest() -> None:
     assert jittered.value == pytest.approx(
         other_facco(np.sort(distances[:, 1] / np.maximum(distances[:, 0], 5e-6))), rel=1e-9
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tiny", "recorded"),
+    [("float64", 2.2250738585072014e-308, 0.00245116), ("float32", 1.1754944e-38, 0.0200109)],
+)
+def test_torchid_clamps_at_the_tiny_of_the_rows(dtype: str, tiny: float, recorded: float) -> None:
+    """30 of 200 rows twice, so that clamped ratios are fitted; what torchid 0.5.1 gives of them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 4)) @ rng.standard_normal((4, 9))
+    x = np.concatenate([x, x[:30]]).astype(dtype)
+    near = knn(x)
+    found = twonn(x, compat="torchid")
+    mu = np.sort(near.distances[:, 1] / np.maximum(near.distances[:, 0].astype(float), tiny))
+    assert found.value == pytest.approx(other_facco(mu), rel=1e-9)
+    assert found.value == pytest.approx(recorded, rel=1e-4)
+    # Of neighbours alone, by the type of their distances; half precision counts as float32.
+    assert twonn(near, compat="torchid") == found
+    assert knn(x.astype("float16")).distances.dtype == np.float32
+    # r2 / tiny is infinite above r2 = 4 in float64, and a discarded ratio may be.
+    far = np.concatenate([100.0 * x[:200], 100.0 * x[:10]])
+    assert math.isfinite(twonn(far, compat="torchid").value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.29, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9])
+def test_dadapy_keeps_the_share_it_is_told(share: float) -> None:
+    """int(100 * 0.2) is 20 and int(100 * (1 - 0.8)) 19; of 0.29 DADApy itself keeps 28."""
+    for discarded in (1.0 - share, float(f"{1.0 - share:.2f}")):
+        for count in range(50, 701):
+            assert fits.kept_count(count, discarded, "dadapy") == int(count * share)
+    mu = ratios(gaussian(100, 5))
+    kept = int(100 * share)
+    found = twonn(gaussian(100, 5), compat="dadapy", discard_fraction=discarded)
+    expected = fitted(mu[:kept], np.arange(1, kept + 1) / 100)
+    assert found.value == pytest.approx(expected, rel=1e-9)
+    assert 0.0 < found.stderr < found.value
+
+
+def test_ten_rows_are_enough_for_llm_microscope() -> None:
+    """A fifth of them is two ratios, and 1 - 0.8 of them less than two."""
+    x = gaussian(10, 3)
+    found = twonn(x, compat="llm-microscope").value
+    assert found == pytest.approx(other_microscope(ratios(x)), rel=1e-9)
+    assert twonn(knn(x), compat="dadapy", discard_fraction=0.8).value > 0.0
+    with pytest.raises(InputError, match="at least 2 ratios"):
+        twonn(x[:9], compat="llm-microscope")
+
+
+def test_ideal_intervals_of_dadapys_likelihoods() -> None:
+    x = gaussian(300, 4)
+    own, theirs = (twonn(x, method="mle", interval="ideal", compat=c) for c in (None, "dadapy"))
+    assert (theirs.value, theirs.lower, theirs.upper) == (own.value, own.lower, own.upper)
+    posterior = stats.gamma(2.0 + 300, scale=1.0 / (5.0 + np.log(ratios(x)).sum()))
+    found = twonn(x, method="bayes", interval="ideal", compat="dadapy")
+    assert found.value == pytest.approx(posterior.mean(), rel=1e-9)
+    assert found.stderr == pytest.approx(posterior.std(), rel=1e-9)
+    assert (found.lower, found.upper) == pytest.approx(posterior.interval(0.95), rel=1e-9)
+    for name in ("mle", "bayes"):  # an equal row makes the sum infinite
+        zero = twonn(copied_pairs(), method=name, interval="ideal", compat="dadapy")
+        assert zero.value == 0.0
+        assert all(math.isnan(part) for part in (zero.lower, zero.upper, zero.stderr))
 
 
 def test_bayes_is_the_posterior_mean() -> None:
@@ -292,7 +354,19 @@ def test_sampled_queries() -> None:
         (gaussian(20, 3), {"discard_fraction": 1.0}, r"\[0, 1\)"),
         (gaussian(20, 3), {"interval": "gamma"}, "interval must be"),
         (gaussian(20, 3), {"interval": "dependent"}, "interval must be one of robust, ideal"),
+        (gaussian(20, 3), {"compat": "skdim", "discard_fraction": 0}, "F = 1 has no logarithm"),
+        (
+            gaussian(20, 3),
+            {"compat": "dadapy", "discard_fraction": 0.0},
+            "F = 1 has no logarithm, or method='mle'",
+        ),
         (gaussian(20, 3), {"method": "linear", "interval": "ideal"}, "use interval='robust'"),
+        (gaussian(20, 3), {"compat": "skdim", "interval": "ideal"}, "'skdim:linear' is least sq"),
+        (
+            gaussian(20, 3),
+            {"compat": "intrinsic", "interval": "ideal"},
+            "'intrinsic:mle' leaves the largest ratios out of it: use interval='robust'",
+        ),
         (gaussian(20, 3), {"prior": (1.0, 1.0)}, "belongs to method='bayes'"),
         (gaussian(20, 3), {"method": "bayes", "prior": (0.0, 1.0)}, "shape above 0"),
         (gaussian(20, 3), {"confidence": 1.0}, "confidence"),

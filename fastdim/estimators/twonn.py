@@ -60,6 +60,10 @@ class Plan:
     fit: fits.Fit
     prior: tuple[float, float] = (fits.PRIOR_SHAPE, fits.PRIOR_RATE)
 
+    def kept(self, count: int) -> int:
+        """How many of so many ratios are kept."""
+        return fits.kept_count(count, self.discard, self.method.partition(":")[0])
+
 
 def twonn(
     x_or_neighbors: Any,
@@ -93,11 +97,13 @@ def twonn(
         distinct rows. "dadapy" and "intrinsic" also take method= "mle", "linear" or "bayes".
         Method and discarded share are then that code's own, where they are left out (or None).
         Where the value is 0 its interval is nan; "facco" moves zero distances by 5e-6 at random, so
-        that even equal rows have a value.
+        that even equal rows have a value; "torchid" raises them to the least normal number of the
+        rows' type, float64 or else float32, and of `Neighbors` that of their distances. "dadapy"
+        and "llm-microscope" keep a share, of 0.8 discarded 0.2 as it is written.
     interval: "robust": the spread of log d when the query rows are resampled with the references
         fixed, in the limit of many resamples, and widened where queries share neighbours
         (`dependent_stderr`); normal on the log scale. "ideal": the exact Gamma interval for
-        independent Pareto ratios, too narrow on real rows.
+        independent Pareto ratios, too narrow on real rows; not of "linear" nor "intrinsic".
     queries, seed, threads: as in `knn`.
 
     Refused are ratios at the level of rounding, as of an equally spaced line: of those above 1 more
@@ -187,7 +193,7 @@ def point(neighbors: Neighbors, plan: Plan, seed: int, scale: float = 1.0) -> tu
     once = np.unique(neighbors.queries, return_index=True)[1]
     log_mu = fits.log_ratios(neighbors.distances[once], plan.zeros, seed, scale)
     count = len(log_mu)
-    if fits.kept_count(count, plan.discard) < 2:
+    if plan.kept(count) < 2:
         raise InputError(
             f"TwoNN needs at least 2 ratios after discarding {plan.discard:g} of {count}: "
             "pass more queries or a smaller discard_fraction"
@@ -267,12 +273,22 @@ def _resolve_compat(method: str | None, compat: str, discard: float | None) -> P
             f"compat={compat!r} has no method {name!r}: it fixes {' or '.join(definition.fits)}"
         )
     share = definition.discard_fraction if discard is None else float(discard)
+    if compat in ("skdim", "dadapy") and name == "linear" and fits.kept_count(1, share, compat):
+        other = ", or method='mle', which DADApy itself then takes" if compat == "dadapy" else ""
+        raise InputError(
+            f"compat={compat!r} needs discard_fraction > 0: F = 1 has no logarithm{other}"
+        )
     if compat == "llm-microscope" and share != definition.discard_fraction:
         raise InputError(
             "compat='llm-microscope' uses the lowest fifth: leave discard_fraction out"
         )
+    prior = (fits.PRIOR_SHAPE, fits.PRIOR_RATE)
+    if compat == "dadapy" and name != "linear":
+        share, prior = 0.0, fits.DADAPY_PRIOR  # its likelihoods take every ratio
     fit = definition.fits[name]
-    return Plan(f"{compat}:{name}", share, definition.zeros, lambda log_mu: fit(log_mu, share))
+    return Plan(
+        f"{compat}:{name}", share, definition.zeros, lambda log_mu: fit(log_mu, share), prior
+    )
 
 
 def query_parts(neighbors: Neighbors, plan: Plan, value: float) -> tuple[Int64, Array]:
@@ -321,16 +337,20 @@ def _ideal(
     log_mu: Array, plan: Plan, value: float, confidence: float
 ) -> tuple[float, float, float]:
     """Exact interval: 2 d T is chi-squared with 2 r degrees of freedom (type-II censoring)."""
-    if plan.method not in ("censored", "mle", "bayes"):
+    compat, _, name = plan.method.rpartition(":")
+    if name == "linear" or compat == "intrinsic":
+        what = "is least squares" if name == "linear" else "leaves the largest ratios out of it"
         raise InputError(
-            f"interval='ideal' follows from the likelihood, and {plan.method!r} is not one: "
-            "use interval='robust'"
+            f"interval='ideal' follows from the likelihood of all ratios, and {plan.method!r} "
+            f"{what}: use interval='robust'"
         )
-    kept = fits.kept_count(len(log_mu), plan.discard)
+    if value <= 0.0:
+        return math.nan, math.nan, math.nan
+    kept = plan.kept(len(log_mu))
     total = float(fits.censored_total(log_mu, kept))
     shape, rate = float(kept), total
     stderr = value / math.sqrt(kept - 2) if kept > 2 else math.inf
-    if plan.method == "bayes":
+    if name == "bayes":
         shape, rate = shape + plan.prior[0], rate + plan.prior[1]
         stderr = math.sqrt(shape) / rate
     tail = (1.0 - confidence) / 2

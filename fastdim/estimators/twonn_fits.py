@@ -25,11 +25,15 @@ Fit = Callable[[Array], Array]
 # A nearly flat Gamma prior on d, the one of the R package intRinsic.
 PRIOR_SHAPE = 0.001
 PRIOR_RATE = 0.001
+DADAPY_PRIOR = (2.0, 5.0)
+# Codes that are told the share they keep: 0.2, where 1 - 0.8 is 0.19999999999999996.
+DECIMAL = ("dadapy", "llm-microscope")
 
 
-def kept_count(count: int, discard_fraction: float) -> int:
-    """How many of the smallest ratios are kept, rounded down as the other codes do."""
-    return int(count * (1.0 - discard_fraction))
+def kept_count(count: int, discard_fraction: float, compat: str = "") -> int:
+    """How many of the smallest ratios are kept, rounded down as the code of that name does."""
+    share = 1.0 - discard_fraction
+    return int(count * (round(share, 12) if compat in DECIMAL else share))
 
 
 def censored_total(log_mu: Array, kept: int) -> Array:
@@ -55,13 +59,13 @@ def bayes(log_mu: Array, discard_fraction: float, shape: float, rate: float) -> 
     return (shape + kept) / (rate + censored_total(log_mu, kept))
 
 
-def linear(log_mu: Array, discard_fraction: float, first_rank: int = 1) -> Array:
+def linear(log_mu: Array, discard_fraction: float, first_rank: int = 1, compat: str = "") -> Array:
     """Least squares through the origin of -log(1 - F) on log mu, F_i = i/N with i from first_rank.
 
     Infinite ratios count in N; they are at the top, where the discarded ones are.
     """
     count = log_mu.shape[-1]
-    kept = kept_count(count, discard_fraction)
+    kept = kept_count(count, discard_fraction, compat)
     ranks = np.arange(first_rank, first_rank + kept)
     return _slope(log_mu[..., :kept], -np.log1p(-ranks / count))
 
@@ -111,8 +115,8 @@ def _slope(x: Array, y: Array) -> Array:
 
 
 # What a code does with r1 = 0: "drop" and "microscope" make the fit leave the point out,
-# "infinite" keeps mu = inf, "tiny" clamps r1 to the smallest float32, "jitter" replaces zero
-# distances by up to 5e-6, "collapse" reduces to distinct rows first.
+# "infinite" keeps mu = inf, "tiny" clamps r1 to the smallest normal number of the distances'
+# type, "jitter" replaces zero distances by up to 5e-6, "collapse" reduces to distinct rows first.
 @dataclass(frozen=True)
 class Definition:
     """How another code defines TwoNN; the first fit is its default."""
@@ -127,9 +131,9 @@ COMPAT: dict[str, Definition] = {
     "skdim": Definition({"linear": linear_finite}, 0.1, "drop"),
     "dadapy": Definition(
         {
-            "linear": linear,
+            "linear": partial(linear, compat="dadapy"),
             "mle": lambda log_mu, _: censored(log_mu, 0.0),
-            "bayes": lambda log_mu, _: bayes(log_mu, 0.0, 2.0, 5.0),
+            "bayes": lambda log_mu, _: bayes(log_mu, 0.0, *DADAPY_PRIOR),
         },
         0.1,
         "infinite",
@@ -148,6 +152,8 @@ def log_ratios(distances: NDArray[Any], zeros: str, seed: int, scale: float = 1.
     """Sorted log(r2/r1) of distances (m, >= 2), with zero distances treated as `zeros` says.
 
     scale: mean norm of the centered rows, by which "microscope" divides before its threshold.
+    "tiny" is float64's for float64 distances, else float32's: `knn` gives float64 for such rows
+    alone, and torchid takes half precision to float32 as well.
     """
     nearest = distances[:, :2].astype(np.float64)
     if zeros == "jitter":
@@ -156,13 +162,14 @@ def log_ratios(distances: NDArray[Any], zeros: str, seed: int, scale: float = 1.
         nearest[zero] = 5e-6 * (1.0 - rng.random(int(zero.sum())))
         nearest.sort(axis=1)
     elif zeros == "tiny":
-        nearest[:, 0] = np.maximum(nearest[:, 0], np.finfo(np.float32).tiny)
+        stored = np.float64 if distances.dtype == np.float64 else np.float32
+        nearest[:, 0] = np.maximum(nearest[:, 0], np.finfo(stored).tiny)
     elif zeros in ("reject", "collapse") and (nearest[:, 0] == 0.0).any():
         raise InputError(
             f"{int((nearest[:, 0] == 0.0).sum())} points have a neighbour at distance zero, so "
             "r2/r1 is undefined: compute the neighbours with duplicates='collapse'"
         )
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         log_mu = np.log(nearest[:, 1] / nearest[:, 0])
     if zeros == "microscope":
         log_mu[nearest[:, 0] < 1e-8 * scale] = -math.inf

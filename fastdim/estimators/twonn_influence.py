@@ -47,8 +47,7 @@ def _gradient(log_mu: Array, method: str, discard: float) -> tuple[int, Array, f
     """First rank used, derivatives up to a factor from there on, and what the last has on top."""
     count = len(log_mu)
     compat, _, name = method.rpartition(":")
-    # DADApy's likelihoods take every ratio.
-    kept = count if compat == "dadapy" and name != "linear" else kept_count(count, discard)
+    kept = kept_count(count, discard, compat)
     if name != "linear":
         # d = r / sum: the largest kept ratio stands for those beyond it, save in intRinsic's trim.
         return 0, np.ones(kept), 0.0 if compat == "intrinsic" else float(count - kept)

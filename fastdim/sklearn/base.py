@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import TransformerTags
 from sklearn.utils.validation import check_is_fitted
 
-from fastdim.arrays import Rows, whole_number
+from fastdim.arrays import Rows, whole_number, yes_or_no
 from fastdim.backends.blas import one_blas_thread
 from fastdim.compat import from_arrays
 from fastdim.errors import InputError
@@ -39,7 +41,8 @@ class DimensionEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     Attributes once fitted: dimension_; interval_ (lower, upper) and stderr_; n_distinct_, distinct
     rows, None where they are not counted; estimate_, the `fastdim.Estimate` of all of that;
-    n_features_in_.
+    n_features_in_. Those of an earlier fit are dropped, also by fit_pw; a refused fit leaves the
+    estimator unfitted.
     """
 
     confidence: float
@@ -79,8 +82,6 @@ class DimensionEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def _keep_pointwise(self, values: Array, smooth: Array | None) -> None:
         self.dimension_pw_ = values
-        if hasattr(self, "dimension_pw_smooth_"):
-            del self.dimension_pw_smooth_
         if smooth is not None:
             self.dimension_pw_smooth_ = smooth
 
@@ -108,7 +109,8 @@ class GlobalEstimator(DimensionEstimator, ABC):
 
         Raises ValueError (InputError is one) as the function that the class names.
         """
-        self._keep(self._estimate(rows_of(self, X)))
+        with fitting(self):
+            self._keep(self._estimate(rows_of(self, X)))
         return self
 
     def fit_pw(
@@ -126,13 +128,21 @@ class GlobalEstimator(DimensionEstimator, ABC):
         the search for neighbours, in place of the constructor's; the rest runs on one thread.
         Raises InputError, with the row, where a neighbourhood is refused.
         """
-        rows = rows_of(self, X)
-        check_confidence(self.confidence)  # not read below, and refused as by fit
-        if precomputed_knn is None:
-            threads = threads_of(self.n_jobs if n_jobs is None else n_jobs)
-            near = knn(rows, n_neighbors, threads=threads).indices
-        else:
-            near = check_indices(precomputed_knn, rows.n)
+        with fitting(self):
+            rows = rows_of(self, X)
+            check_confidence(self.confidence)  # not read below, and refused as by fit
+            smooth = yes_or_no("smooth", smooth)
+            if precomputed_knn is None:
+                threads = threads_of(self.n_jobs if n_jobs is None else n_jobs)
+                near = knn(rows, n_neighbors, threads=threads).indices
+            else:
+                near = check_indices(precomputed_knn, rows.n)
+            values = self._values(rows, near)
+            self._keep_pointwise(values, smoothed(values, near) if smooth else None)
+        return self
+
+    def _values(self, rows: Rows, near: NDArray[np.int64]) -> Array:
+        """The number (n,) of the neighbourhood of every row."""
         # Side by side, too, neighbourhoods take longer than in turn: each is a few milliseconds of
         # small arrays, during which Python runs one thread (2 threads: 1.1 to 1.7 times as long).
         patient = clone(self).set_params(n_jobs=1)
@@ -143,8 +153,7 @@ class GlobalEstimator(DimensionEstimator, ABC):
                     values[row] = patient._value(rows.take(patch))
                 except InputError as error:
                     raise InputError(f"the neighbourhood of row {row}: {error}") from error
-        self._keep_pointwise(values, smoothed(values, near) if smooth else None)
-        return self
+        return values
 
     def fit_transform_pw(
         self,
@@ -177,16 +186,38 @@ class NeighborsEstimator(GlobalEstimator):
 
         Raises ValueError (InputError is one) as the function that the class names.
         """
-        rows = rows_of(self, X)
-        if precomputed_knn_arrays is None:
-            self._keep(self._estimate(rows))
-        else:
-            self._keep(self._estimate_of(rows, neighbors_of(precomputed_knn_arrays, rows.n)))
+        with fitting(self):
+            rows = rows_of(self, X)
+            if precomputed_knn_arrays is None:
+                self._keep(self._estimate(rows))
+            else:
+                near = neighbors_of(precomputed_knn_arrays, rows.n)
+                self._keep(self._estimate_of(rows, near))
         return self
 
     def _estimate_of(self, rows: Rows, neighbors: Neighbors) -> Estimate:
         """From rows and their neighbours; of neighbours alone unless overridden."""
         return self._estimate(neighbors)
+
+
+@contextmanager
+def fitting(estimator: Any) -> Iterator[None]:
+    """What an earlier fit found is dropped, and what this one does where it is refused: numbers of
+    other rows or of another setting are never read as this fit's.
+    """
+    _forget(estimator)
+    try:
+        yield
+    except BaseException:
+        _forget(estimator)
+        raise
+
+
+def _forget(estimator: Any) -> None:
+    """Drop fitted attributes: of scikit-learn's convention, and the transformer's private ones."""
+    for name in list(vars(estimator)):
+        if name in ("_rows", "_n_features_out") or (name[-1] == "_" and name[0] != "_"):
+            delattr(estimator, name)
 
 
 def smoothed(values: Array, near: NDArray[np.int64]) -> Array:

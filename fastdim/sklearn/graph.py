@@ -12,6 +12,7 @@ from fastdim.arrays import Rows, one_of, whole_number, yes_or_no
 from fastdim.compat import MODES, csr, to_graph
 from fastdim.errors import InputError
 from fastdim.neighbors import knn
+from fastdim.sklearn.base import fitting
 from fastdim.sklearn.inputs import rows_of, threads_of
 
 
@@ -55,18 +56,19 @@ class KNeighborsTransformer(
 
         Raises ValueError (InputError is one) on bad values, parameters or shapes.
         """
-        one_of("mode", self.mode, MODES)
-        if self.metric != "euclidean":
-            raise InputError(
-                f"metric must be 'euclidean', got {self.metric!r}: for another one use "
-                "sklearn.neighbors.KNeighborsTransformer"
-            )
-        whole_number("n_neighbors", self.n_neighbors, 1)
-        yes_or_no("symmetric", self.symmetric)
-        threads_of(self.n_jobs)
-        self._rows = rows_of(self, X, min_rows=1, min_columns=1)
-        self.n_samples_fit_ = self._n_features_out = self._rows.n
-        self.effective_metric_ = "euclidean"
+        with fitting(self):
+            one_of("mode", self.mode, MODES)
+            if self.metric != "euclidean":
+                raise InputError(
+                    f"metric must be 'euclidean', got {self.metric!r}: for another one use "
+                    "sklearn.neighbors.KNeighborsTransformer"
+                )
+            whole_number("n_neighbors", self.n_neighbors, 1)
+            yes_or_no("symmetric", self.symmetric)
+            threads_of(self.n_jobs)
+            self._rows = rows_of(self, X, min_rows=1, min_columns=1)
+            self.n_samples_fit_ = self._n_features_out = self._rows.n
+            self.effective_metric_ = "euclidean"
         return self
 
     def transform(self, X: Any) -> Any:
@@ -79,7 +81,7 @@ class KNeighborsTransformer(
         symmetric=True.
         """
         check_is_fitted(self)
-        if self.symmetric:
+        if yes_or_no("symmetric", self.symmetric):
             raise InputError(
                 "symmetric=True is for the fitted rows among themselves: call fit_transform, or "
                 "leave it out for new rows"
@@ -103,7 +105,7 @@ class KNeighborsTransformer(
             own = np.arange(rows.n)[:, None]
             return csr(np.zeros((rows.n, 1)), own, rows.n, self.mode)
         found = knn(rows, k - 1, threads=threads_of(self.n_jobs))
-        return to_graph(found, self.mode, bool(self.symmetric))
+        return to_graph(found, self.mode, self.symmetric)
 
     def _width(self) -> int:
         """Entries a row, at most the rows fitted."""

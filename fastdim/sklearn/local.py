@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdim.arrays import Rows, one_of, whole_number
+from fastdim.arrays import Rows, one_of, whole_number, yes_or_no
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimators import mle, tle
@@ -82,30 +82,31 @@ class LocalEstimator(DimensionEstimator, ABC):
         Raises ValueError (InputError is one) on bad values and where n_neighbors is not below the
         number of distinct rows: it is never cut.
         """
-        rows = rows_of(self, X)
-        comb = self.comb if comb is None else comb
-        one_of("comb", comb, self._COMBS)
-        wanted = self.n_neighbors if n_neighbors is None else n_neighbors
-        given: Any = rows
-        if precomputed_knn_arrays is not None:
-            given = base.neighbors_of(precomputed_knn_arrays, rows.n)
-            wanted = given.k if wanted is None else wanted
-        k = whole_number(
-            "n_neighbors", self._N_NEIGHBORS if wanted is None else wanted, self._LEAST
-        )
-        threads = cpu.resolve_threads(threads_of(self.n_jobs if n_jobs is None else n_jobs))
-        name = type(self).__name__
-        found = neighbors_of(given, k, name, threads=threads)
-        place = places(rows, found, name, threads)
-        values, sharing = self._local(rows, found, threads)
-        label = f"{name}, k = {k}"
-        average = self._COMBS[comb]
-        self._keep(average_of(values, average, found, label, self.confidence, sharing))
-        each = values[place]
-        smooth = self.smooth if smooth is None else smooth
-        around = found.indices[place]
-        self._keep_pointwise(each, base.smoothed(each, around) if smooth else None)
-        self.n_neighbors_, self.comb_ = k, comb
+        with base.fitting(self):
+            rows = rows_of(self, X)
+            comb = self.comb if comb is None else comb
+            one_of("comb", comb, self._COMBS)
+            smooth = yes_or_no("smooth", self.smooth if smooth is None else smooth)
+            wanted = self.n_neighbors if n_neighbors is None else n_neighbors
+            given: Any = rows
+            if precomputed_knn_arrays is not None:
+                given = base.neighbors_of(precomputed_knn_arrays, rows.n)
+                wanted = given.k if wanted is None else wanted
+            k = whole_number(
+                "n_neighbors", self._N_NEIGHBORS if wanted is None else wanted, self._LEAST
+            )
+            threads = cpu.resolve_threads(threads_of(self.n_jobs if n_jobs is None else n_jobs))
+            name = type(self).__name__
+            found = neighbors_of(given, k, name, threads=threads)
+            place = places(rows, found, name, threads)
+            values, sharing = self._local(rows, found, threads)
+            label = f"{name}, k = {k}"
+            average = self._COMBS[comb]
+            self._keep(average_of(values, average, found, label, self.confidence, sharing))
+            each = values[place]
+            around = found.indices[place]
+            self._keep_pointwise(each, base.smoothed(each, around) if smooth else None)
+            self.n_neighbors_, self.comb_ = k, comb
         return self
 
     def fit_pw(
@@ -161,9 +162,10 @@ class MLE(LocalEstimator):
         self.unbiased = unbiased
 
     def _local(self, rows: Rows, found: Neighbors, threads: int) -> Local:
-        whole_number("n_neighbors", found.distances.shape[1], 3 if self.unbiased else 2)
+        unbiased = yes_or_no("unbiased", self.unbiased)
+        whole_number("n_neighbors", found.distances.shape[1], 3 if unbiased else 2)
         with np.errstate(divide="ignore"):
-            values = 1.0 / inverse_mle(found.distances, found.k, bool(self.unbiased))
+            values = 1.0 / inverse_mle(found.distances, found.k, unbiased)
         return Local(values, mle.SHARING)
 
 

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, one_of, whole_number
+from fastdim.arrays import Rows, one_of, whole_number, yes_or_no
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators import danco as angles
+from fastdim.estimators import gride as ratios
 from fastdim.estimators import twonn as pairs
 from fastdim.estimators.abide import abide
 from fastdim.estimators.geomle import curve_of, geomle
-from fastdim.estimators.gride import gride, gride_scales
-from fastdim.estimators.inputs import rows_and_neighbors
+from fastdim.estimators.gride import gride
+from fastdim.estimators.inputs import neighbors_of, rows_and_neighbors
 from fastdim.estimators.mind import mind_ml
 from fastdim.neighbors import Neighbors, find_distinct
 from fastdim.sklearn.base import NeighborsEstimator
@@ -55,7 +56,7 @@ class TwoNN(NeighborsEstimator):
         self.n_jobs = n_jobs
 
     def _estimate(self, rows: Any) -> Estimate:
-        if self.dist and isinstance(rows, Rows):
+        if yes_or_no("dist", self.dist) and isinstance(rows, Rows):
             rows = of_distances(rows)
         return pairs.twonn(
             rows,
@@ -67,7 +68,7 @@ class TwoNN(NeighborsEstimator):
         )
 
     def _value(self, rows: Rows) -> float:
-        if self.dist:
+        if yes_or_no("dist", self.dist):
             raise InputError("fit_pw searches neighbourhoods: it needs rows, so leave dist=False")
         workers = cpu.resolve_threads(threads_of(self.n_jobs))
         found = pairs.search_pairs(rows, None, find_distinct(rows, workers), workers, 0)
@@ -110,8 +111,8 @@ class GRIDE(NeighborsEstimator):
     n1, n2: orders of the neighbours, n2 = 2 n1 if None. multiscale: also n1 = 1, 2, 4, ... while
     2 n1 <= range_max and below the number of distinct rows, into scales_, dimension_scales_,
     error_scales_ (standard errors) and radius_scales_ (mean distance to n2). compat: "skdim" for
-    scikit-dimension's definition, N - 1 in place of N and large ratios dropped; None for the
-    paper's.
+    scikit-dimension's definition at every scale, N - 1 in place of N and large ratios dropped,
+    "dadapy" for DADApy's; None for the paper's.
     """
 
     def __init__(
@@ -134,18 +135,26 @@ class GRIDE(NeighborsEstimator):
         self.n_jobs = n_jobs
 
     def _estimate(self, rows: Any) -> Estimate:
+        multiscale = yes_or_no("multiscale", self.multiscale)
         found = gride(rows, self.n1, self.n2, compat=self.compat, **self._common())
-        if self.multiscale:
+        if multiscale:
             room = (found.n_distinct or found.n_points) - 1
             if isinstance(rows, Neighbors):
                 room = rows.k
             most = min(whole_number("range_max", self.range_max, 2), room)
-            curve = gride_scales(rows, 1 << ((most // 2).bit_length() - 1), **self._common())
-            self.scales_ = curve.n1
-            self.dimension_scales_ = curve.values
-            self.error_scales_ = np.array([scale.stderr for scale in curve.estimates])
-            self.radius_scales_ = curve.distance
+            self._keep_scales(rows, 1 << ((most // 2).bit_length() - 1))
         return found
+
+    def _keep_scales(self, rows: Any, largest: int) -> None:
+        """As `fastdim.gride_scales`, which has the paper's definition alone."""
+        near = neighbors_of(rows, 2 * largest, "GRIDE", threads=threads_of(self.n_jobs))
+        scales = [1 << power for power in range(largest.bit_length())]
+        options: dict[str, Any] = {"confidence": self.confidence, "compat": self.compat}
+        curve = [ratios.estimate(near, n, 2 * n, **options) for n in scales]
+        self.scales_ = np.array(scales, dtype=np.int64)
+        self.dimension_scales_ = np.array([scale.value for scale in curve])
+        self.error_scales_ = np.array([scale.stderr for scale in curve])
+        self.radius_scales_ = np.array([near.distances[:, 2 * n - 1].mean() for n in scales])
 
     def _value(self, rows: Rows) -> float:
         return gride(rows, self.n1, self.n2, compat=self.compat, **self._common()).value
@@ -269,6 +278,13 @@ def of_distances(rows: Rows) -> Neighbors:
     if rows.d != 2 or not ((values[:, 0] >= 0.0) & (values[:, 0] <= values[:, 1])).all():
         raise InputError(
             "dist=True needs X of shape (n, 2): 0 <= distance to the first <= to the second"
+        )
+    equal = int((values[:, 0] == 0.0).sum())
+    if equal:
+        raise InputError(
+            f"{equal} of {rows.n} rows have their nearest at distance 0, so r2/r1 is undefined: "
+            "leave them out, as scikit-dimension does, or pass the distances of distinct rows, "
+            "from fastdim.knn(X, 2, duplicates='collapse')"
         )
     return Neighbors(
         distances=values,

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fastdim.arrays import Rows, one_of, whole_number
+from fastdim.arrays import (
+    Rows,
+    as_plain,
+    detached,
+    one_of,
+    real_number,
+    several,
+    whole_number,
+)
 from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
@@ -15,7 +23,7 @@ from fastdim.estimators.corrint import corrint
 from fastdim.estimators.fishers import ALPHAS, fishers, separability_of
 from fastdim.estimators.graphs import knn_graph, neighbor_graph, ph_dimension, spanning_trees
 from fastdim.estimators.leave_out import GROUPS
-from fastdim.estimators.lpca import lpca
+from fastdim.estimators.lpca import RULES, lpca
 from fastdim.neighbors import find_distinct
 from fastdim.sklearn.base import GlobalEstimator
 from fastdim.sklearn.inputs import threads_of
@@ -86,7 +94,7 @@ class KNN(GlobalEstimator):
     def _options(self) -> dict[str, Any]:
         return {
             "gamma": self.gamma,
-            "sizes": self.ps if self.ps is None else list(self.ps),
+            "sizes": None if self.ps is None else several("ps", self.ps),
             "draws": self.M,
             "seed": self._seed(),
             "threads": threads_of(self.n_jobs),
@@ -151,14 +159,16 @@ class PH(GlobalEstimator):
             least = whole_number("n_range_min", self.n_range_min, 2)
             most = whole_number("n_range_max", self.n_range_max, least + 1)
         else:
-            if not 0.0 < self.n_range_min < self.n_range_max <= 1.0:
+            smallest = real_number("n_range_min", self.n_range_min)
+            largest = real_number("n_range_max", self.n_range_max)
+            if not 0.0 < smallest < largest <= 1.0:
                 raise InputError(
                     "n_range_min and n_range_max must be shares, 0 < least < largest <= 1; got "
                     f"{self.n_range_min!r} and {self.n_range_max!r}"
                 )
             count = len(find_distinct(rows, cpu.resolve_threads(threads_of(self.n_jobs))).first)
-            least = math.ceil(self.n_range_min * count)
-            most = math.ceil(self.n_range_max * count)
+            least = math.ceil(smallest * count)
+            most = math.ceil(largest * count)
         return [math.ceil(size) for size in np.linspace(least, most, steps)]
 
 
@@ -192,7 +202,9 @@ class FisherS(GlobalEstimator):
         return {
             "condition": self.conditional_number,
             # scikit-dimension's users pass one row of a matrix.
-            "alphas": ALPHAS if self.alphas is None else np.ravel(self.alphas).tolist(),
+            "alphas": ALPHAS
+            if self.alphas is None
+            else as_plain("alphas", detached(self.alphas)).ravel().tolist(),
             "threads": threads_of(self.n_jobs),
         }
 
@@ -237,12 +249,20 @@ class lPCA(GlobalEstimator):
         self.n_jobs = n_jobs
 
     def _estimate(self, rows: Any) -> Estimate:
-        return self._lpca(rows, GROUPS)
+        try:
+            return self._lpca(rows, GROUPS)
+        except InputError as error:
+            # The function's argument, by which a user of this class would search in vain.
+            told = str(error).replace(
+                "jackknife=0", "fastdim.lpca(X, ver, jackknife=0) for the number alone"
+            )
+            raise InputError(told) from error
 
     def _value(self, rows: Rows) -> float:
         return self._lpca(rows, 0).value
 
     def _lpca(self, rows: Rows, jackknife: int) -> Estimate:
+        one_of("ver", self.ver, RULES)
         level, drawn = LEVELS.get(self.ver), self.ver == "parallel"
         return lpca(
             rows,
