@@ -43,6 +43,17 @@ def test_pointwise_values_are_dropped() -> None:
     assert isinstance(found.transform_pw(), np.ndarray)
 
 
+def test_pointwise_values_stand_beside_the_dimension_of_the_same_rows() -> None:
+    """As in scikit-dimension, where both calls are made on one estimator."""
+    found = ours.GRIDE(multiscale=True).fit(A)
+    whole = {name: vars(found)[name] for name in fitted(found)}
+    found.fit_pw(pd.DataFrame(A, columns=list("abcd")), n_neighbors=40)
+    assert fitted(found) == set(whole) | {"dimension_pw_", "feature_names_in_"}
+    assert found.dimension_ == whole["dimension_"]
+    assert found.dimension_scales_ is whole["dimension_scales_"]
+    assert "dimension_pw_" not in fitted(found.fit(A))
+
+
 def test_names_of_columns_are_dropped() -> None:
     found = ours.MLE().fit(pd.DataFrame(A, columns=list("abcd")))
     assert list(found.feature_names_in_) == list("abcd")

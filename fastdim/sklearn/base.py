@@ -23,6 +23,9 @@ from fastdim.sklearn.inputs import rows_of, seed_of, threads_of
 
 Array = NDArray[np.float64]
 
+# Attributes that fit_pw sets itself.
+OF_ROWS = ("dimension_pw_", "dimension_pw_smooth_", "n_features_in_", "feature_names_in_")
+
 _ONE_NUMBER = "one number describes the whole set: transform gives that, as in scikit-dimension"
 EXPECTED_FAILED_CHECKS = {
     "check_methods_subset_invariance": "the dimension of a part is not that of the whole",
@@ -41,8 +44,8 @@ class DimensionEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     Attributes once fitted: dimension_; interval_ (lower, upper) and stderr_; n_distinct_, distinct
     rows, None where they are not counted; estimate_, the `fastdim.Estimate` of all of that;
-    n_features_in_. Those of an earlier fit are dropped, also by fit_pw; a refused fit leaves the
-    estimator unfitted.
+    n_features_in_. Those of an earlier fit are dropped, by fit_pw where its rows have another
+    shape; a refused fit leaves the estimator unfitted.
     """
 
     confidence: float
@@ -126,8 +129,11 @@ class GlobalEstimator(DimensionEstimator, ABC):
         precomputed_knn: (n, k) numbers of the neighbours, n_neighbors is then not read. smooth:
         dimension_pw_smooth_ too, the mean of a row's own value and its neighbours'. n_jobs: of
         the search for neighbours, in place of the constructor's; the rest runs on one thread.
+        What `fit` found of rows of the same shape stays.
         Raises InputError, with the row, where a neighbourhood is refused.
         """
+        before = {name: vars(self)[name] for name in fitted(self) if name not in OF_ROWS}
+        shape = "estimate_" in before and (self.estimate_.n_points, self.n_features_in_)
         with fitting(self):
             rows = rows_of(self, X)
             check_confidence(self.confidence)  # not read below, and refused as by fit
@@ -139,6 +145,8 @@ class GlobalEstimator(DimensionEstimator, ABC):
                 near = check_indices(precomputed_knn, rows.n)
             values = self._values(rows, near)
             self._keep_pointwise(values, smoothed(values, near) if smooth else None)
+            if shape == (rows.n, rows.d):
+                self.__dict__.update(before)
         return self
 
     def _values(self, rows: Rows, near: NDArray[np.int64]) -> Array:
@@ -215,9 +223,14 @@ def fitting(estimator: Any) -> Iterator[None]:
 
 def _forget(estimator: Any) -> None:
     """Drop fitted attributes: of scikit-learn's convention, and the transformer's private ones."""
-    for name in list(vars(estimator)):
-        if name in ("_rows", "_n_features_out") or (name[-1] == "_" and name[0] != "_"):
-            delattr(estimator, name)
+    for name in fitted(estimator):
+        delattr(estimator, name)
+
+
+def fitted(estimator: Any) -> list[str]:
+    """Names of these attributes."""
+    private = ("_rows", "_n_features_out")
+    return [n for n in vars(estimator) if n in private or (n[-1] == "_" and n[0] != "_")]
 
 
 def smoothed(values: Array, near: NDArray[np.int64]) -> Array:
