@@ -31,7 +31,7 @@ from fastdim import (
     tle,
     twonn,
 )
-from fastdim.estimators.gride import _sharing
+from fastdim.estimators.gride import sharing
 from fastdim.estimators.twonn import resolve
 from fastdim.estimators.twonn_influence import influence
 
@@ -275,6 +275,6 @@ def test_any_two_orders_of_neighbours(d: int) -> None:
 
 def test_orders_share_smoothly() -> None:
     for d in (1.0, 2.0, 3.3, 5.0, 40.0):
-        assert _sharing(d, 16, 31) == pytest.approx(_sharing(d, 16, 32), rel=0.03)
-        assert _sharing(d, 1, 1000) == _sharing(d, 1, 16)
-        assert 1.0 <= _sharing(d, 1000, 1001) <= 2.1
+        assert sharing(d, 16, 31) == pytest.approx(sharing(d, 16, 32), rel=0.03)
+        assert sharing(d, 1, 1000) == sharing(d, 1, 16)
+        assert 1.0 <= sharing(d, 1000, 1001) <= 2.1

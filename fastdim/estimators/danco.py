@@ -26,9 +26,9 @@ Summary = tuple[float, float, float]
 
 # At either end of the interval.
 REPLICATES = 60
-# Of `widening`, for the dimension, the direction and the concentration of a summary, and how the
-# first and the last go together: about their means on flat tori of 2, 5, 10 dimensions and a ball.
-SHARING = (1.5, 2.0, 2.3)
+# Of `widening`, for the direction and the concentration of a summary, and how the last goes along
+# with the dimension: about their means on flat tori of 2, 5, 10 dimensions and a ball.
+SHARING = (2.0, 2.3)
 TOGETHER = 0.5
 # Balls beyond the largest dimension that the interval alone looks at.
 BEYOND = 5
@@ -64,7 +64,8 @@ class Features:
             self.concentration / concentration - 1.0,
         ]
         count = len(self.log_mu)
-        wide = [widening(found, count, sharing) for sharing in SHARING]
+        factors = (gride.sharing(d, 1, k + 1), *SHARING)
+        wide = [widening(found, count, factor) for factor in factors]
         moved = np.stack(influence, axis=1) * wide / math.sqrt(count * max(1, count - 1))
         covariance = moved.T @ moved
         # Rows that share neighbours share errors of both, which rows one by one do not show.

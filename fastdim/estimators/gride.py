@@ -199,7 +199,7 @@ def estimate(
     score, slope = terms(log_mu, value, n1, n2)
     information = -float(slope.sum())
     if interval == "robust":
-        mean = dependent_stderr(score, found, _sharing(value, n1, n2))
+        mean = dependent_stderr(score, found, sharing(value, n1, n2))
         stderr = mean * len(log_mu) / information
         return estimate_of(value, stderr, sample, method, interval, confidence)
     if interval == "jackknife":
@@ -256,7 +256,7 @@ def _published(log_mu: Array, compat: str) -> tuple[Array, int]:
     return kept, 1 - (len(log_mu) - len(kept))
 
 
-def _sharing(d: float, n1: int, n2: int) -> float:
+def sharing(d: float, n1: int, n2: int) -> float:
     """Factor of `dependent_stderr` at dimension d."""
     if (n1, n2) == (1, 2):
         return SHARING  # the interval of `twonn`
