@@ -266,8 +266,7 @@ def test_danco_features() -> None:
         assert features.direction[row] == pytest.approx(np.angle(mean))
         tau = optimize.brentq(lambda t: mean_resultant(t) - abs(mean), 1e-6, 1e4)  # noqa: B023
         assert features.concentration[row] == pytest.approx(tau, rel=0.02)
-    found_tau = concentration(np.array([0.0, 0.98, 0.999]))
-    assert found_tau == pytest.approx([0.0, 25.3, 30.0], rel=0.01)
+    assert concentration(np.array([0.0, 0.999])) == pytest.approx([0.0, 500.0], rel=0.01)
 
 
 @pytest.mark.parametrize(("d", "columns"), [(2, 6), (9, 14)])
@@ -320,7 +319,7 @@ def test_danco_at_the_largest_dimension_is_no_point() -> None:
         (lambda: abide(cube(), start=-1.0), "pass start="),
         (lambda: abide(cube(), level=2.0), "level must lie"),
         (lambda: abide(knn(cube(), 20, queries=30), 20), "Neighbors of every row"),
-        (lambda: k_star(cube(), 0.0), "dimension must be above 0"),
+        (lambda: k_star(cube(), 0.0), "dimension must be finite and above 0"),
         (lambda: geomle(cube(), 5, 5), "k2 must be"),
         (lambda: geomle(cube(), 5, 6), "widen k1..k2"),
         (lambda: geomle(cube(), ridge=-1.0), "ridge must be"),

@@ -32,9 +32,12 @@ SHARING = (2.0, 2.3)
 TOGETHER = 0.5
 # Balls beyond the largest dimension that the interval alone looks at.
 BEYOND = 5
-# Where all angles of a row are equal, as at the end of a line, the concentration is infinite. The
-# mean over the rows must not be that of those few: curves looked like discs with 1e6 here.
-LARGEST_CONCENTRATION = 30.0
+# Where all angles of a row are equal the concentration is infinite. At the end of a line, whose
+# angles are 0, the mean over the rows must not be that of those few: curves looked like discs.
+LARGEST_CONCENTRATION = 1e6
+LARGEST_ON_A_LINE = 30.0
+# Of the mean direction, below which all neighbours are taken to lie on one line.
+LINE_SINE = 0.1
 # Of means over the law of rho: exact to rounding for any k from 2 to 1e6 and more.
 NODES = 256
 TAIL = 1e-24
@@ -103,7 +106,8 @@ def danco(
         neighbors: of the same x with at least k + 1 columns, where known. largest: dimensions tried
         at most; None for the columns of x, where a value is cut.
     Directions use the arctangent of two arguments: that of the quotient jumps by pi at right
-    angles, which is where angles lie in high dimension. A row's concentration counts as 30 at most.
+    angles, which is where angles lie in high dimension. The concentration of a row whose
+    neighbours lie on a line counts as 30 at most.
 
     Assumes what a ball has: uniform density, flat neighbourhoods, the same share of border. Bias:
     small, since balls of the same n have the same deficit; curvature and noise raise it. Interval:
@@ -306,8 +310,11 @@ def features_of(rows: Rows, found: Neighbors, k: int, threads: int = 1) -> Featu
         c, s = cosine.mean(axis=1), sine.mean(axis=1)
         return np.column_stack([np.arctan2(s, c), np.hypot(c, s)])
 
-    found_angles = of_neighborhoods(rows, near, angles, threads)
-    return Features(log_mu, found_angles[:, 0], concentration(found_angles[:, 1]))
+    direction, length = of_neighborhoods(rows, near, angles, threads).T
+    tau = concentration(length)
+    on_a_line = np.abs(np.sin(direction)) < LINE_SINE
+    tau[on_a_line] = np.minimum(tau[on_a_line], LARGEST_ON_A_LINE)
+    return Features(log_mu, direction, tau)
 
 
 def concentration(length: Array) -> Array:
