@@ -6,6 +6,7 @@ from conftest import gaussian, in_dtype
 
 from fastdim.backends import basis
 from fastdim.backends.basis import lacks_structure, middle, principal_axes
+from fastdim.backends.blas import one_blas_thread
 
 
 def structured(n: int = 4000, d: int = 300) -> np.ndarray:
@@ -85,3 +86,15 @@ def test_constant_rows_have_an_axis() -> None:
     found = principal_axes(in_dtype(np.full((2000, 40), 3.0), "float32"), order_only=False)
     assert len(found.axes) >= 1
     np.testing.assert_array_equal(found.center, np.full(40, 3.0))
+
+
+@pytest.mark.parametrize(("n", "d"), [(4000, 300), (700, 1100), (3010, 513)])
+def test_axes_do_not_depend_on_threads(n: int, d: int) -> None:
+    rows = in_dtype(structured(n, d), "float32")
+    with one_blas_thread():
+        one = principal_axes(rows, order_only=False, threads=1)
+        for threads in (2, 5):
+            np.testing.assert_array_equal(
+                principal_axes(rows, order_only=False, threads=threads).axes, one.axes
+            )
+            assert lacks_structure(rows, threads) == lacks_structure(rows, 1)

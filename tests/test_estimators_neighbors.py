@@ -319,6 +319,9 @@ def test_one_search_serves_them_all() -> None:
     assert ess(X, 15, neighbors=near) == ess(X, 15)
     assert local_dimension(near).values == pytest.approx(local_dimension(X).values)
     assert gride_scales(near).n1.tolist() == [1, 2, 4, 8]
+    for compat in (None, "skdim", "dadapy"):
+        curve = gride_scales(near, 8, compat=compat)
+        assert curve.estimates == tuple(gride(near, n, compat=compat) for n in (1, 2, 4, 8))
 
 
 def test_sampled_queries_and_repeated_ones() -> None:

@@ -23,7 +23,8 @@ Int64 = NDArray[np.int64]
 BEST_SHARE = 0.2032
 LARGEST_RATIO = 0.975
 FIRST = 3
-EPS = float(np.finfo(np.float64).eps)
+# Of the test: 1 less half of it would be 1.
+LEAST_LEVEL = float(np.finfo(np.float64).eps)
 # Factor of `dependent_stderr`: 1.9, 2.1, 1.8 on flat tori of 2, 5, 10 dimensions.
 SHARING = 2.0
 
@@ -126,9 +127,8 @@ def _at_neighbors(found: Neighbors) -> Array:
 
 
 def _stars(distances: Array, near: Array, d: float, level: float) -> Int64:
-    # 1 - level is 1 below half a unit of rounding.
-    if not EPS <= level < 1.0:
-        raise InputError(f"level must lie in [{EPS:.3g}, 1), got {level!r}")
+    if not LEAST_LEVEL <= level < 1.0:
+        raise InputError(f"level must lie in [{LEAST_LEVEL:.3g}, 1), got {level!r}")
     limit = normal_quantile(1.0 - level) ** 2
     ks = np.arange(FIRST, distances.shape[1] - 1)
     # -2 (log v + log w - 2 log(v + w) + log 4) is 4 log cosh(log(w / v) / 2).

@@ -14,6 +14,7 @@ from fastdim.arrays import generator, real_number, whole_number
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators.inputs import (
+    check_every_row,
     dependent_stderr,
     estimate_of,
     first_drawn,
@@ -155,12 +156,7 @@ def _slopes(function: Callable[[Array], float], point: Array) -> Array:
 
 def _with_spare(x_or_neighbors: Any, k2: int, threads: int | None) -> Neighbors:
     least = neighbors_of(x_or_neighbors, k2 + 2, "geomle", threads=threads)
-    count = least.n_distinct or least.n_points
-    if len(least.queries) < count:
-        raise InputError(
-            f"geomle draws bootstrap samples of the rows, and {len(least.queries)} of {count} "
-            "distinct rows are queries: compute the Neighbors of every row"
-        )
+    count = check_every_row(least, "geomle draws bootstrap samples from")
     return neighbors_of(
         x_or_neighbors, min(count - 1, math.ceil(SPARE * k2)), "geomle", threads=threads
     )

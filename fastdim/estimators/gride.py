@@ -16,6 +16,7 @@ from fastdim.estimate import Estimate, normal_quantile
 from fastdim.estimators.inputs import (
     SHARING,
     Sample,
+    check_every_row,
     dependent_stderr,
     estimate_of,
     falling,
@@ -95,8 +96,7 @@ def gride(
     Raises InputError on bad arguments and where every ratio is 1.
     """
     n1, n2 = check_orders(n1, n2)
-    _check_interval(interval)
-    one_of("compat", compat, (None, "skdim", "dadapy"))
+    _check_options(interval, compat)
     deep = n2 + (interval == "jackknife")
     found = neighbors_of(x_or_neighbors, deep, "gride", queries=queries, seed=seed, threads=threads)
     return estimate(found, n1, n2, interval, confidence, seed, compat)
@@ -121,6 +121,7 @@ def gride_scales(
     largest: int | None = None,
     *,
     interval: str = "robust",
+    compat: str | None = None,
     confidence: float = 0.95,
     queries: Any = None,
     seed: int = 0,
@@ -129,12 +130,13 @@ def gride_scales(
     """`gride` at n1 = 2^i, n2 = 2^(i+1): a plateau is the dimension, a rise at small scales noise.
 
     largest: the last n1, a power of two. None: up to 1,024 while 2 n1 neighbours exist. A given
-    scale that needs more neighbours than there are is refused. One search serves all scales (Denti
-    et al., Sci. Rep. 12:20005, 2022). Rows are reduced to distinct rows. Assumes at each scale a
+    scale that needs more neighbours than there are is refused. compat: as `gride`, at each scale.
+    One search serves all scales (Denti et al., Sci. Rep. 12:20005, 2022). Rows are reduced to
+    distinct rows. Assumes at each scale a
     density that is constant up to the n2-th neighbour. Bias and interval of each scale as `gride`.
     Cost: one search with 2 largest neighbours, then O(m) a step of Newton and scale.
     """
-    _check_interval(interval)
+    _check_options(interval, compat)
     if largest is not None and whole_number("largest", largest, 1) & (int(largest) - 1):
         raise InputError(f"largest must be a power of two, got {largest}")
     if largest is None:
@@ -157,13 +159,16 @@ def gride_scales(
     scales = [1 << power for power in range(int(largest).bit_length())]
     return ScaleCurve(
         n1=np.array(scales, dtype=np.int64),
-        estimates=tuple(estimate(found, n, 2 * n, interval, confidence, seed) for n in scales),
+        estimates=tuple(
+            estimate(found, n, 2 * n, interval, confidence, seed, compat) for n in scales
+        ),
         distance=np.array([found.distances[:, 2 * n - 1].mean() for n in scales]),
     )
 
 
-def _check_interval(interval: str) -> None:
+def _check_options(interval: str, compat: str | None) -> None:
     one_of("interval", interval, INTERVALS)
+    one_of("compat", compat, (None, "skdim", "dadapy"))
 
 
 def check_orders(n1: int, n2: int | None) -> tuple[int, int]:
@@ -228,12 +233,7 @@ def left_out(found: Neighbors, score: Array, d: float, n1: int, n2: int) -> Arra
     Its own score goes; where it was among the first n1, or n2, neighbours of another row, that
     row's next ones take their places.
     """
-    count = found.n_points if found.n_distinct is None else found.n_distinct
-    if len(found.queries) < count:
-        raise InputError(
-            f"interval='jackknife' leaves out every row, and {len(found.queries)} of {count} "
-            "distinct rows are queries: leave queries out, or use interval='robust'"
-        )
+    count = check_every_row(found, "interval='jackknife' leaves out")
     logs = np.log(found.distances[:, [n1 - 1, n1, n2]])
     nearer = terms(logs[:, 2] - logs[:, 1], d, n1, n2)[0] - score
     farther = terms(logs[:, 2] - logs[:, 0], d, n1, n2)[0] - score

@@ -283,6 +283,17 @@ def _searched(found: Neighbors) -> int:
     return found.n_points if found.n_distinct is None else found.n_distinct
 
 
+def check_every_row(found: Neighbors, needs: str) -> int:
+    """The number of distinct rows; InputError, beginning with `needs`, unless all are queries."""
+    count = _searched(found)
+    if len(found.queries) < count:
+        raise InputError(
+            f"{needs} every row, and {len(found.queries)} of {count} distinct rows are queries: "
+            "leave queries out, or pass the Neighbors of every row"
+        )
+    return count
+
+
 def first_drawn(
     indices: NDArray[np.int64], drawn: NDArray[np.bool_], k: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

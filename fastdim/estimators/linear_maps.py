@@ -197,21 +197,22 @@ def _jackknifed(
         return of(scatter)
 
     stderr, parts = math.nan, int(labels.max()) + 1
-    told = jackknife and n - int(np.bincount(labels).max()) - 1 > explained_by
-    if told:
+    left = n - int(np.bincount(labels).max())
+    has_error = bool(jackknife) and left > explained_by + 1
+    if has_error:
         # One part at a time: twenty matrices of (d + e)^2 would be gigabytes at 4,096 columns.
         stderr = jackknife_stderr(np.array([without(part) for part in range(parts)]))
     half = normal_quantile(confidence) * stderr
     return Estimate(
         value=value,
-        lower=max(value - half, 0.0) if told else math.nan,
-        upper=min(value + half, 1.0) if told else math.nan,
+        lower=max(value - half, 0.0) if has_error else math.nan,
+        upper=min(value + half, 1.0) if has_error else math.nan,
         stderr=stderr,
         n_points=n,
         n_distinct=None,
         n_queries=n,
         method=method,
-        interval=f"jackknife of {parts} groups" if told else "none",
+        interval=f"jackknife of {parts} groups" if has_error else "none",
         confidence=confidence,
     )
 

@@ -11,12 +11,11 @@ from fastdim.backends import cpu
 from fastdim.errors import InputError
 from fastdim.estimate import Estimate
 from fastdim.estimators import danco as angles
-from fastdim.estimators import gride as ratios
 from fastdim.estimators import twonn as pairs
 from fastdim.estimators.abide import abide
 from fastdim.estimators.geomle import curve_of, geomle
-from fastdim.estimators.gride import gride
-from fastdim.estimators.inputs import neighbors_of, rows_and_neighbors
+from fastdim.estimators.gride import gride, gride_scales
+from fastdim.estimators.inputs import rows_and_neighbors
 from fastdim.estimators.mind import mind_ml
 from fastdim.neighbors import Neighbors, find_distinct
 from fastdim.sklearn.base import NeighborsEstimator
@@ -142,19 +141,13 @@ class GRIDE(NeighborsEstimator):
             if isinstance(rows, Neighbors):
                 room = rows.k
             most = min(whole_number("range_max", self.range_max, 2), room)
-            self._keep_scales(rows, 1 << ((most // 2).bit_length() - 1))
+            largest = 1 << ((most // 2).bit_length() - 1)
+            curve = gride_scales(rows, largest, compat=self.compat, **self._common())
+            self.scales_ = curve.n1
+            self.dimension_scales_ = curve.values
+            self.error_scales_ = np.array([scale.stderr for scale in curve.estimates])
+            self.radius_scales_ = curve.distance
         return found
-
-    def _keep_scales(self, rows: Any, largest: int) -> None:
-        """As `fastdim.gride_scales`, which has the paper's definition alone."""
-        near = neighbors_of(rows, 2 * largest, "GRIDE", threads=threads_of(self.n_jobs))
-        scales = [1 << power for power in range(largest.bit_length())]
-        options: dict[str, Any] = {"confidence": self.confidence, "compat": self.compat}
-        curve = [ratios.estimate(near, n, 2 * n, **options) for n in scales]
-        self.scales_ = np.array(scales, dtype=np.int64)
-        self.dimension_scales_ = np.array([scale.value for scale in curve])
-        self.error_scales_ = np.array([scale.stderr for scale in curve])
-        self.radius_scales_ = np.array([near.distances[:, 2 * n - 1].mean() for n in scales])
 
     def _value(self, rows: Rows) -> float:
         return gride(rows, self.n1, self.n2, compat=self.compat, **self._common()).value
