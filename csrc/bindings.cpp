@@ -65,6 +65,7 @@ py::dict features() {
   out["avx512dq"] = cpu.avx512dq;
   out["avx512_bf16"] = cpu.avx512_bf16;
   out["avx512_vnni"] = cpu.avx512_vnni;
+  out["amx_int8"] = cpu.amx_int8;
   return out;
 }
 
@@ -310,7 +311,11 @@ PYBIND11_MODULE(_core, module) {
   module.def("built_levels", [] { return names(built_levels()); });
   module.def("supported_levels", [] { return names(supported_levels()); });
   module.def(
-      "active_level", [](const std::string& isa) { return name(resolve_isa(isa)); },
+      "active_level",
+      [](const std::string& isa) {
+        amx_wanted();  // throws if it is asked for wrongly
+        return name(resolve_isa(isa));
+      },
       py::arg("isa") = "");
   module.def("cpu_features", features);
   py::class_<Index>(module, "Index")

@@ -35,8 +35,9 @@ double whole_cost(Precision precision, std::int64_t d) {
 
 Costs costs_of(Isa isa, Precision precision) {
   if (precision != Precision::float32) {
-    Costs costs = {precision == Precision::int8 ? 0.0027 : 0.0049};
-    if (precision == Precision::int8) costs.rough = 4.5;
+    if (precision == Precision::bfloat16) return {0.0049};
+    Costs costs = {amx_wanted() ? 0.0014 : 0.0027};
+    costs.rough = 4.5;
     return costs;
   }
   if (isa == Isa::avx512) return {0.011};

@@ -43,6 +43,11 @@ class HeadFirst {
   std::atomic<std::uint8_t> rest_{0};
 };
 
+// The units of a row, filled up to whole steps.
+static inline std::size_t whole_steps(std::int64_t units) {
+  return (static_cast<std::size_t>(units) + kStepUnits - 1) / kStepUnits * kStepUnits;
+}
+
 // The lists that one scan fills.
 struct ScanLists {
   Aligned<float> score{kScanRows * kListStride};
@@ -50,8 +55,7 @@ struct ScanLists {
   Aligned<std::uint32_t> turned;  // of one scan in int8
   int count[kScanRows];
   explicit ScanLists(const Prepared& p)
-      : turned(p.precision == Precision::int8 ? static_cast<std::size_t>(p.units) * kScanRows : 0) {
-  }
+      : turned(p.precision == Precision::int8 ? whole_steps(p.units) * kScanRows : 0) {}
 };
 
 // Rows `row` ... of x against `columns` rows of y from `column` on: see Scan. Heads are looked at

@@ -15,6 +15,7 @@ struct CpuFeatures {
   bool avx2 = false, fma = false, f16c = false;
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;
   bool avx512_bf16 = false, avx512_vnni = false;
+  bool amx_int8 = false;  // and this build uses it, and the process may
 };
 
 // What both the processor and the operating system (XCR0: saved registers) support.
@@ -28,6 +29,11 @@ std::vector<Isa> supported_levels();  // built and runnable here, ascending
 // at each call), or if that is unset or empty the highest supported one. Throws
 // std::invalid_argument, naming the levels, if the name is unknown or the level cannot run here.
 Isa resolve_isa(const std::string& requested);
+
+// Whether sums of int8 are to go through AMX tiles: where the processor has them, unless the
+// environment variable FASTDIM_AMX (read at each call) is 0; 1 asks for them. Throws
+// std::invalid_argument on other values, and on 1 where there are none.
+bool amx_wanted();
 
 const Kernels& kernels(Isa isa);
 

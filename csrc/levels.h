@@ -20,6 +20,11 @@
 #else
 #define FASTDIM_IF_AVX512_BF16(table) nullptr
 #endif
+#if defined(FASTDIM_AVX512_AMX)
+#define FASTDIM_IF_AVX512_AMX(table) table
+#else
+#define FASTDIM_IF_AVX512_AMX(table) nullptr
+#endif
 
 namespace fastdim {
 

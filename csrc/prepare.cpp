@@ -168,7 +168,8 @@ Side make_side(const Prepared& prepared, std::int64_t rows) {
   side.rows = rows;
   side.padded = tasks(rows, kScanCols) * kScanCols;
   const std::size_t count = static_cast<std::size_t>(side.padded);
-  side.near = Aligned<std::uint32_t>(count * static_cast<std::size_t>(prepared.units));
+  side.near = Aligned<std::uint32_t>(count * static_cast<std::size_t>(prepared.units) +
+                                     kStepUnits * kGroup);
   if (prepared.precision == Precision::int8) {
     side.scale = Aligned<float>(count);
     side.offset.assign(count, 0);
@@ -273,8 +274,12 @@ double median_tail(const Prepared& p, const Projection& projection, std::int64_t
 // The scan on units of that arithmetic, null where it was not built or cannot run here.
 void (*scan_of(Isa isa, Precision precision))(const Scan&) {
   if (precision == Precision::float32) return join_kernels(isa).scan;
-  if (precision == Precision::int8)
-    return cpu_features().avx512_vnni ? join_kernels(isa).scan_int8 : nullptr;
+  if (precision == Precision::int8) {
+    if (!cpu_features().avx512_vnni || !join_kernels(isa).scan_int8) return nullptr;
+    const JoinKernels* amx = table_if(isa == Isa::avx512 && amx_wanted(),
+                                      FASTDIM_IF_AVX512_AMX(avx512_amx_join_kernels));
+    return (amx ? amx : &join_kernels(isa))->scan_int8;
+  }
   const JoinKernels* bf16 = bf16_join_kernels(isa);
   return bf16 ? bf16->scan : nullptr;
 }

@@ -136,12 +136,13 @@ def cpu_check() -> tuple[Check, dict[str, Any]]:
         "supported": _core.supported_levels(),
         "features": sorted(name for name, there in _core.cpu_features().items() if there),
         "forced": os.environ.get("FASTDIM_ISA", ""),
+        "amx": os.environ.get("FASTDIM_AMX", ""),
     }
     try:
         facts["active"] = active_isa()
         facts["threads"] = resolve_threads(None)
     except FastdimError as error:
-        return Check("cpu", False, str(error), "unset FASTDIM_ISA / FASTDIM_NUM_THREADS"), facts
+        return Check("cpu", False, str(error), _UNSET), facts
     detail = (
         f"level {facts['active']} (built: {', '.join(facts['built'])}; this CPU runs:"
         f" {', '.join(facts['supported'])}), {facts['threads']} threads"
@@ -150,6 +151,7 @@ def cpu_check() -> tuple[Check, dict[str, Any]]:
 
 
 _REINSTALL = "reinstall with a C++17 compiler present: pip install --force-reinstall fastdim"
+_UNSET = "unset FASTDIM_ISA / FASTDIM_AMX / FASTDIM_NUM_THREADS"
 
 
 _BUILD_CUDA = (

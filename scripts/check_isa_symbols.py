@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LEVEL_OBJECT = re.compile(r"([a-z0-9]+)_(scalar|avx2|avx512|avx512_bf16)\.cpp\.o$")
+LEVEL_OBJECT = re.compile(r"([a-z0-9]+)_(scalar|avx2|avx512|avx512_bf16|avx512_amx)\.cpp\.o$")
 UNDEFINED = {"U", "w", "v"}
 
 

@@ -90,6 +90,27 @@ def test_unknown_level_is_an_error_that_names_the_levels(
         cpu.knn(as_rows(np.eye(4)), None, 1, 1)
 
 
+@pytest.mark.parametrize("value", ["2", "yes", " 1", "off"])
+def test_amx_is_asked_for_by_0_or_1(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDIM_AMX", value)
+    with pytest.raises(BackendError, match=f"FASTDIM_AMX='{value}' is neither 0 nor 1"):
+        cpu.active_isa()
+    with pytest.raises(BackendError, match="FASTDIM_AMX"):
+        cpu.knn(as_rows(np.eye(4)), None, 1, 1)
+
+
+def test_amx_runs_where_it_is_and_is_an_error_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "0"):
+        monkeypatch.setenv("FASTDIM_AMX", value)
+        assert cpu.active_isa() == _core.supported_levels()[-1]
+    monkeypatch.setenv("FASTDIM_AMX", "1")
+    if _core.cpu_features()["amx_int8"]:
+        assert cpu.active_isa() == _core.supported_levels()[-1]
+    else:
+        with pytest.raises(BackendError, match="no AMX; leave it empty"):
+            cpu.active_isa()
+
+
 def test_unknown_level_does_not_break_the_import() -> None:
     done = run_python("import fastdim", "sse9")
     assert done.returncode == 0, done.stderr

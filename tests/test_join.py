@@ -25,23 +25,28 @@ SECOND = {
     "int8": ("int8", "bfloat16", "rough", "further"),
 }
 
-# Level, strategy, arithmetic of the filter and second level: all that run here. "axes": rows as for
-# a pruned search, of which one by rows reads the first level.
+# What FASTDIM_AMX may be here: scans in int8 by AVX512-VNNI, and by AMX where that is.
+AMX = ("0", "1") if _core.cpu_features()["amx_int8"] else ("0",)
+
+# Level, strategy, arithmetic of the filter, second level and FASTDIM_AMX: all that run here.
+# "axes": rows as for a pruned search, of which one by rows reads the first level.
 WAYS = [
-    (isa, strategy, arithmetic, second)
+    (isa, strategy, arithmetic, second, amx)
     for isa in _core.supported_levels()
     for arithmetic in _core.filter_arithmetics(isa)
     for strategy in ("pruned", "full", "direct", "rows")
     for second in {"pruned": SECOND[arithmetic], "rows": ("", "axes")}.get(strategy, ("",))
     if second in ("", "further", "rough", "axes") or second in _core.filter_arithmetics(isa)
+    for amx in (AMX if arithmetic == "int8" else ("0",))
 ]
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Each strategy and arithmetic at each level, which FASTDIM_ISA forces, and second level."""
-    isa, strategy, arithmetic, second = request.param
+    isa, strategy, arithmetic, second, amx = request.param
     monkeypatch.setenv("FASTDIM_ISA", isa)
+    monkeypatch.setenv("FASTDIM_AMX", amx)
     if second == "axes":
         monkeypatch.setattr(cpu, "ROWS_PREPARED", "pruned")
     else:

@@ -25,24 +25,6 @@ __attribute__((always_inline)) inline void add_products(__m512i& sum, const __m5
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(y), "v"(unit));
 }
 
-// The scores of the columns c ... c + 31.
-__attribute__((always_inline)) inline void scores_of(const Scan& s, int c,
-                                                     const __m512i (&sum)[kScanRows][2],
-                                                     const float* half_x, const float* half_y,
-                                                     __m512 (&score)[kScanRows][2]) {
-#pragma GCC unroll 8
-  for (int r = 0; r < kScanRows; ++r) {
-    const __m512 half = _mm512_set1_ps(-half_x[r]), scale = _mm512_set1_ps(s.scale_x[r]);
-#pragma GCC unroll 2
-    for (int side = 0; side < 2; ++side) {
-      const int at = c + side * kGroup;
-      score[r][side] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][side]),
-                                       _mm512_mul_ps(scale, _mm512_load_ps(s.scale_y + at)),
-                                       _mm512_sub_ps(half, _mm512_load_ps(half_y + at)));
-    }
-  }
-}
-
 // Adds the products of units from `turned` and `y` on, up to `stop`.
 __attribute__((always_inline)) inline void add_units(__m512i (&sum)[kScanRows][2],
                                                      const std::uint32_t*& turned,

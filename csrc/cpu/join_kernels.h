@@ -16,6 +16,7 @@ namespace fastdim {
 constexpr int kGroup = 16;                 // rows interleaved
 constexpr int kScanRows = 8;               // query rows of one scan: half a group
 constexpr int kScanCols = 32;              // reference rows are scanned two groups at a time
+constexpr std::size_t kStepUnits = 16;     // of an int8 scan that looks at so many at once
 constexpr int kMostColumns = 2048;         // reference rows of one scan at most
 constexpr std::size_t kMostTurned = 4096;  // elements of one transform at most
 constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stored
@@ -37,10 +38,12 @@ struct Scan {
   const float* scale_x;          // int8 alone, as are the three below: kScanRows
   const float* scale_y;          // columns; 64-byte aligned
   const std::int32_t* offset_x;  // kScanRows: -128 times the sum of the row's elements
-  std::uint32_t* turned;         // room for kScanRows * units; 32-byte aligned
-  // int8: > 0 for a look at so many units first. Where no pair of kScanRows x kScanCols rows
-  // reaches its bound with the halves of these alone, the other units are not looked at, nor is any
-  // listed.
+  // Room for kScanRows times the units, filled up to whole steps of kStepUnits; 64-byte aligned. So
+  // many units can be read behind y, too, in int8.
+  std::uint32_t* turned;
+  // int8: > 0 for a look at so many units first, whole steps. Where no pair of kScanRows x
+  // kScanCols rows reaches its bound with the halves of these alone, the other units are not looked
+  // at, nor is any listed.
   std::size_t head_units;
   const float* head_half_x;
   const float* head_half_y;           // 64-byte aligned
@@ -153,6 +156,9 @@ struct JoinKernels {
 const JoinKernels* scalar_join_kernels();
 const JoinKernels* avx2_join_kernels();
 const JoinKernels* avx512_join_kernels();
+
+// scan_int8 alone, which needs CpuFeatures::amx_int8.
+const JoinKernels* avx512_amx_join_kernels();
 
 // The scan alone, on units of two bfloat16; needs the bfloat16 instructions of avx512.
 const JoinKernels* avx512_bf16_join_kernels();

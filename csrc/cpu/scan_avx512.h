@@ -1,5 +1,5 @@
-// JoinKernels::scan in 512-bit vectors, over floats or pairs of bfloat16. Everything is local to
-// the file that includes it, as kernels.h demands.
+// JoinKernels::scan in 512-bit vectors, over floats or pairs of bfloat16, and what those of int8
+// share. Everything is local to the file that includes it, as kernels.h demands.
 #pragma once
 
 #include <immintrin.h>
@@ -58,6 +58,24 @@ __attribute__((always_inline)) inline void list_hits(const Scan& s, int c,
     _mm512_storeu_ps(s.score + second, _mm512_maskz_compress_ps(high, score[r][1]));
     _mm512_storeu_si512(s.column + second, _mm512_maskz_compress_epi32(high, place1));
     s.count[r] += __builtin_popcount(hits[r]);
+  }
+}
+
+// The scores of the columns c ... c + 31 from the sums of int8.
+__attribute__((always_inline)) inline void scores_of(const Scan& s, int c,
+                                                     const __m512i (&sum)[kScanRows][2],
+                                                     const float* half_x, const float* half_y,
+                                                     __m512 (&score)[kScanRows][2]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kScanRows; ++r) {
+    const __m512 half = _mm512_set1_ps(-half_x[r]), scale = _mm512_set1_ps(s.scale_x[r]);
+#pragma GCC unroll 2
+    for (int side = 0; side < 2; ++side) {
+      const int at = c + side * kGroup;
+      score[r][side] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][side]),
+                                       _mm512_mul_ps(scale, _mm512_load_ps(s.scale_y + at)),
+                                       _mm512_sub_ps(half, _mm512_load_ps(half_y + at)));
+    }
   }
 }
 

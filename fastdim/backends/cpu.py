@@ -71,7 +71,8 @@ class RowForms(NamedTuple):
 def active_isa() -> str:
     """The instruction set level that runs now: FASTDIM_ISA if set, else the highest supported.
 
-    Raises BackendError if FASTDIM_ISA names no level or one that cannot run here.
+    Raises BackendError if FASTDIM_ISA names no level or one that cannot run here, or FASTDIM_AMX
+    asks for what is not there.
     """
     try:
         return _core.active_level()
