@@ -36,7 +36,7 @@ double whole_cost(Precision precision, std::int64_t d) {
 Costs costs_of(Isa isa, Precision precision) {
   if (precision != Precision::float32) {
     if (precision == Precision::bfloat16) return {0.0049};
-    Costs costs = {amx_wanted() ? 0.0014 : 0.0027};
+    Costs costs = {amx_wanted() ? 0.001 : 0.0027};
     costs.rough = 4.5;
     return costs;
   }

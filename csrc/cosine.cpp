@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cosine_rows.h"
-#include "prepare.h"
+#include "join_levels.h"
 
 namespace fastdim {
 namespace {

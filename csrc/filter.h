@@ -50,16 +50,16 @@ static inline std::size_t whole_steps(std::int64_t units) {
 
 // The lists that one scan fills.
 struct ScanLists {
-  Aligned<float> score{kScanRows * kListStride};
-  Aligned<std::int32_t> column{kScanRows * kListStride};
+  Aligned<float> score{kTileRows * kListStride};
+  Aligned<std::int32_t> column{kTileRows * kListStride};
   Aligned<std::uint32_t> turned;  // of one scan in int8
-  int count[kScanRows];
+  int count[kTileRows];
   explicit ScanLists(const Prepared& p)
-      : turned(p.precision == Precision::int8 ? whole_steps(p.units) * kScanRows : 0) {}
+      : turned(p.precision == Precision::int8 ? whole_steps(p.units) * kTileRows : 0) {}
 };
 
-// Rows `row` ... of x against `columns` rows of y from `column` on: see Scan. Heads are looked at
-// first if there are any and `first` wants it.
+// Rows `row` ... of x, p.scan_rows of them, against `columns` rows of y from `column` on: see Scan.
+// Heads are looked at first if there are any and `first` wants it.
 void scan_rows(const Prepared& p, const Side& x, std::int64_t row, const Side& y,
                std::int64_t column, std::int64_t columns, const float* bound_x,
                const float* bound_y, ScanLists& lists, HeadFirst* first = nullptr);

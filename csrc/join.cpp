@@ -43,7 +43,7 @@ JoinSearch::JoinSearch(const JoinParams& params)
   stretch_ = stretch_of(p_);
   limits_ = p_.axes_apart();
   states_ = std::make_unique<State[]>(static_cast<std::size_t>(params.m));
-  head_first_ = std::make_unique<HeadFirst[]>(static_cast<std::size_t>(x_.padded / kScanRows));
+  head_first_ = std::make_unique<HeadFirst[]>(static_cast<std::size_t>(x_.padded / p_.scan_rows));
   rounding_ = 1.0 + static_cast<double>(p_.far_width() + 16) * 0x1p-22 + 0x1p-20;
 }
 
@@ -114,11 +114,11 @@ void JoinSearch::seed(std::int64_t group, Worker& worker) {
   const std::int64_t wanted = std::max(bounds_.used() ? kFewSeeds : kSeedWindow,
                                        tasks(std::max(of_k, of_rows), kScanCols) * kScanCols);
   const std::int64_t width = std::min(y_.padded, wanted);
-  float bound_x[kScanRows];
-  std::fill(bound_x, bound_x + kScanRows, -kInfinity);
+  float bound_x[kTileRows];
+  std::fill(bound_x, bound_x + kTileRows, -kInfinity);
   std::fill_n(worker.bound_y.data(), kMostColumns, -kInfinity);
   for (std::int64_t first = group * kGroup; first < std::min(x_.rows, (group + 1) * kGroup);
-       first += kScanRows) {
+       first += p_.scan_rows) {
     const std::int64_t home =
         p_.slot[static_cast<std::size_t>(x_.position[static_cast<std::size_t>(first)])];
     const std::int64_t start =
@@ -128,11 +128,11 @@ void JoinSearch::seed(std::int64_t group, Worker& worker) {
       const std::int64_t columns = std::min<std::int64_t>(kMostColumns, width - c);
       scan_rows(p_, x_, first, y_, start + c, columns, bound_x, worker.bound_y.data(),
                 worker.scanned);
-      for (std::int64_t r = 0; r < std::min<std::int64_t>(kScanRows, x_.rows - first); ++r)
+      for (std::int64_t r = 0; r < std::min(p_.scan_rows, x_.rows - first); ++r)
         collect(x_.position[static_cast<std::size_t>(first + r)], start + c,
                 static_cast<std::size_t>(r), worker);
     }
-    for (std::int64_t query = first; query < std::min(x_.rows, first + kScanRows); ++query) {
+    for (std::int64_t query = first; query < std::min(x_.rows, first + p_.scan_rows); ++query) {
       const auto& best = worker.best[static_cast<std::size_t>(query - first)].result(
           static_cast<std::size_t>(candidates()));
       if (static_cast<std::int64_t>(best.size()) < k) continue;
@@ -306,13 +306,13 @@ void JoinSearch::compare(std::int64_t query_block, std::int64_t block, std::int6
                      round_up(static_cast<double>(y_.base[static_cast<std::size_t>(col0) + i]) +
                               static_cast<double>(x_.block_base[xb])))
             : -1.0f;
-  for (std::int64_t row = row0; row < row1; row += kScanRows) {
+  for (std::int64_t row = row0; row < row1; row += p_.scan_rows) {
     const std::size_t place = static_cast<std::size_t>(row - row0);
     const std::int64_t from = diagonal ? row / kScanCols * kScanCols : col0;
     scan_rows(p_, x_, row, y_, from, col1 - from, worker.bound_x + place,
               worker.bound_y.data() + (from - col0), worker.scanned,
-              &head_first_[static_cast<std::size_t>(row / kScanRows)]);
-    for (std::size_t r = 0; r < kScanRows; ++r) {
+              &head_first_[static_cast<std::size_t>(row / p_.scan_rows)]);
+    for (std::size_t r = 0; r < static_cast<std::size_t>(p_.scan_rows); ++r) {
       if (worker.scanned.count[r] == 0) continue;
       // Columns are counted from the start of the block.
       std::int32_t* column = worker.scanned.column.data() + r * kListStride;

@@ -49,7 +49,7 @@ class JoinSearch {
     float error_x[kMostColumns], base_x[kMostColumns];
     float stretch = 1.0f;  // of the other block
     Aligned<float> bound_y{kMostColumns}, limit_y{kMostColumns}, reach_y{kMostColumns};
-    Best best[kScanRows];        // of each row of a scan
+    Best best[kTileRows];        // of each row of a scan
     std::vector<double> limits;  // of candidates for a first threshold
     Measure measure;
     Counters counters;

@@ -11,7 +11,7 @@
 
 #include "cosine_levels.h"
 #include "int_axes.h"
-#include "levels.h"
+#include "join_levels.h"
 #include "order.h"
 #include "refine.h"
 #include "row_writer.h"
@@ -271,22 +271,9 @@ double median_tail(const Prepared& p, const Projection& projection, std::int64_t
   return *middle;
 }
 
-// The scan on units of that arithmetic, null where it was not built or cannot run here.
-void (*scan_of(Isa isa, Precision precision))(const Scan&) {
-  if (precision == Precision::float32) return join_kernels(isa).scan;
-  if (precision == Precision::int8) {
-    if (!cpu_features().avx512_vnni || !join_kernels(isa).scan_int8) return nullptr;
-    const JoinKernels* amx = table_if(isa == Isa::avx512 && amx_wanted(),
-                                      FASTDIM_IF_AVX512_AMX(avx512_amx_join_kernels));
-    return (amx ? amx : &join_kernels(isa))->scan_int8;
-  }
-  const JoinKernels* bf16 = bf16_join_kernels(isa);
-  return bf16 ? bf16->scan : nullptr;
-}
-
 }  // namespace
 
-bool has_precision(Isa isa, Precision precision) { return scan_of(isa, precision) != nullptr; }
+bool has_precision(Isa isa, Precision precision) { return scan_of(isa, precision).scan; }
 
 Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
   const Side& from = prepared.side;
@@ -406,7 +393,9 @@ Prepared prepare(const PrepareParams& p) {
   out.listed = choice.listed;
   out.isa = p.isa;
   out.bf16 = bf16_join_kernels(p.isa);
-  out.scan = scan_of(p.isa, choice.precision);
+  const ScanOf scan = scan_of(p.isa, choice.precision);
+  out.scan = scan.scan;
+  out.scan_rows = scan.rows;
   const bool pruned = choice.strategy == Strategy::pruned;
   out.axes = !pruned ? p.rows.d : known ? known->count() : projection.axes;
   out.near_axes = pruned ? choice.near_axes : p.rows.d;
@@ -486,16 +475,6 @@ Prepared prepare(const PrepareParams& p) {
   fold_errors(out.side);
   fill_blocks(out, out.side);
   return out;
-}
-
-const JoinKernels& join_kernels(Isa isa) {
-  return at_level(isa, scalar_join_kernels, FASTDIM_IF_AVX2(avx2_join_kernels),
-                  FASTDIM_IF_AVX512(avx512_join_kernels));
-}
-
-const JoinKernels* bf16_join_kernels(Isa isa) {
-  return table_if<JoinKernels>(isa == Isa::avx512 && cpu_features().avx512_bf16,
-                               FASTDIM_IF_AVX512_BF16(avx512_bf16_join_kernels));
 }
 
 }  // namespace fastdim

@@ -93,10 +93,6 @@ namespace fastdim {
 
 constexpr std::int64_t kLeastBlock = 512;  // rows of a block at least: a task compares two of them
 
-// The kernels of the level, and those in bfloat16 where this processor has it (else null).
-const JoinKernels& join_kernels(Isa isa);
-const JoinKernels* bf16_join_kernels(Isa isa);
-
 // Rows in int8, one after the other, as Rough reads them.
 struct Int8Rows {
   Aligned<std::uint8_t> elements{0};  // [row][width]
@@ -148,6 +144,7 @@ struct Prepared {
   const JoinKernels* join = nullptr;
   const JoinKernels* bf16 = nullptr;         // whose second level looks at all columns
   void (*scan)(const Scan& scan) = nullptr;  // the one that fits the units
+  std::int64_t scan_rows = kScanRows;        // query rows of one scan
   Precision precision = Precision::float32;  // of the units
   Strategy strategy = Strategy::full;        // pruned or full
   bool ordered = false;                      // rows near each other lie near each other

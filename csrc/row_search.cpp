@@ -72,7 +72,7 @@ class RowSearch {
         : scanned(p),
           measure(p),
           lists(static_cast<std::size_t>(rows)),
-          head_first(std::make_unique<HeadFirst[]>(static_cast<std::size_t>(rows / kScanRows))) {}
+          head_first(std::make_unique<HeadFirst[]>(static_cast<std::size_t>(rows / p.scan_rows))) {}
   };
   // Rows [from, to) of one block.
   struct Piece {
@@ -128,7 +128,8 @@ std::int64_t rows_of_task(const JoinParams& p) {
   const std::int64_t list = 12 * (most_listed(p.k) + kMostColumns);
   const std::int64_t most =
       std::min({kMostRows, kListBytes / (list * p.threads), tasks(p.m, 4 * p.threads)});
-  return std::max<std::int64_t>(kScanRows, most / kScanRows * kScanRows);
+  const std::int64_t together = p.prepared->scan_rows;
+  return std::max(together, most / together * together);
 }
 
 const SelectKernels& select_kernels(Isa isa) {
@@ -191,19 +192,19 @@ void RowSearch::scan(std::int64_t row, const Piece& piece, const bool* wanted,
   const std::size_t block = static_cast<std::size_t>(piece.from / p_.block_rows);
   List* lists = worker.lists.data() + row % rows_;
   const float stretch = widened_stretch(y_.block_stretch[block]);
-  float bound[kScanRows];
+  float bound[kTileRows];
   bool guessed = true;  // without a guess every row is wanted, and heads say nothing
-  for (std::int64_t r = 0; r < kScanRows; ++r) {
+  for (std::int64_t r = 0; r < p_.scan_rows; ++r) {
     bound[r] = std::numeric_limits<float>::max();
     if (!wanted[r]) continue;
     const float error = x_.error[static_cast<std::size_t>(row + r)] + y_.block_error[block];
     bound[r] = score_bound(lists[r].reach, error, stretch, flushed_);
     guessed &= std::isfinite(lists[r].reach);
   }
-  HeadFirst* first = &worker.head_first[static_cast<std::size_t>(row % rows_ / kScanRows)];
+  HeadFirst* first = &worker.head_first[static_cast<std::size_t>(row % rows_ / p_.scan_rows)];
   scan_rows(p_, x_, row, y_, piece.from, piece.to - piece.from, bound, no_bound_.data(),
             worker.scanned, guessed ? first : nullptr);
-  for (std::int64_t r = 0; r < kScanRows; ++r) {
+  for (std::int64_t r = 0; r < p_.scan_rows; ++r) {
     const float* score = worker.scanned.score.data() + r * kListStride;
     const std::int32_t* column = worker.scanned.column.data() + r * kListStride;
     const std::size_t count = static_cast<std::size_t>(worker.scanned.count[r]);
@@ -371,25 +372,25 @@ void RowSearch::visit(std::int64_t task, Worker& worker) const {
   const auto list_of = [&](std::int64_t query) -> List& {
     return worker.lists[static_cast<std::size_t>(query - begin)];
   };
-  bool wanted[kScanRows];
+  bool wanted[kTileRows];
   for (const Piece& part : parts)
-    for (std::int64_t row = begin; row < end; row += kScanRows) {
-      for (std::int64_t r = 0; r < kScanRows; ++r) wanted[r] = row + r < end;
+    for (std::int64_t row = begin; row < end; row += p_.scan_rows) {
+      for (std::int64_t r = 0; r < p_.scan_rows; ++r) wanted[r] = row + r < end;
       scan(row, part, wanted, worker);
-      for (std::int64_t query = row; query < std::min(end, row + kScanRows); ++query)
+      for (std::int64_t query = row; query < std::min(end, row + p_.scan_rows); ++query)
         if (list_of(query).score.size() > list_of(query).full)
           thin_out(query, list_of(query), worker);
     }
   worker.filtered += (end - begin) * y_.rows;
-  for (std::int64_t row = begin; row < end; row += kScanRows) {
+  for (std::int64_t row = begin; row < end; row += p_.scan_rows) {
     bool any = false;
-    for (std::int64_t r = 0; r < kScanRows; ++r) {
+    for (std::int64_t r = 0; r < p_.scan_rows; ++r) {
       wanted[r] = row + r < end && !finish(row + r, list_of(row + r), worker);
       any |= wanted[r];
     }
     if (!any) continue;
     // The guess was too near: all rows again, within the distance that is known now.
-    for (std::int64_t r = 0; r < kScanRows; ++r) {
+    for (std::int64_t r = 0; r < p_.scan_rows; ++r) {
       if (!wanted[r]) continue;
       worker.filtered += y_.rows;
       list_of(row + r).clear();
@@ -397,11 +398,11 @@ void RowSearch::visit(std::int64_t task, Worker& worker) const {
     }
     for (const Piece& part : parts) {
       scan(row, part, wanted, worker);
-      for (std::int64_t r = 0; r < kScanRows; ++r)
+      for (std::int64_t r = 0; r < p_.scan_rows; ++r)
         if (wanted[r] && list_of(row + r).score.size() > most_)
           settle(row + r, list_of(row + r), worker);
     }
-    for (std::int64_t r = 0; r < kScanRows; ++r)
+    for (std::int64_t r = 0; r < p_.scan_rows; ++r)
       if (wanted[r]) finish(row + r, list_of(row + r), worker);
   }
 }

@@ -14,44 +14,46 @@
 namespace fastdim {
 
 constexpr int kGroup = 16;                 // rows interleaved
-constexpr int kScanRows = 8;               // query rows of one scan: half a group
+constexpr int kScanRows = 8;               // query rows of one scan: half a group, or
+constexpr int kTileRows = 16;              // a group, where AMX takes as long for either
 constexpr int kScanCols = 32;              // reference rows are scanned two groups at a time
 constexpr std::size_t kStepUnits = 16;     // of an int8 scan that looks at so many at once
 constexpr int kMostColumns = 2048;         // reference rows of one scan at most
 constexpr std::size_t kMostTurned = 4096;  // elements of one transform at most
 constexpr int kListStride = kMostColumns + kGroup;  // whole vectors may be stored
 
-// One scan. score(r, c) = <x_r, y_c> - half_x[r] - half_y[c] in float32, in any order of sums, each
-// product and sum rounded once or not at all. Those with score >= min(bound_x[r], bound_y[c]) are
-// listed for each query row, columns ascending. In int8 <x_r, y_c> is scale_x[r] scale_y[c] times a
-// sum that is exact in int32; its conversion, the product of the scales, the product with it, the
-// sum of the halves and the difference pass through at most 5 roundings.
+// One scan of kScanRows query rows, or kTileRows where the kernel says so. score(r, c) = <x_r, y_c>
+// - half_x[r] - half_y[c] in float32, in any order of sums, each product and sum rounded once or
+// not at all. Those with score >= min(bound_x[r], bound_y[c]) are listed for each query row,
+// columns ascending. In int8 <x_r, y_c> is scale_x[r] scale_y[c] times a sum that is exact in
+// int32; its conversion, the product of the scales, the product with it, the sum of the halves and
+// the difference pass through at most 5 roundings.
 struct Scan {
   const void* x;  // units of the first query row, kGroup units apart
   const void* y;  // groups, one after the other
   std::size_t units;
   int columns;                   // a multiple of kScanCols, at most kMostColumns
-  const float* half_x;           // kScanRows
+  const float* half_x;           // one a query row
   const float* half_y;           // columns; 64-byte aligned, as is bound_y
-  const float* bound_x;          // kScanRows
+  const float* bound_x;          // one a query row
   const float* bound_y;          // columns
-  const float* scale_x;          // int8 alone, as are the three below: kScanRows
+  const float* scale_x;          // int8 alone, as are the three below
   const float* scale_y;          // columns; 64-byte aligned
-  const std::int32_t* offset_x;  // kScanRows: -128 times the sum of the row's elements
-  // Room for kScanRows times the units, filled up to whole steps of kStepUnits; 64-byte aligned. So
-  // many units can be read behind y, too, in int8.
+  const std::int32_t* offset_x;  // one a query row: -128 times the sum of the row's elements
+  // Room for a row's units, filled up to whole steps of kStepUnits, times the query rows; 64-byte
+  // aligned. Up to the next whole step can be read behind y, too.
   std::uint32_t* turned;
   // int8: > 0 for a look at so many units first, whole steps. Where no pair of kScanRows x
-  // kScanCols rows reaches its bound with the halves of these alone, the other units are not looked
-  // at, nor is any listed.
+  // kScanCols rows reaches its bound with the halves of these alone, none is listed, and the other
+  // units need not be looked at.
   std::size_t head_units;
   const float* head_half_x;
   const float* head_half_y;           // 64-byte aligned
   const std::int32_t* head_offset_x;  // of these units
-  int* whole;                         // to be raised for each such cell looked at whole
-  float* score;                       // kScanRows lists, kListStride apart
-  std::int32_t* column;               // likewise
-  int* count;                         // kScanRows
+  int* whole;            // to be raised for each kScanCols columns that are looked at whole
+  float* score;          // a list of each query row, kListStride apart
+  std::int32_t* column;  // likewise
+  int* count;            // one a query row
 };
 
 // One query against the rows that its int8 scan listed: all axes, or all columns, in int8, row by
@@ -157,7 +159,7 @@ const JoinKernels* scalar_join_kernels();
 const JoinKernels* avx2_join_kernels();
 const JoinKernels* avx512_join_kernels();
 
-// scan_int8 alone, which needs CpuFeatures::amx_int8.
+// scan_int8 alone, of kTileRows query rows, which needs CpuFeatures::amx_int8.
 const JoinKernels* avx512_amx_join_kernels();
 
 // The scan alone, on units of two bfloat16; needs the bfloat16 instructions of avx512.
