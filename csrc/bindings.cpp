@@ -96,6 +96,7 @@ void bind_prepare(Index& index, std::uintptr_t center, std::uintptr_t axes, std:
       parse_precision(second, index.isa),
       spare_bytes,
       known_for,
+      with_amx(index.isa).amx,
       threads,
       check_signals};
   const py::gil_scoped_release release;
@@ -122,6 +123,7 @@ py::dict run_knn(const KnnParams& params) {
   out["strategy"] = name(counts.strategy);
   out["arithmetic"] = name(prepared ? prepared->precision : Precision::float32);
   out["second"] = second_of(prepared, counts.strategy);
+  out["amx"] = prepared && prepared->scan_rows == kTileRows;
   out["axes_first"] = prepared ? prepared->near_axes : index.rows.d;
   out["axes"] = prepared ? prepared->axes : index.rows.d;
   out["rows_distinct"] = counts.distinct;
@@ -313,8 +315,7 @@ PYBIND11_MODULE(_core, module) {
   module.def(
       "active_level",
       [](const std::string& isa) {
-        amx_wanted();  // throws if it is asked for wrongly
-        return name(resolve_isa(isa));
+        return name(with_amx(resolve_isa(isa)).isa);  // throws if AMX is asked for wrongly
       },
       py::arg("isa") = "");
   module.def("cpu_features", features);

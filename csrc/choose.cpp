@@ -33,15 +33,15 @@ double whole_cost(Precision precision, std::int64_t d) {
   return precision == Precision::int8 ? 2.5 + 0.0075 * columns : 6.0 + 0.02 * columns;
 }
 
-Costs costs_of(Isa isa, Precision precision) {
+Costs costs_of(Level level, Precision precision) {
   if (precision != Precision::float32) {
     if (precision == Precision::bfloat16) return {0.0049};
-    Costs costs = {amx_wanted() ? 0.001 : 0.0027};
+    Costs costs = {level.amx ? 0.001 : 0.0027};
     costs.rough = 4.5;
     return costs;
   }
-  if (isa == Isa::avx512) return {0.011};
-  if (isa == Isa::avx2) return {0.022};
+  if (level.isa == Isa::avx512) return {0.011};
+  if (level.isa == Isa::avx2) return {0.022};
   return {0.4, 0, 200, 900};
 }
 
@@ -303,10 +303,10 @@ Choice choose(const ChoiceParams& p) {
     return p.asked == Strategy::rows && std::isfinite(costs.rows) ? costs.rows : costs.pairs;
   };
   for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
-    if (!has_precision(p.isa, precision)) continue;
+    if (!has_precision(p.level.isa, precision)) continue;
     if (p.precision != Precision::any && p.precision != precision) continue;
     if (!fits(precision, p.d)) continue;
-    const Costs cost = costs_of(p.isa, precision);
+    const Costs cost = costs_of(p.level, precision);
     const double error = error_of(precision);
     const double after_all = sample.survivors_of_all(error);
     if (p.strategy != Strategy::pruned) {
@@ -329,7 +329,7 @@ Choice choose(const ChoiceParams& p) {
       };
       if (precision == Precision::int8)
         with(Precision::int8, whole_cost(Precision::int8, p.d), after_all);
-      if (precision != Precision::float32 && has_precision(p.isa, Precision::bfloat16))
+      if (precision != Precision::float32 && has_precision(p.level.isa, Precision::bfloat16))
         with(Precision::bfloat16, whole_cost(Precision::bfloat16, p.d),
              sample.survivors_of_all(error_of(Precision::bfloat16)));
       else
@@ -340,9 +340,9 @@ Choice choose(const ChoiceParams& p) {
   return best;
 }
 
-bool known_axes_pay(Isa isa, std::int64_t d, std::int64_t axes, double share,
+bool known_axes_pay(Level level, std::int64_t d, std::int64_t axes, double share,
                     std::int64_t queries) {
-  const Costs cost = costs_of(isa, Precision::int8);
+  const Costs cost = costs_of(level, Precision::int8);
   const double columns = static_cast<double>(d), first = static_cast<double>(axes);
   // What a row takes to be projected, shared by the queries.
   const double row = (kProjected + kProjectedAxis * columns * first) / static_cast<double>(queries);
@@ -350,19 +350,19 @@ bool known_axes_pay(Isa isa, std::int64_t d, std::int64_t axes, double share,
          columns * cost.near_axis;
 }
 
-double axis_cost(Isa isa, Precision precision) { return costs_of(isa, precision).near_axis; }
+double axis_cost(Level level, Precision precision) { return costs_of(level, precision).near_axis; }
 
 double error_of(Precision precision) {
   if (precision == Precision::bfloat16) return 0x1p-9 * 0.6;
   return precision == Precision::int8 ? 0.0065 : 0.0;
 }
 
-Precision choose_direct(Isa isa, std::int64_t d,
+Precision choose_direct(Level level, std::int64_t d,
                         const std::vector<std::vector<SampledPair>>& pairs) {
   Precision best = Precision::float32;
   double least = std::numeric_limits<double>::infinity();
   for (const Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
-    if (!has_precision(isa, precision) || !fits(precision, d)) continue;
+    if (!has_precision(level.isa, precision) || !fits(precision, d)) continue;
     // Pairs that are measured because of rounding alone. The nearest of a thin sample lies farther
     // than the neighbours will, which makes them too many rather than too few. A quarter of the
     // queries has no say: one massive row among them would stand for many.
@@ -383,7 +383,7 @@ Precision choose_direct(Isa isa, std::int64_t d,
     const double share =
         std::accumulate(shares.begin(), shares.begin() + static_cast<std::ptrdiff_t>(heard), 0.0) /
         std::max<double>(1.0, static_cast<double>(heard));
-    const Costs cost = costs_of(isa, precision);
+    const Costs cost = costs_of(level, precision);
     const double columns = static_cast<double>(d);
     const double total = columns * cost.near_axis + share * (cost.pair + 0.06 * columns);
     if (total >= least) continue;

@@ -49,7 +49,7 @@ struct ChoiceParams {
   std::int64_t k;
   Strategy strategy;
   Strategy asked;  // of searches: rows, or what may not be left for it
-  Isa isa;
+  Level level;
   Precision precision;
   int threads;
   const std::function<void()>& poll;
@@ -70,13 +70,14 @@ Choice choose(const ChoiceParams& params);
 // Whether a search by so many queries among rows that are only rounded likely takes less time with
 // a first level on `axes` known axes and their tail in int8, all columns behind it, than with all
 // columns at once. share: of the pairs, those that the first level leaves.
-bool known_axes_pay(Isa isa, std::int64_t d, std::int64_t axes, double share, std::int64_t queries);
+bool known_axes_pay(Level level, std::int64_t d, std::int64_t axes, double share,
+                    std::int64_t queries);
 
 // About how much rounding moves a row, relative to its length, where one scale serves it well.
 double error_of(Precision precision);
 
 // Nanoseconds of one thread for one element of a pair of rows in the first level.
-double axis_cost(Isa isa, Precision precision);
+double axis_cost(Level level, Precision precision);
 
 // Two rows of a sample: their distance, and the sum of what rounding moves them by.
 struct SampledPair {
@@ -85,7 +86,7 @@ struct SampledPair {
 
 // The likely fastest arithmetic for a full search of rows of d columns, from the pairs of some
 // queries.
-Precision choose_direct(Isa isa, std::int64_t d,
+Precision choose_direct(Level level, std::int64_t d,
                         const std::vector<std::vector<SampledPair>>& pairs);
 
 }  // namespace fastdim

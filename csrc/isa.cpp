@@ -16,16 +16,6 @@
 namespace fastdim {
 namespace {
 
-// Linux saves tiles for a process that has asked for them, all its threads with it.
-[[maybe_unused]] bool may_use_tiles() {
-#if defined(__linux__) && defined(__x86_64__)
-  constexpr int ask = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM, the state of their data
-  return syscall(SYS_arch_prctl, ask, tiles) == 0;
-#else
-  return false;
-#endif
-}
-
 CpuFeatures detect() {
   CpuFeatures found;
 #if defined(__x86_64__)
@@ -38,7 +28,7 @@ CpuFeatures detect() {
   // The intrinsic would need a compile flag beyond the baseline.
   __asm__("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
   const bool ymm = (xcr0 & 0x6u) == 0x6u, zmm = (xcr0 & 0xe6u) == 0xe6u;
-  [[maybe_unused]] const bool tmm = (xcr0 & 0x60000u) == 0x60000u;
+  const bool tmm = (xcr0 & 0x60000u) == 0x60000u;
   if (!ymm || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return found;
   found.fma = fma;
   found.f16c = f16c;
@@ -49,14 +39,23 @@ CpuFeatures detect() {
   found.avx512bw = ebx & 1u << 30;
   found.avx512vl = ebx & 1u << 31;
   found.avx512_vnni = ecx & 1u << 11;
-#if defined(FASTDIM_AVX512_AMX)
   const bool amx_tile = edx & 1u << 24, amx_int8 = edx & 1u << 25;
-  found.amx_int8 = tmm && amx_tile && amx_int8 && may_use_tiles();
-#endif
+  found.amx_int8 = tmm && amx_tile && amx_int8;
   if (eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx))
     found.avx512_bf16 = eax & 1u << 5;
 #endif
   return found;
+}
+
+// Linux saves tiles for a process that has asked for them, all its threads with it.
+bool may_use_tiles() {
+#if defined(FASTDIM_AVX512_AMX) && defined(__linux__) && defined(__x86_64__)
+  constexpr int ask = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM, the state of their data
+  static const bool allowed = syscall(SYS_arch_prctl, ask, tiles) == 0;
+  return allowed;
+#else
+  return false;
+#endif
 }
 
 bool runs_here(Isa isa) {
@@ -130,18 +129,19 @@ Isa resolve_isa(const std::string& requested) {
                               join(levels) + ", or leave it empty for the highest");
 }
 
-bool amx_wanted() {
+Level with_amx(Isa isa) {
   const char* variable = std::getenv("FASTDIM_AMX");
   const std::string wanted = variable ? variable : "";
-  if (wanted.empty()) return cpu_features().amx_int8;
-  if (wanted != "0" && wanted != "1")
+  if (wanted != "" && wanted != "0" && wanted != "1")
     throw std::invalid_argument("FASTDIM_AMX='" + wanted +
                                 "' is neither 0 nor 1: leave it empty for AMX where it is");
-  if (wanted == "1" && !cpu_features().amx_int8)
-    throw std::invalid_argument(
-        "FASTDIM_AMX='1' cannot be met: this processor, system or build has no AMX; leave it empty "
-        "for AMX where it is");
-  return wanted == "1";
+  const bool amx =
+      wanted != "0" && isa == Isa::avx512 && cpu_features().amx_int8 && may_use_tiles();
+  if (wanted == "1" && !amx)
+    throw std::invalid_argument("FASTDIM_AMX='1' cannot be met: level " + std::string(name(isa)) +
+                                ", this processor, system or build has no AMX; leave it empty for "
+                                "AMX where it is");
+  return {isa, amx};
 }
 
 const Kernels& kernels(Isa isa) {

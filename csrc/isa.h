@@ -15,7 +15,7 @@ struct CpuFeatures {
   bool avx2 = false, fma = false, f16c = false;
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;
   bool avx512_bf16 = false, avx512_vnni = false;
-  bool amx_int8 = false;  // and this build uses it, and the process may
+  bool amx_int8 = false;
 };
 
 // What both the processor and the operating system (XCR0: saved registers) support.
@@ -30,10 +30,17 @@ std::vector<Isa> supported_levels();  // built and runnable here, ascending
 // std::invalid_argument, naming the levels, if the name is unknown or the level cannot run here.
 Isa resolve_isa(const std::string& requested);
 
-// Whether sums of int8 are to go through AMX tiles: where the processor has them, unless the
-// environment variable FASTDIM_AMX (read at each call) is 0; 1 asks for them. Throws
-// std::invalid_argument on other values, and on 1 where there are none.
-bool amx_wanted();
+// A level, and whether its sums of int8 go through AMX tiles.
+struct Level {
+  Isa isa;
+  bool amx;
+};
+
+// The level with AMX where processor, system and build have it, unless the environment variable
+// FASTDIM_AMX (read at each call) is 0; 1 asks for it. The first call that may say yes asks Linux
+// for it, once: signals want larger stacks from then on. Throws std::invalid_argument on other
+// values, and on 1 where it cannot be.
+Level with_amx(Isa isa);
 
 const Kernels& kernels(Isa isa);
 

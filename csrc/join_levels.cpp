@@ -14,16 +14,17 @@ const JoinKernels* bf16_join_kernels(Isa isa) {
                                FASTDIM_IF_AVX512_BF16(avx512_bf16_join_kernels));
 }
 
-ScanOf scan_of(Isa isa, Precision precision) {
-  if (precision == Precision::float32) return {join_kernels(isa).scan};
+ScanOf scan_of(Level level, Precision precision) {
+  const JoinKernels& kernels = join_kernels(level.isa);
+  if (precision == Precision::float32) return {kernels.scan};
   if (precision == Precision::bfloat16) {
-    const JoinKernels* bf16 = bf16_join_kernels(isa);
+    const JoinKernels* bf16 = bf16_join_kernels(level.isa);
     return {bf16 ? bf16->scan : nullptr};
   }
-  if (!cpu_features().avx512_vnni || !join_kernels(isa).scan_int8) return {};
-  const JoinKernels* amx = table_if<JoinKernels>(isa == Isa::avx512 && amx_wanted(),
-                                                 FASTDIM_IF_AVX512_AMX(avx512_amx_join_kernels));
-  return amx ? ScanOf{amx->scan_int8, kTileRows} : ScanOf{join_kernels(isa).scan_int8};
+  if (!cpu_features().avx512_vnni || !kernels.scan_int8) return {};
+  const JoinKernels* amx =
+      table_if<JoinKernels>(level.amx, FASTDIM_IF_AVX512_AMX(avx512_amx_join_kernels));
+  return amx ? ScanOf{amx->scan_int8, kTileRows} : ScanOf{kernels.scan_int8};
 }
 
 }  // namespace fastdim

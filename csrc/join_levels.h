@@ -19,6 +19,6 @@ struct ScanOf {
   void (*scan)(const Scan& scan) = nullptr;
   std::int64_t rows = kScanRows;
 };
-ScanOf scan_of(Isa isa, Precision precision);
+ScanOf scan_of(Level level, Precision precision);
 
 }  // namespace fastdim

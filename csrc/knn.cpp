@@ -215,9 +215,21 @@ void prepare_index(Index& index, const IndexParams& p) {
     throw std::invalid_argument("knn: the tiled scan needs nothing prepared");
   if (p.strategy == Strategy::rows)
     throw std::invalid_argument("knn: a search by rows is prepared as a full or a pruned one");
-  index.prepared = std::make_unique<Prepared>(prepare(
-      {index.rows, index.first.data(), groups, p.basis, p.strategy, p.asked, p.precision, p.k,
-       p.first_axes, p.second, p.spare_bytes, p.known_for, p.threads, index.isa, &p.poll}));
+  index.prepared = std::make_unique<Prepared>(prepare({index.rows,
+                                                       index.first.data(),
+                                                       groups,
+                                                       p.basis,
+                                                       p.strategy,
+                                                       p.asked,
+                                                       p.precision,
+                                                       p.k,
+                                                       p.first_axes,
+                                                       p.second,
+                                                       p.spare_bytes,
+                                                       p.known_for,
+                                                       p.threads,
+                                                       {index.isa, p.amx},
+                                                       &p.poll}));
 }
 
 KnnCounts knn(const KnnParams& p) {

@@ -74,6 +74,7 @@ struct IndexParams {
   Precision second;
   std::int64_t spare_bytes;
   std::int64_t known_for;
+  bool amx;  // see Level
   int threads;
   std::function<void()> poll;
 };

@@ -74,7 +74,7 @@ Precision direct_precision(
     for (std::int64_t i = task * step; i < std::min(count, (task + 1) * step); ++i) {
       double norm2, error2;
       transform_row(kernels, p.rows, transform, p.ids[row(i)], mine, &norm2, &error2);
-      const bool int8 = has_precision(p.isa, Precision::int8);
+      const bool int8 = has_precision(p.level.isa, Precision::int8);
       error[static_cast<std::size_t>(i)] = {
           0, int8 ? int8_error(join, mine.centered.data(), p.rows.d) : 0,
           error_of(Precision::bfloat16) * std::sqrt(norm2)};
@@ -92,7 +92,7 @@ Precision direct_precision(
                                                          mine.bfloat16_error + its.bfloat16_error});
     }
   });
-  return choose_direct(p.isa, p.rows.d, pairs);
+  return choose_direct(p.level, p.rows.d, pairs);
 }
 
 // What a few rows tell about known axes.
@@ -144,12 +144,13 @@ Trial try_axes(const PrepareParams& p, const IntAxes& axes, const Kernels& kerne
 // By int16 where the first level may be in int8, whose rounding is 8 times as large for the most
 // columns that count, and 20 times for 2,600.
 bool project_in_ints(const PrepareParams& p) {
-  return (p.precision == Precision::any || p.precision == Precision::int8) && has_int16(p.isa) &&
-         p.rows.d <= kMostIntColumns && IntAxes::short_enough(p.basis, p.rows.d);
+  return (p.precision == Precision::any || p.precision == Precision::int8) &&
+         has_int16(p.level.isa) && p.rows.d <= kMostIntColumns &&
+         IntAxes::short_enough(p.basis, p.rows.d);
 }
 
 IntAxes int_axes(const PrepareParams& p) {
-  return IntAxes(p.basis, p.rows.d, p.isa, p.threads, *p.poll);
+  return IntAxes(p.basis, p.rows.d, p.level.isa, p.threads, *p.poll);
 }
 
 // Near rows near each other.
@@ -273,7 +274,7 @@ double median_tail(const Prepared& p, const Projection& projection, std::int64_t
 
 }  // namespace
 
-bool has_precision(Isa isa, Precision precision) { return scan_of(isa, precision).scan; }
+bool has_precision(Isa isa, Precision precision) { return scan_of({isa, false}, precision).scan; }
 
 Side pick(const Prepared& prepared, const std::vector<std::int64_t>& slots) {
   const Side& from = prepared.side;
@@ -328,8 +329,8 @@ Prepared prepare(const PrepareParams& p) {
   out.rows = p.rows;
   out.ids = p.ids;
   out.n = p.n;
-  out.kernels = &kernels(p.isa);
-  out.join = &join_kernels(p.isa);
+  out.kernels = &kernels(p.level.isa);
+  out.join = &join_kernels(p.level.isa);
 
   std::vector<RowScratch> scratch;
   for (int worker = 0; worker < p.threads; ++worker) scratch.emplace_back(p.rows.d);
@@ -374,7 +375,7 @@ Prepared prepare(const PrepareParams& p) {
     const Trial trial = try_axes(p, *known, *out.kernels, transform, scratch[0], measured);
     out.middle = out.rough_middle = trial.middle;
     if (p.first_axes == 0 &&
-        !known_axes_pay(p.isa, p.rows.d, known->count(), trial.share, p.known_for))
+        !known_axes_pay(p.level, p.rows.d, known->count(), trial.share, p.known_for))
       known.reset();
   }
   if (known)
@@ -383,17 +384,17 @@ Prepared prepare(const PrepareParams& p) {
   else if (!ordered)
     choice.precision = direct_precision(p, *out.kernels, *out.join, transform, scratch, distance);
   else
-    choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.asked, p.isa, p.precision,
+    choice = choose({projection, order, p.rows.d, p.k, p.strategy, p.asked, p.level, p.precision,
                      p.threads, *p.poll, distance});
   out.strategy = choice.strategy;
   out.ordered = ordered;
   out.asked = p.asked;
   out.precision = choice.precision;
-  out.axis_cost = axis_cost(p.isa, out.precision);
+  out.axis_cost = axis_cost(p.level, out.precision);
   out.listed = choice.listed;
-  out.isa = p.isa;
-  out.bf16 = bf16_join_kernels(p.isa);
-  const ScanOf scan = scan_of(p.isa, choice.precision);
+  out.isa = p.level.isa;
+  out.bf16 = bf16_join_kernels(p.level.isa);
+  const ScanOf scan = scan_of(p.level, choice.precision);
   out.scan = scan.scan;
   out.scan_rows = scan.rows;
   const bool pruned = choice.strategy == Strategy::pruned;

@@ -204,7 +204,7 @@ struct PrepareParams {
   // many, whatever the sample says. Needs int8 and has_int16.
   std::int64_t known_for;
   int threads;
-  Isa isa;
+  Level level;
   const std::function<void()>* poll;
 };
 

@@ -7,7 +7,7 @@ set -euo pipefail
 python=$1
 here=$(cd "$(dirname "$0")" && pwd)
 # OpenBLAS must choose its own kernels for the emulated processor; one thread keeps it short.
-unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE FASTDIM_ISA
+unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE FASTDIM_ISA FASTDIM_AMX
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
 emulated() { # CPU LEVEL

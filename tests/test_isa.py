@@ -99,16 +99,23 @@ def test_amx_is_asked_for_by_0_or_1(value: str, monkeypatch: pytest.MonkeyPatch)
         cpu.knn(as_rows(np.eye(4)), None, 1, 1)
 
 
-def test_amx_runs_where_it_is_and_is_an_error_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", "0"):
+@pytest.mark.parametrize("level", _core.supported_levels())
+def test_amx_runs_where_it_is_and_is_an_error_elsewhere(
+    level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDIM_ISA", level)
+    there = level == "avx512" and _core.cpu_features()["amx_int8"]
+    rows = as_rows(np.random.default_rng(0).standard_normal((40, 9)).astype(np.float32))
+    for value in ("", "0", "1"):
         monkeypatch.setenv("FASTDIM_AMX", value)
-        assert cpu.active_isa() == _core.supported_levels()[-1]
-    monkeypatch.setenv("FASTDIM_AMX", "1")
-    if _core.cpu_features()["amx_int8"]:
-        assert cpu.active_isa() == _core.supported_levels()[-1]
-    else:
-        with pytest.raises(BackendError, match="no AMX; leave it empty"):
-            cpu.active_isa()
+        if value == "1" and not there:
+            with pytest.raises(BackendError, match=f"level {level}.* has no AMX"):
+                cpu.active_isa()
+            continue
+        assert cpu.active_isa() == level
+        for arithmetic in _core.filter_arithmetics(level):
+            found = cpu.knn(rows, None, 2, 1, 0, "direct", arithmetic)[2]
+            assert found["amx"] == (there and value != "0" and arithmetic == "int8")
 
 
 def test_unknown_level_does_not_break_the_import() -> None:

@@ -57,6 +57,21 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tupl
     return strategy, arithmetic
 
 
+# Levels, avx512 with and without AMX where that is.
+LEVELS = [
+    (isa, amx) for isa in _core.supported_levels() for amx in (AMX if isa == "avx512" else ("0",))
+]
+
+
+@pytest.fixture(params=LEVELS, ids="-".join)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each level that FASTDIM_ISA and FASTDIM_AMX can force here."""
+    level, amx = request.param
+    monkeypatch.setenv("FASTDIM_ISA", level)
+    monkeypatch.setenv("FASTDIM_AMX", amx)
+    return str(level)
+
+
 def clusters(n: int, d: int) -> np.ndarray:
     """Tight clusters far from the origin and from each other."""
     rng = np.random.default_rng(7)
@@ -202,11 +217,12 @@ def test_many_neighbors(k: int, way: tuple[str, str]) -> None:
 def test_the_second_level_is_the_one_asked_for(
     request: pytest.FixtureRequest, way: tuple[str, str]
 ) -> None:
-    second = request.node.callspec.params["way"][3]
+    second, amx = request.node.callspec.params["way"][3:]
     rows = in_dtype(token_like(1057, 250), "float32")
     found = cpu.knn(rows, None, 3, 2, 0, *way)[2]
     named = {"rough": "int8", "further": "float32", "axes": ""}.get(second, second)
     assert found["second"] == named
+    assert found["amx"] == (amx == "1")
     between = way == ("pruned", "int8") and found["axes_first"] + 1 < found["axes"]
     assert (found["pairs_rough"] > 0) == between
     if cpu.FIRST_AXES:

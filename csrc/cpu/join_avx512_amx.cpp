@@ -18,6 +18,9 @@ struct alignas(64) Config {
   std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
+// A constant: what loads it tells the compiler of its first bytes alone, which might leave the
+// others unwritten.
+constexpr Config kConfig;
 
 // Query rows one after the other, step by step, signed; zeros beyond the last unit, so that it does
 // not matter what lies there behind a group.
@@ -216,8 +219,7 @@ void scan_columns(const Scan& s) {
 }
 
 void scan_int8_avx512_amx(const Scan& s) {
-  const Config config;
-  _tile_loadconfig(&config);
+  _tile_loadconfig(&kConfig);
   turn(s);
   for (int r = 0; r < kTileRows; ++r) s.count[r] = 0;
   if (s.head_units > 0)
