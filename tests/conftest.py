@@ -14,6 +14,13 @@ from fastdim import Rows, _core
 if os.environ.get("FASTDIM_TEST_GPU") != "1":
     os.environ["TRITON_INTERPRET"] = "1"
 
+# What FASTDIM_AMX may be here: scans in int8 by AVX512-VNNI, and by AMX where that is.
+AMX = ("0", "1") if _core.cpu_features()["amx_int8"] else ("0",)
+# Levels, avx512 with and without AMX where that is.
+LEVELS = [
+    (isa, amx) for isa in _core.supported_levels() for amx in (AMX if isa == "avx512" else ("0",))
+]
+
 
 @pytest.fixture(params=_core.supported_levels())
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

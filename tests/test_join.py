@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import gaussian, in_dtype, token_like
+from conftest import AMX, LEVELS, gaussian, in_dtype, token_like
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +24,6 @@ SECOND = {
     "bfloat16": ("bfloat16", "further"),
     "int8": ("int8", "bfloat16", "rough", "further"),
 }
-
-# What FASTDIM_AMX may be here: scans in int8 by AVX512-VNNI, and by AMX where that is.
-AMX = ("0", "1") if _core.cpu_features()["amx_int8"] else ("0",)
 
 # Level, strategy, arithmetic of the filter, second level and FASTDIM_AMX: all that run here.
 # "axes": rows as for a pruned search, of which one by rows reads the first level.
@@ -55,12 +52,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tupl
     if second in ("rough", "further") and arithmetic == "int8":
         monkeypatch.setattr(cpu, "FIRST_AXES", 15)
     return strategy, arithmetic
-
-
-# Levels, avx512 with and without AMX where that is.
-LEVELS = [
-    (isa, amx) for isa in _core.supported_levels() for amx in (AMX if isa == "avx512" else ("0",))
-]
 
 
 @pytest.fixture(params=LEVELS, ids="-".join)
