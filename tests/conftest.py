@@ -14,8 +14,22 @@ from fastdim import Rows, _core
 if os.environ.get("FASTDIM_TEST_GPU") != "1":
     os.environ["TRITON_INTERPRET"] = "1"
 
+
+def has_amx() -> bool:
+    """Whether processor, system and build let scans in int8 go through AMX tiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTDIM_AMX", "1")
+        try:
+            _core.active_level("avx512")
+        except ValueError as error:
+            # A container may refuse tiles that its processor has.
+            assert "has no AMX" in str(error) or "cannot run here" in str(error)
+            return False
+    return _core.cpu_features()["amx_int8"]
+
+
 # What FASTDIM_AMX may be here: scans in int8 by AVX512-VNNI, and by AMX where that is.
-AMX = ("0", "1") if _core.cpu_features()["amx_int8"] else ("0",)
+AMX = ("0", "1") if has_amx() else ("0",)
 # Levels, avx512 with and without AMX where that is.
 LEVELS = [
     (isa, amx) for isa in _core.supported_levels() for amx in (AMX if isa == "avx512" else ("0",))
