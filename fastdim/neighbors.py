@@ -46,8 +46,8 @@ class Neighbors:
         memory.
     audit: of an approximate search, how it compares with the exact one on a sample.
     backend: what computed it, e.g. "cpu-avx512". seconds: wall time. plan: what the search did:
-        strategy, arithmetic of its filter, axes of the first level and of both, and the pairs that
-        went through the first filter, the second, and the float64 sum of differences.
+        strategy, arithmetic of its filter (amx: by AMX tiles), axes of the first level and of both,
+        and the pairs that went through the first filter, the second, and the sum of differences.
     """
 
     distances: NDArray[Any]
