@@ -117,20 +117,27 @@ void JoinSearch::seed(std::int64_t group, Worker& worker) {
   float bound_x[kTileRows];
   std::fill(bound_x, bound_x + kTileRows, -kInfinity);
   std::fill_n(worker.bound_y.data(), kMostColumns, -kInfinity);
+  // Chosen queries that are scanned together lie apart, so halves of a wide scan have windows of
+  // their own, each around the query in the middle.
+  const std::int64_t together = self_ ? p_.scan_rows : kScanRows;
   for (std::int64_t first = group * kGroup; first < std::min(x_.rows, (group + 1) * kGroup);
        first += p_.scan_rows) {
-    const std::int64_t home =
-        p_.slot[static_cast<std::size_t>(x_.position[static_cast<std::size_t>(first)])];
-    const std::int64_t start =
-        std::clamp<std::int64_t>((home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
     for (Best& best : worker.best) best.clear();
-    for (std::int64_t c = 0; c < width; c += kMostColumns) {
-      const std::int64_t columns = std::min<std::int64_t>(kMostColumns, width - c);
-      scan_rows(p_, x_, first, y_, start + c, columns, bound_x, worker.bound_y.data(),
-                worker.scanned);
-      for (std::int64_t r = 0; r < std::min(p_.scan_rows, x_.rows - first); ++r)
-        collect(x_.position[static_cast<std::size_t>(first + r)], start + c,
-                static_cast<std::size_t>(r), worker);
+    for (std::int64_t part = first; part < std::min(x_.rows, first + p_.scan_rows);
+         part += together) {
+      const std::int64_t stop = std::min(x_.rows, part + together);
+      const std::int64_t middle = x_.position[static_cast<std::size_t>(part + (stop - part) / 2)];
+      const std::int64_t home = p_.slot[static_cast<std::size_t>(middle)];
+      const std::int64_t start = std::clamp<std::int64_t>(
+          (home - width / 2) / kScanCols * kScanCols, 0, y_.padded - width);
+      for (std::int64_t c = 0; c < width; c += kMostColumns) {
+        const std::int64_t columns = std::min<std::int64_t>(kMostColumns, width - c);
+        scan_rows(p_, x_, first, y_, start + c, columns, bound_x, worker.bound_y.data(),
+                  worker.scanned);
+        for (std::int64_t query = part; query < stop; ++query)
+          collect(x_.position[static_cast<std::size_t>(query)], start + c,
+                  static_cast<std::size_t>(query - first), worker);
+      }
     }
     for (std::int64_t query = first; query < std::min(x_.rows, first + p_.scan_rows); ++query) {
       const auto& best = worker.best[static_cast<std::size_t>(query - first)].result(
