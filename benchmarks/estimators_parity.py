@@ -4,8 +4,9 @@
 
 Both on four made sets, five layers of SmolLM2-135M and the 24 manifolds of scikit-dimension, all in
 float64; torchid not on the grid. They must agree to 1e-6; on layers torchid given distances of
-differences: its own come from products, which massive rows round. With those, to 1e-3. The k* of
-ABIDE alternate at the end, within 5e-3. Where torchid differs it is compared with its definition
+differences: its own come from products, which massive rows round; with those, to 1e-5, which its
+TwoNN misses where a processor multiplies otherwise (4.7e-5 on one with AMX). The k* of ABIDE
+alternate at the end, within 5e-3. Where torchid differs it is compared with its definition
 written out (benchmarks/torchid_formulas.py). Prints the comparisons that fail, all of them with
 --all, and for each estimator how many there were and the largest difference; exits 1 if any fails.
 """
@@ -91,7 +92,7 @@ def with_torchid(data: dict[str, Matrix]) -> Iterator[tuple[str, float, float, f
         for name, ours in TORCHID.items():
             value, layer = ours(x).value, place.startswith("block")
             theirs = float(getattr(torchid, name)().fit(tensor).dimension_)
-            yield f"torchid {name}, {place}", value, theirs, 1e-3 if layer else 1e-6
+            yield f"torchid {name}, {place}", value, theirs, 1e-5 if layer else 1e-6
             if layer:
                 with mock.patch(f"torchid.estimators.{name.lower()}.knn", by_differences):
                     theirs = float(getattr(torchid, name)().fit(tensor).dimension_)
